@@ -1,0 +1,162 @@
+//! A narrow reader of live domain XML: whose domain it is, whether the guest agent is connected, which taps and images
+//! it holds. Never reads a domain back into a specification: what libvirt added or dropped on the way would be lost.
+
+use serde::Deserialize;
+
+use super::LibvirtError;
+
+/// The XML namespace of Furrow's metadata element in a domain.
+pub const METADATA_NAMESPACE: &str = "https://furrow.io/libvirt/1";
+
+const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+
+/// Whose domain it is: Furrow's metadata element, `<furrow:guest namespace= name= uid= generation=/>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DomainOwner {
+    /// Namespace of the VirtualMachineInstance.
+    #[serde(rename = "@namespace")]
+    pub namespace: String,
+    /// Its name.
+    #[serde(rename = "@name")]
+    pub name: String,
+    /// Its UID.
+    #[serde(rename = "@uid")]
+    pub uid: String,
+    /// The generation of its spec that the domain was made from.
+    #[serde(rename = "@generation")]
+    pub generation: i64,
+}
+
+/// What the reader takes from a domain's XML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Live {
+    pub(super) owner: Option<DomainOwner>,
+    pub(super) agent_connected: bool,
+    pub(super) taps: Vec<String>,
+    pub(super) images: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    devices: Devices,
+}
+
+#[derive(Deserialize, Default)]
+struct Metadata {
+    // quick-xml's deserialiser matches local names; the prefix is checked by libvirt's own namespace handling.
+    guest: Option<DomainOwner>,
+}
+
+#[derive(Deserialize, Default)]
+struct Devices {
+    #[serde(default, rename = "disk")]
+    disks: Vec<Disk>,
+    #[serde(default, rename = "interface")]
+    interfaces: Vec<Interface>,
+    #[serde(default, rename = "channel")]
+    channels: Vec<Channel>,
+}
+
+#[derive(Deserialize)]
+struct Disk {
+    source: Option<DiskSource>,
+    readonly: Option<Empty>,
+}
+
+#[derive(Deserialize)]
+struct Empty {}
+
+#[derive(Deserialize)]
+struct DiskSource {
+    #[serde(rename = "@protocol")]
+    protocol: Option<String>,
+    #[serde(rename = "@name")]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Interface {
+    target: Option<InterfaceTarget>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceTarget {
+    #[serde(rename = "@dev")]
+    dev: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Channel {
+    target: Option<ChannelTarget>,
+}
+
+#[derive(Deserialize)]
+struct ChannelTarget {
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@state")]
+    state: Option<String>,
+}
+
+pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
+    let document: Document = quick_xml::de::from_str(xml)
+        .map_err(|error| LibvirtError::Xml { what: "a domain", message: error.to_string() })?;
+    let devices = document.devices;
+    Ok(Live {
+        owner: document.metadata.guest,
+        agent_connected: devices.channels.iter().filter_map(|channel| channel.target.as_ref()).any(|target| {
+            target.name.as_deref() == Some(AGENT_CHANNEL) && target.state.as_deref() == Some("connected")
+        }),
+        taps: devices.interfaces.into_iter().filter_map(|interface| interface.target?.dev).collect(),
+        images: devices
+            .disks
+            .into_iter()
+            .filter(|disk| disk.readonly.is_none())
+            .filter_map(|disk| disk.source)
+            .filter(|source| source.protocol.as_deref() == Some("rbd"))
+            .filter_map(|source| source.name)
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_owner_agent_taps_and_writable_images() {
+        let live = read(
+            "<domain type='qemu' id='3'><name>a_b</name>
+               <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
+               <devices>
+                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source></disk>
+                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/ro'/><readonly/></disk>
+                 <controller type='pci'/>
+                 <disk type='file' device='disk'><source file='/seed.iso'/><readonly/></disk>
+                 <interface type='ethernet'><target dev='fw0123456789a' managed='no'/></interface>
+                 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
+               </devices></domain>",
+        )
+        .expect("valid XML");
+        let owner = DomainOwner { namespace: "a".into(), name: "b".into(), uid: "u-1".into(), generation: 4 };
+        assert_eq!(
+            live,
+            Live {
+                owner: Some(owner),
+                agent_connected: true,
+                taps: vec!["fw0123456789a".into()],
+                images: vec!["volumes/x".into()],
+            }
+        );
+    }
+
+    #[test]
+    fn a_foreign_domain_has_no_owner() {
+        let live = read("<domain type='kvm'><name>x</name></domain>").expect("valid XML");
+        assert_eq!(live.owner, None);
+        assert!(!live.agent_connected);
+    }
+}
