@@ -1,1 +1,7 @@
-//! placeholder
+//! Decisions: pure, synchronous, no I/O; time is an argument. Refuses tokio, kube, the file system and commands, so
+//! that every rule is tested in milliseconds. What each module decides stands at its head.
+
+pub mod dhcp;
+pub mod flows;
+pub mod podnet;
+pub mod port;
