@@ -103,7 +103,8 @@ impl LibvirtError {
                 | ErrorNumber::XmlInvalidSchema
                 | ErrorNumber::ConfigUnsupported
                 | ErrorNumber::ArgumentUnsupported
-                | ErrorNumber::InvalidArg,
+                | ErrorNumber::InvalidArg
+                | ErrorNumber::NoName,
             ) => Self::Refused { operation, message },
             _ => Self::Failed { operation, message },
         }

@@ -52,12 +52,19 @@ struct Metadata {
 
 #[derive(Deserialize, Default)]
 struct Devices {
-    #[serde(default, rename = "disk")]
-    disks: Vec<Disk>,
-    #[serde(default, rename = "interface")]
-    interfaces: Vec<Interface>,
-    #[serde(default, rename = "channel")]
-    channels: Vec<Channel>,
+    #[serde(default, rename = "$value")]
+    devices: Vec<Device>,
+}
+
+/// libvirt interleaves device kinds, so they are read as one list.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Device {
+    Disk(Disk),
+    Interface(Interface),
+    Channel(Channel),
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Deserialize)]
@@ -104,22 +111,32 @@ struct ChannelTarget {
 pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
     let document: Document = quick_xml::de::from_str(xml)
         .map_err(|error| LibvirtError::Xml { what: "a domain", message: error.to_string() })?;
-    let devices = document.devices;
-    Ok(Live {
-        owner: document.metadata.guest,
-        agent_connected: devices.channels.iter().filter_map(|channel| channel.target.as_ref()).any(|target| {
+    let mut live =
+        Live { owner: document.metadata.guest, agent_connected: false, taps: Vec::new(), images: Vec::new() };
+    for device in document.devices.devices {
+        match device {
+            Device::Disk(disk) => live.images.extend(disk.writable_image()),
+            Device::Interface(interface) => live.taps.extend(interface.target.and_then(|target| target.dev)),
+            Device::Channel(channel) => live.agent_connected |= channel.is_connected_agent(),
+            Device::Other => {}
+        }
+    }
+    Ok(live)
+}
+
+impl Disk {
+    fn writable_image(self) -> Option<String> {
+        let source = self.source.filter(|source| source.protocol.as_deref() == Some("rbd"))?;
+        if self.readonly.is_some() { None } else { source.name }
+    }
+}
+
+impl Channel {
+    fn is_connected_agent(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| {
             target.name.as_deref() == Some(AGENT_CHANNEL) && target.state.as_deref() == Some("connected")
-        }),
-        taps: devices.interfaces.into_iter().filter_map(|interface| interface.target?.dev).collect(),
-        images: devices
-            .disks
-            .into_iter()
-            .filter(|disk| disk.readonly.is_none())
-            .filter_map(|disk| disk.source)
-            .filter(|source| source.protocol.as_deref() == Some("rbd"))
-            .filter_map(|source| source.name)
-            .collect(),
-    })
+        })
+    }
 }
 
 #[cfg(test)]
