@@ -1,0 +1,286 @@
+//! The configurators, one a concern, called in one fixed order. Owns which elements a guest gets and with what values;
+//! where a value is KubeVirt's convention its converter (`pkg/virt-launcher/virtwrap/converter`) is the source.
+//! Refuses to probe: everything it needs to know about the node is in `HostFacts`.
+
+use super::disks;
+use super::document::{
+    Alias, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain, Empty, Features,
+    Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceTarget, KvmFeatures, Listen, Loader, Log,
+    MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType, Page, PortTarget, Rng, RngBackend,
+    Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo, SysinfoEntry, SysinfoSystem,
+    Timer, Topology, Vcpu, Video, VideoModel, Watchdog,
+};
+use super::spec::{
+    ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
+    WatchdogAction,
+};
+
+/// The namespace of Furrow's metadata element. The host's reader of live XML has the same constant; a test of the agent
+/// holds them together.
+pub const METADATA_NAMESPACE: &str = "https://furrow.io/libvirt/1";
+/// The serial console's socket in the guest's directory.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// Everything the serial console said, in the guest's directory.
+pub const CONSOLE_LOG: &str = "console.log";
+/// The display's socket in the guest's directory.
+pub const DISPLAY_SOCKET: &str = "vnc.sock";
+
+const VIRTIO: &str = "virtio-non-transitional";
+
+pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
+    let mut domain = Domain::default();
+    identity(spec, facts, &mut domain);
+    memory(spec, &mut domain);
+    firmware(spec, facts, &mut domain);
+    features(spec, &mut domain);
+    cpu(spec, facts, &mut domain);
+    clock(spec, &mut domain);
+    life_cycle(&mut domain);
+    domain.devices.emulator.clone_from(&facts.emulator);
+    disks::configure(spec, &mut domain);
+    interfaces(spec, &mut domain);
+    console(spec, facts, &mut domain);
+    guest_agent(&mut domain);
+    display(spec, facts, &mut domain);
+    inputs(spec, &mut domain);
+    platform_devices(spec, &mut domain);
+    domain
+}
+
+fn identity(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
+    domain.kind = match facts.virtualization {
+        Virtualization::Kvm => "kvm",
+        Virtualization::Tcg => "qemu",
+    };
+    domain.name = spec.owner.domain_name();
+    domain.uuid = spec.uuid.to_string();
+    let guest = GuestMetadata {
+        xmlns: METADATA_NAMESPACE,
+        namespace: spec.owner.namespace.clone(),
+        name: spec.owner.name.clone(),
+        uid: spec.owner.uid.clone(),
+        generation: spec.owner.generation,
+    };
+    domain.metadata = Some(Metadata { guest });
+}
+
+fn memory(spec: &DomainSpec, domain: &mut Domain) {
+    domain.memory = Some(Size { unit: "KiB", amount: spec.memory_kib });
+    domain.memory_backing = spec
+        .hugepage_kib
+        .map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
+}
+
+fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
+    let machine = spec.machine.clone().unwrap_or_else(|| "q35".to_owned());
+    let mut os = Os {
+        kind: OsType { arch: "x86_64", machine, kind: "hvm" },
+        loader: None,
+        nvram: None,
+        bios: None,
+        smbios: Smbios { mode: "sysinfo" },
+    };
+    match spec.firmware {
+        Firmware::Bios { use_serial } => os.bios = use_serial.then_some(Bios { useserial: "yes" }),
+        Firmware::Efi { secure_boot } => {
+            let (code, vars) =
+                if secure_boot { ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd") } else { ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd") };
+            let secure = if secure_boot { "yes" } else { "no" };
+            let path = format!("{}/{code}", facts.firmware_dir);
+            os.loader = Some(Loader { readonly: "yes", secure, kind: "pflash", path });
+            let path = facts.guest_dir.join("nvram.fd").display().to_string();
+            os.nvram = Some(Nvram { template: format!("{}/{vars}", facts.firmware_dir), path });
+        }
+    }
+    domain.os = Some(os);
+    let mut entries = vec![
+        SysinfoEntry { name: "manufacturer", value: "KubeVirt".to_owned() },
+        SysinfoEntry { name: "product", value: "None".to_owned() },
+    ];
+    entries.extend(spec.serial_number.clone().map(|value| SysinfoEntry { name: "serial", value }));
+    entries.push(SysinfoEntry { name: "uuid", value: spec.uuid.to_string() });
+    entries.push(SysinfoEntry { name: "family", value: "KubeVirt".to_owned() });
+    domain.sysinfo = Some(Sysinfo { kind: "smbios", system: SysinfoSystem { entries } });
+}
+
+fn features(spec: &DomainSpec, domain: &mut Domain) {
+    let secure_boot = matches!(spec.firmware, Firmware::Efi { secure_boot: true });
+    domain.features = Some(Features {
+        acpi: spec.features.acpi.then_some(Empty {}),
+        apic: spec.features.apic.then_some(Empty {}),
+        hyperv: spec.features.hyperv.as_ref().map(hyperv),
+        kvm: spec.features.kvm_hidden.then(|| KvmFeatures { hidden: Switch::new(true) }),
+        smm: (spec.features.smm || secure_boot).then(|| Switch::new(true)),
+    });
+}
+
+fn hyperv(spec: &HypervSpec) -> Hyperv {
+    Hyperv {
+        mode: "custom",
+        relaxed: spec.relaxed.map(Switch::new),
+        vapic: spec.vapic.map(Switch::new),
+        spinlocks: spec.spinlocks.map(|(on, retries)| Spinlocks { state: Switch::new(on).state, retries }),
+        vpindex: spec.vpindex.map(Switch::new),
+        runtime: spec.runtime.map(Switch::new),
+        synic: spec.synic.map(Switch::new),
+        stimer: spec
+            .synictimer
+            .map(|(on, direct)| Stimer { state: Switch::new(on).state, direct: direct.map(Switch::new) }),
+        reset: spec.reset.map(Switch::new),
+        frequencies: spec.frequencies.map(Switch::new),
+        reenlightenment: spec.reenlightenment.map(Switch::new),
+        tlbflush: spec.tlbflush.map(Switch::new),
+        ipi: spec.ipi.map(Switch::new),
+    }
+}
+
+fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
+    domain.vcpu = Some(Vcpu { placement: "static", count: spec.cpu.count() });
+    let (mode, model) = match (&spec.cpu.model, facts.virtualization) {
+        (CpuModelSpec::Named(name), _) => {
+            ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() }))
+        }
+        // The translator has no host CPU to copy. Its largest model boots as fast as its smallest (proofs/boot.md).
+        (_, Virtualization::Tcg) => ("maximum", None),
+        (CpuModelSpec::HostModel, Virtualization::Kvm) => ("host-model", None),
+        (CpuModelSpec::HostPassthrough, Virtualization::Kvm) => ("host-passthrough", None),
+    };
+    let CpuSpec { sockets, cores, threads, .. } = spec.cpu;
+    domain.cpu = Some(Cpu {
+        mode,
+        model,
+        topology: Topology { sockets, dies: 1, cores, threads },
+        features: spec
+            .cpu
+            .features
+            .iter()
+            .map(|(name, policy)| CpuFeature { policy: policy.clone(), name: name.clone() })
+            .collect(),
+    });
+}
+
+fn clock(spec: &DomainSpec, domain: &mut Domain) {
+    let mut clock = Clock { offset: "utc", timezone: None, adjustment: None, timers: Vec::new() };
+    match &spec.clock.offset {
+        ClockOffset::Utc => {}
+        ClockOffset::Variable(seconds) => {
+            clock.offset = "variable";
+            clock.adjustment = Some(seconds.to_string());
+        }
+        ClockOffset::Timezone(zone) => {
+            clock.offset = "timezone";
+            clock.timezone = Some(zone.clone());
+        }
+    }
+    clock.timers = spec
+        .clock
+        .timers
+        .iter()
+        .map(|timer| Timer {
+            name: timer.name.libvirt(),
+            tickpolicy: timer.tick_policy.clone(),
+            track: timer.track.clone(),
+            present: timer.present.map(|present| if present { "yes" } else { "no" }),
+        })
+        .collect();
+    domain.clock = Some(clock);
+}
+
+/// A guest that powers off or crashes ends; whether it comes back is its run strategy's decision, not libvirt's.
+fn life_cycle(domain: &mut Domain) {
+    domain.on_poweroff = "destroy";
+    domain.on_reboot = "restart";
+    domain.on_crash = "destroy";
+}
+
+fn interfaces(spec: &DomainSpec, domain: &mut Domain) {
+    domain.devices.interfaces = spec.nics.iter().map(interface).collect();
+}
+
+fn interface(nic: &NicSpec) -> Interface {
+    let kind = match nic.model.as_deref() {
+        None | Some("virtio") => VIRTIO.to_owned(),
+        Some(other) => other.to_owned(),
+    };
+    Interface {
+        kind: "ethernet",
+        mac: MacAddress { address: nic.mac.clone() },
+        // The tap, its bridge port and its flows are the agent's: they outlive a restart of libvirtd.
+        target: InterfaceTarget { dev: nic.tap.clone(), managed: "no" },
+        model: Model { kind },
+        mtu: Mtu { size: nic.mtu },
+        link: nic.link_down.then_some(Switch { state: "down" }),
+        boot: nic.boot_order.map(|order| Boot { order }),
+        // Without a place in the boot order its ROM would only cost boot time.
+        rom: nic.boot_order.is_none().then_some(Rom { enabled: "no" }),
+        alias: Alias { name: format!("ua-{}", nic.name) },
+    }
+}
+
+fn console(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
+    if !spec.extras.serial_console {
+        return;
+    }
+    domain.devices.serials = vec![Serial {
+        kind: "unix",
+        source: SocketSource { mode: "bind", path: facts.guest_dir.join(CONSOLE_SOCKET).display().to_string() },
+        log: Log { file: facts.guest_dir.join(CONSOLE_LOG).display().to_string(), append: "on" },
+        target: PortTarget { port: 0 },
+        alias: Alias { name: "ua-console".to_owned() },
+    }];
+}
+
+fn guest_agent(domain: &mut Domain) {
+    domain.devices.controllers.push(Controller { kind: "virtio-serial", index: 0, model: Some(VIRTIO) });
+    domain.devices.channels = vec![Channel {
+        kind: "unix",
+        target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
+    }];
+}
+
+fn display(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
+    if !spec.extras.graphics {
+        return;
+    }
+    let socket = facts.guest_dir.join(DISPLAY_SOCKET).display().to_string();
+    domain.devices.graphics = Some(Graphics { kind: "vnc", listen: Listen { kind: "socket", socket } });
+    domain.devices.video = Some(Video { model: VideoModel { kind: "vga", vram: 16384, heads: 1 } });
+}
+
+fn inputs(spec: &DomainSpec, domain: &mut Domain) {
+    domain.devices.inputs = spec
+        .inputs
+        .iter()
+        .map(|input| Input {
+            kind: "tablet",
+            bus: if input.virtio { "virtio" } else { "usb" },
+            model: input.virtio.then_some("virtio"),
+            alias: Alias { name: format!("ua-{}", input.name) },
+        })
+        .collect();
+    let needs_usb = spec.inputs.iter().any(|input| !input.virtio) || spec.disks.iter().any(|d| d.bus == DiskBus::Usb);
+    // Without it libvirt adds a controller that polls for devices which are not there.
+    let model = if needs_usb { "qemu-xhci" } else { "none" };
+    domain.devices.controllers.push(Controller { kind: "usb", index: 0, model: Some(model) });
+}
+
+fn platform_devices(spec: &DomainSpec, domain: &mut Domain) {
+    domain.devices.watchdog = spec.watchdog.as_ref().map(|watchdog| Watchdog {
+        model: "i6300esb",
+        action: match watchdog.action {
+            WatchdogAction::Reset => "reset",
+            WatchdogAction::Shutdown => "shutdown",
+            WatchdogAction::Poweroff => "poweroff",
+        },
+        alias: Alias { name: format!("ua-{}", watchdog.name) },
+    });
+    domain.devices.memballoon = Some(if spec.extras.balloon {
+        Memballoon { model: VIRTIO, free_page_reporting: Some("on"), stats: Some(Stats { period: 10 }) }
+    } else {
+        Memballoon { model: "none", free_page_reporting: None, stats: None }
+    });
+    domain.devices.rng = spec
+        .extras
+        .rng
+        .then_some(Rng { model: VIRTIO, backend: RngBackend { model: "random", device: "/dev/urandom" } });
+}

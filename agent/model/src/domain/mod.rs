@@ -1,0 +1,34 @@
+//! From a guest's resolved spec and a node's facts to libvirt's domain XML: typed, one configurator a concern, never
+//! parsed back. Owns the mapping and its golden files (`golden/*.xml`, rewritten with `BLESS=1`). Refuses I/O: images,
+//! taps and paths come chosen.
+
+mod configure;
+mod disks;
+mod document;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use configure::{CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, METADATA_NAMESPACE};
+pub use disks::target_names;
+pub use spec::{
+    ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
+    Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,
+    Virtualization, WatchdogAction, WatchdogSpec,
+};
+
+/// Writes the domain XML of a guest.
+///
+/// # Errors
+/// When the spec contradicts itself or asks for what the node does not have.
+pub fn render(spec: &DomainSpec, facts: &HostFacts) -> Result<String, DomainError> {
+    spec.validate(facts)?;
+    let domain = configure::configure(spec, facts);
+    let mut xml = String::new();
+    let mut serializer = quick_xml::se::Serializer::new(&mut xml);
+    serializer.indent(' ', 2);
+    serde::Serialize::serialize(&domain, serializer)
+        .map_err(|error| DomainError::Serialise { message: error.to_string() })?;
+    xml.push('\n');
+    Ok(xml)
+}

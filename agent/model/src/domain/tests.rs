@@ -1,0 +1,201 @@
+//! Golden documents and refusals. `BLESS=1` rewrites the goldens.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::*;
+
+fn facts(virtualization: Virtualization) -> HostFacts {
+    HostFacts {
+        virtualization,
+        emulator: "/usr/bin/qemu-system-x86_64".to_owned(),
+        firmware_dir: "/usr/share/OVMF".to_owned(),
+        guest_dir: PathBuf::from("/var/lib/furrow/guests/uid-1"),
+    }
+}
+
+fn rbd(name: &str, image: &str) -> DiskSpec {
+    DiskSpec {
+        name: name.to_owned(),
+        device: DiskDevice::Disk,
+        bus: DiskBus::Virtio,
+        source: DiskSource::Rbd(RbdSource {
+            pool: "volumes".to_owned(),
+            image: image.to_owned(),
+            monitors: vec![("10.0.0.1".to_owned(), 3300)],
+            user: "furrow-qemu".to_owned(),
+            secret: Uuid::from_u128(0x6f2c_1d1e_6675_4272_8f77_6675_7272_f001),
+        }),
+        read_only: false,
+        shareable: false,
+        serial: None,
+        boot_order: None,
+        cache: None,
+        io: None,
+        error_policy: None,
+    }
+}
+
+fn seed() -> DiskSpec {
+    DiskSpec {
+        source: DiskSource::File(PathBuf::from("/var/lib/furrow/guests/uid-1/seed.iso")),
+        read_only: true,
+        ..rbd("cloudinit", "")
+    }
+}
+
+fn nic() -> NicSpec {
+    NicSpec {
+        name: "default".to_owned(),
+        tap: "fw0123456789a".to_owned(),
+        mac: "02:00:00:00:00:01".to_owned(),
+        model: None,
+        mtu: 1500,
+        link_down: false,
+        boot_order: None,
+    }
+}
+
+fn tiny() -> DomainSpec {
+    let owner = Owner { namespace: "default".into(), name: "tiny".into(), uid: "uid-1".into(), generation: 1 };
+    DomainSpec {
+        uuid: owner.default_uuid(),
+        owner,
+        serial_number: None,
+        memory_kib: 128 * 1024,
+        hugepage_kib: None,
+        cpu: CpuSpec { sockets: 1, cores: 1, threads: 1, model: CpuModelSpec::HostModel, features: Vec::new() },
+        firmware: Firmware::Bios { use_serial: false },
+        machine: None,
+        features: FeatureSpec { acpi: true, apic: true, smm: false, kvm_hidden: false, hyperv: None },
+        clock: ClockSpec::default(),
+        disks: vec![rbd("root", "csi-vol-1"), seed()],
+        nics: vec![nic()],
+        inputs: Vec::new(),
+        watchdog: None,
+        extras: Extras { serial_console: true, graphics: true, balloon: true, rng: false },
+    }
+}
+
+fn windows() -> DomainSpec {
+    let mut spec = tiny();
+    spec.owner.name = "windows".to_owned();
+    spec.uuid = Uuid::from_u128(0x11);
+    spec.serial_number = Some("SN & <1>".to_owned());
+    spec.memory_kib = 8 * 1024 * 1024;
+    spec.hugepage_kib = Some(2048);
+    spec.cpu = CpuSpec {
+        sockets: 2,
+        cores: 4,
+        threads: 1,
+        model: CpuModelSpec::Named("Skylake-Server".to_owned()),
+        features: vec![("vmx".to_owned(), "disable".to_owned())],
+    };
+    spec.firmware = Firmware::Efi { secure_boot: true };
+    spec.features.hyperv = Some(HypervSpec {
+        relaxed: Some(true),
+        spinlocks: Some((true, 8191)),
+        synictimer: Some((true, Some(true))),
+        ..HypervSpec::default()
+    });
+    let timer = |name, present| TimerSpec { name, tick_policy: None, track: None, present: Some(present) };
+    spec.clock = ClockSpec {
+        offset: ClockOffset::Timezone("Europe/Berlin".to_owned()),
+        timers: vec![timer(TimerName::Hpet, false), timer(TimerName::Hyperv, true)],
+    };
+    spec.disks = vec![
+        DiskSpec { bus: DiskBus::Sata, boot_order: Some(2), serial: Some("disk-1".to_owned()), ..rbd("root", "a") },
+        DiskSpec { device: DiskDevice::Cdrom, bus: DiskBus::Sata, boot_order: Some(1), ..rbd("setup", "b") },
+        DiskSpec { bus: DiskBus::Scsi, cache: Some("writeback".to_owned()), shareable: true, ..rbd("data", "c") },
+        DiskSpec { error_policy: Some("report".to_owned()), io: Some("threads".to_owned()), ..rbd("more", "d") },
+    ];
+    spec.nics[0].model = Some("e1000e".to_owned());
+    spec.nics[0].boot_order = Some(3);
+    spec.nics[0].link_down = true;
+    spec.inputs = vec![InputSpec { name: "tablet".to_owned(), virtio: false }];
+    spec.watchdog = Some(WatchdogSpec { name: "wd".to_owned(), action: WatchdogAction::Reset });
+    spec.extras.rng = true;
+    spec
+}
+
+fn check(name: &str, spec: &DomainSpec, virtualization: Virtualization) {
+    let xml = render(spec, &facts(virtualization)).expect("a valid spec");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/domain/golden/{name}.xml"));
+    #[expect(clippy::disallowed_methods, reason = "blessing is asked for by the environment")]
+    if std::env::var("BLESS").is_ok() {
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("the golden directory");
+        std::fs::write(&path, &xml).expect("the golden file");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(xml == golden, "{name} differs from its golden file; BLESS=1 rewrites it:\n{xml}");
+}
+
+#[test]
+fn a_small_guest_on_kvm() {
+    check("tiny-kvm", &tiny(), Virtualization::Kvm);
+}
+
+#[test]
+fn a_small_guest_on_the_translator() {
+    check("tiny-tcg", &tiny(), Virtualization::Tcg);
+}
+
+#[test]
+fn a_large_guest_with_everything() {
+    check("windows-kvm", &windows(), Virtualization::Kvm);
+}
+
+#[test]
+fn a_headless_guest_without_extras() {
+    let mut spec = tiny();
+    spec.extras = Extras { serial_console: false, graphics: false, balloon: false, rng: false };
+    check("headless-kvm", &spec, Virtualization::Kvm);
+}
+
+#[test]
+fn refuses_what_contradicts_itself() {
+    let refused = |change: fn(&mut DomainSpec)| {
+        let mut spec = tiny();
+        change(&mut spec);
+        render(&spec, &facts(Virtualization::Tcg)).expect_err("it is refused")
+    };
+    assert_eq!(refused(|s| s.cpu.cores = 0), DomainError::NoCpu);
+    assert_eq!(refused(|s| s.cpu.sockets = 400), DomainError::TooManyCpus { count: 400, max: 255 });
+    assert_eq!(refused(|s| s.memory_kib = 10), DomainError::NoMemory { kib: 10 });
+    assert_eq!(refused(|s| s.disks[1].name = "root".into()), DomainError::NameTwice { name: "root".into() });
+    assert_eq!(refused(|s| s.nics.push(nic())), DomainError::NameTwice { name: "default".into() });
+    assert_eq!(
+        refused(|s| {
+            s.disks[0].boot_order = Some(1);
+            s.nics[0].boot_order = Some(1);
+        }),
+        DomainError::BootOrderTwice { order: 1 }
+    );
+    assert_eq!(
+        refused(|s| s.disks.push(rbd("again", "csi-vol-1"))),
+        DomainError::ImageTwice { image: "volumes/csi-vol-1".into() }
+    );
+    assert_eq!(
+        refused(|s| s.features.hyperv = Some(HypervSpec::default())),
+        DomainError::NeedsKvm { feature: "spec.domain.features.hyperv" }
+    );
+}
+
+#[test]
+fn disks_are_named_as_kubevirt_names_them() {
+    let mut disks: Vec<_> = (0..28).map(|n| rbd(&n.to_string(), &n.to_string())).collect();
+    disks[1].bus = DiskBus::Sata;
+    disks[2].bus = DiskBus::Scsi;
+    let names = target_names(&disks);
+    assert_eq!(names[..4], ["vda", "sda", "sdb", "vdb"]);
+    assert_eq!(names[27], "vdz");
+    disks.push(rbd("last", "last"));
+    assert_eq!(target_names(&disks)[28], "vdaa");
+}
+
+#[test]
+fn two_namespaces_get_different_uuids_for_one_name() {
+    let owner = |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
+    assert_ne!(owner("x").default_uuid(), owner("y").default_uuid());
+}
