@@ -4,5 +4,6 @@
 pub mod dhcp;
 pub mod domain;
 pub mod flows;
+pub mod guest;
 pub mod podnet;
 pub mod port;

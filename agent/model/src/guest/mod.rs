@@ -1,0 +1,198 @@
+//! What a node does for one VirtualMachineInstance: given what is wanted and what is there, the next steps. Owns the
+//! life of a guest on its node:
+//!
+//! ```text
+//!             claim, prepare, start                shutdown, crash, stop
+//!  (bound) ---------------------------> Running -------------------------> Succeeded | Failed -> cleared
+//!     ^ retry with the error reported      |  adopt after a restart of the agent: nothing is touched
+//!     +------------------------------------+
+//! ```
+//!
+//! Removal comes before addition, in a pass of its own, so that nothing is started when a removal failed. A stopped
+//! domain's definition, which says why it stopped, is taken away only after that has been published.
+//! Refuses I/O, clocks and wire types.
+
+mod migratable;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use migratable::{MigrationBlocker, SharedVolume, migration_blocker};
+pub use plan::plan;
+
+/// What Kubernetes wants of this node for one `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// UID of the VirtualMachineInstance; `None` when there is none any more.
+    pub uid: Option<String>,
+    /// The phase that was last published.
+    pub phase: Phase,
+    /// Run, stop or clear away.
+    pub intent: Intent,
+    /// Taps of its NICs, in their order.
+    pub taps: Vec<String>,
+    /// How many volumes must be checked before a start.
+    pub volumes: usize,
+    /// Images it writes to and does not share, as `pool/image`.
+    pub images: Vec<String>,
+}
+
+/// What should become of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// It should run here.
+    Run,
+    /// It should end: asked first, forced when its time is up.
+    Stop {
+        /// When it is forced, in milliseconds since 1970.
+        deadline_ms: i64,
+    },
+    /// Its end has been published, or its object is gone: nothing of it may stay.
+    Clear,
+}
+
+/// KubeVirt's phases, as far as a node sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not claimed by this node: "", Pending, Scheduling.
+    Unclaimed,
+    /// Claimed, no guest yet.
+    Scheduled,
+    /// A guest runs or has run.
+    Running,
+    /// Succeeded or Failed.
+    Final,
+}
+
+/// What is on the node for that `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// The domain of that name.
+    pub domain: Option<ObservedDomain>,
+    /// Taps that belong to it, with the UID they were made for.
+    pub ports: Vec<(String, String)>,
+    /// UIDs with a guest directory on this node that belong to it.
+    pub files: Vec<String>,
+    /// Images that other active domains write to: `pool/image` and the domain's name.
+    pub foreign_images: Vec<(String, String)>,
+    /// Whether the ports of the running domain have been ensured since the agent started: the agent answers DHCP for
+    /// them, so an adopted guest needs it once.
+    pub ports_ensured: bool,
+    /// When the guest was last asked to shut down, in milliseconds since 1970.
+    pub asked_ms: Option<i64>,
+}
+
+/// The domain as observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedDomain {
+    /// UID in Furrow's metadata; `None` for somebody else's domain.
+    pub uid: Option<String>,
+    /// Its state.
+    pub state: DomainState,
+}
+
+/// The states that make a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DomainState {
+    /// QEMU runs, paused or not.
+    Active,
+    /// QEMU does not run.
+    Off(OffReason),
+    /// The guest's kernel panicked and QEMU still holds its disks.
+    Panicked,
+}
+
+/// Why QEMU does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "libvirt's own reasons")]
+pub enum OffReason {
+    Shutdown,
+    Destroyed,
+    Crashed,
+    /// Never started, or the node restarted.
+    Unknown,
+    /// It did not start.
+    StartFailed,
+    Migrated,
+    Saved,
+}
+
+/// One step. The executor does them in order and stops at the first that fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Kill QEMU.
+    Destroy,
+    /// Ask the guest to shut down.
+    AskShutdown,
+    /// Remove a port and its tap.
+    RemovePort {
+        /// The tap.
+        tap: String,
+    },
+    /// Let go of the volumes' locks.
+    ReleaseVolumes,
+    /// Take the domain's definition away.
+    Undefine,
+    /// Remove the guest's directory.
+    RemoveFiles {
+        /// The UID it is named by.
+        uid: String,
+    },
+    /// Claim the object, check volumes, ensure ports and write the seed, all at the same time.
+    Prepare,
+    /// Ensure the ports of a running guest.
+    EnsurePorts,
+    /// Define and start the domain.
+    Start,
+    /// Publish that it runs, with everything known of it.
+    PublishRunning,
+    /// Publish its end.
+    PublishEnd(End),
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Succeeded or Failed.
+    pub succeeded: bool,
+    /// A CamelCase reason.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: &'static str,
+}
+
+/// When to look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// At once: this pass removed what stood in the way of the next.
+    Now,
+    /// At this time, in milliseconds since 1970.
+    At(i64),
+    /// When something changes.
+    OnChange,
+}
+
+/// What to do, and when to look again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// When to look again.
+    pub next: Next,
+}
+
+/// Why no plan can be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Somebody else made a domain of that name.
+    #[error("could not start the guest: a domain of its name exists that furrow did not make")]
+    ForeignDomain,
+    /// A running domain writes to one of its images.
+    #[error("could not start the guest: its image {image} is in use by the domain {domain}")]
+    ImageInUse {
+        /// `pool/image`.
+        image: String,
+        /// Name of the domain that has it.
+        domain: String,
+    },
+}

@@ -1,0 +1,156 @@
+//! The decision itself. See `super` for the life of a guest; here stands one function a situation.
+
+use super::{DomainState, End, Intent, Next, Observed, ObservedDomain, OffReason, Phase, Plan, PlanError, Step, Wanted};
+
+/// A guest that ignores the request to shut down is asked again after this long: one that was still booting could not
+/// hear the first.
+const ASK_AGAIN_MS: i64 = 5_000;
+
+/// Decides the next steps for one guest.
+///
+/// # Errors
+/// When something that Furrow did not make, or another guest, stands in the way.
+pub fn plan(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, PlanError> {
+    if let Some(plan) = clear_stale(wanted, observed)? {
+        return Ok(plan);
+    }
+    match wanted.intent {
+        Intent::Clear => Ok(clear(observed)),
+        Intent::Stop { deadline_ms } => Ok(stop(wanted, observed, deadline_ms, now_ms)),
+        Intent::Run => run(wanted, observed),
+    }
+}
+
+/// What an earlier object of the same name left behind goes first, in a pass of its own.
+fn clear_stale(wanted: &Wanted, observed: &Observed) -> Result<Option<Plan>, PlanError> {
+    if let Some(domain) = &observed.domain {
+        match &domain.uid {
+            // Somebody else's domain is never touched, and only in the way of a start.
+            None if wanted.intent == Intent::Run => return Err(PlanError::ForeignDomain),
+            None => {}
+            Some(uid) if wanted.uid.as_ref() != Some(uid) => return Ok(Some(clear(observed))),
+            Some(_) => {}
+        }
+    }
+    let is_stale = |uid: &String| wanted.uid.as_ref() != Some(uid);
+    let mut steps: Vec<_> = observed
+        .ports
+        .iter()
+        .filter(|(_, uid)| is_stale(uid))
+        .map(|(tap, _)| Step::RemovePort { tap: tap.clone() })
+        .collect();
+    steps.extend(observed.files.iter().filter(|uid| is_stale(uid)).map(|uid| Step::RemoveFiles { uid: uid.clone() }));
+    Ok((!steps.is_empty()).then_some(Plan { steps, next: Next::Now }))
+}
+
+/// Everything of it goes: QEMU first, since it holds the taps and the images.
+fn clear(observed: &Observed) -> Plan {
+    let ours = ours(observed);
+    let mut steps = Vec::new();
+    if ours.is_some_and(|domain| !matches!(domain.state, DomainState::Off(_))) {
+        steps.push(Step::Destroy);
+    }
+    steps.extend(remove_ports(observed));
+    if ours.is_some() {
+        steps.push(Step::ReleaseVolumes);
+        steps.push(Step::Undefine);
+    }
+    steps.extend(observed.files.iter().map(|uid| Step::RemoveFiles { uid: uid.clone() }));
+    let next = if steps.is_empty() { Next::OnChange } else { Next::Now };
+    Plan { steps, next }
+}
+
+fn stop(wanted: &Wanted, observed: &Observed, deadline_ms: i64, now_ms: i64) -> Plan {
+    let state = ours(observed).map(|domain| domain.state);
+    match state {
+        Some(DomainState::Active) if now_ms < deadline_ms => {
+            let ask = observed.asked_ms.is_none_or(|asked| now_ms - asked >= ASK_AGAIN_MS);
+            let asked_ms = if ask { now_ms } else { observed.asked_ms.unwrap_or(now_ms) };
+            let steps = if ask { vec![Step::AskShutdown] } else { Vec::new() };
+            Plan { steps, next: Next::At(deadline_ms.min(asked_ms + ASK_AGAIN_MS)) }
+        }
+        Some(DomainState::Active | DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
+        Some(DomainState::Off(reason)) => end(observed, requested_end(reason)),
+        None if wanted.phase == Phase::Unclaimed => clear(observed),
+        None => end(observed, requested_end(OffReason::Shutdown)),
+    }
+}
+
+fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
+    let state = observed.domain.as_ref().map(|domain| domain.state);
+    Ok(match state {
+        Some(DomainState::Active) => {
+            let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
+            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+        }
+        Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
+        // Defined but not started, by an agent that was stopped in between: begin again.
+        Some(DomainState::Off(OffReason::Unknown | OffReason::StartFailed)) if wanted.phase != Phase::Running => {
+            Plan { steps: vec![Step::Undefine], next: Next::Now }
+        }
+        Some(DomainState::Off(reason)) => end(observed, own_end(reason)),
+        // Its definition is gone with the node's last boot, or somebody removed it.
+        None if wanted.phase == Phase::Running => end(observed, own_end(OffReason::Unknown)),
+        None => {
+            refuse_shared_writers(wanted, observed)?;
+            Plan { steps: vec![Step::Prepare, Step::Start, Step::PublishRunning], next: Next::OnChange }
+        }
+    })
+}
+
+fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), PlanError> {
+    for (image, domain) in &observed.foreign_images {
+        if wanted.images.contains(image) {
+            return Err(PlanError::ImageInUse { image: image.clone(), domain: domain.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The end is published between the removal of the ports, after which the address is silent, and that of the
+/// definition, which is the only record of how the guest ended.
+fn end(observed: &Observed, end: End) -> Plan {
+    let mut steps: Vec<_> = remove_ports(observed).collect();
+    steps.push(Step::ReleaseVolumes);
+    steps.push(Step::PublishEnd(end));
+    if ours(observed).is_some() {
+        steps.push(Step::Undefine);
+    }
+    steps.extend(observed.files.iter().map(|uid| Step::RemoveFiles { uid: uid.clone() }));
+    Plan { steps, next: Next::OnChange }
+}
+
+/// The domain, if Furrow made it.
+fn ours(observed: &Observed) -> Option<&ObservedDomain> {
+    observed.domain.as_ref().filter(|domain| domain.uid.is_some())
+}
+
+fn remove_ports(observed: &Observed) -> impl Iterator<Item = Step> + '_ {
+    observed.ports.iter().map(|(tap, _)| Step::RemovePort { tap: tap.clone() })
+}
+
+/// The end of a guest that was asked to end: however it went, that is what was wanted.
+fn requested_end(reason: OffReason) -> End {
+    match reason {
+        OffReason::Crashed | OffReason::StartFailed => own_end(reason),
+        OffReason::Destroyed => {
+            End { succeeded: true, reason: "Killed", message: "the guest was killed at the end of its grace period" }
+        }
+        OffReason::Shutdown | OffReason::Unknown | OffReason::Migrated | OffReason::Saved => {
+            End { succeeded: true, reason: "Stopped", message: "the guest was stopped" }
+        }
+    }
+}
+
+/// The end of a guest that nobody asked to end.
+fn own_end(reason: OffReason) -> End {
+    let failed = |reason, message| End { succeeded: false, reason, message };
+    match reason {
+        OffReason::Shutdown => End { succeeded: true, reason: "Shutdown", message: "the guest shut itself down" },
+        OffReason::Destroyed => failed("Destroyed", "the guest was destroyed outside of kubernetes"),
+        OffReason::Crashed | OffReason::StartFailed => failed("Crashed", "qemu ended without a shutdown of the guest"),
+        OffReason::Unknown => failed("NodeRestarted", "the node restarted while the guest ran"),
+        OffReason::Migrated => failed("Migrated", "the guest was moved away outside of kubernetes"),
+        OffReason::Saved => failed("Saved", "the guest was saved outside of kubernetes"),
+    }
+}

@@ -1,0 +1,214 @@
+//! The decision as a table of situations, and what must hold in all of them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+fn wanted(intent: Intent, phase: Phase) -> Wanted {
+    Wanted {
+        uid: Some("new".into()),
+        phase,
+        intent,
+        taps: vec!["fw1".into()],
+        volumes: 1,
+        images: vec!["volumes/a".into()],
+    }
+}
+
+fn observed(domain: Option<(&str, DomainState)>) -> Observed {
+    let has = domain.is_some();
+    Observed {
+        domain: domain.map(|(uid, state)| ObservedDomain { uid: Some(uid.into()), state }),
+        ports: if has { vec![("fw1".into(), "new".into())] } else { Vec::new() },
+        files: if has { vec!["new".into()] } else { Vec::new() },
+        ports_ensured: true,
+        ..Observed::default()
+    }
+}
+
+fn end_of(plan: &Plan) -> Option<End> {
+    plan.steps.iter().find_map(|step| if let Step::PublishEnd(end) = step { Some(*end) } else { None })
+}
+
+#[test]
+fn a_bound_guest_is_prepared_started_and_published() {
+    let plan = plan(&wanted(Intent::Run, Phase::Unclaimed), &observed(None), NOW).expect("a plan");
+    assert_eq!(plan.steps, [Step::Prepare, Step::Start, Step::PublishRunning]);
+}
+
+#[test]
+fn a_running_guest_is_adopted_untouched() {
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    seen.ports_ensured = false;
+    let plan = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan");
+    assert_eq!(plan.steps, [Step::EnsurePorts, Step::PublishRunning]);
+}
+
+#[test]
+fn the_end_of_a_guest_follows_why_it_stopped() {
+    let ends = |reason| {
+        let seen = observed(Some(("new", DomainState::Off(reason))));
+        end_of(&plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan")).expect("an end")
+    };
+    assert!(ends(OffReason::Shutdown).succeeded);
+    assert_eq!(ends(OffReason::Crashed).reason, "Crashed");
+    assert_eq!(ends(OffReason::Destroyed).reason, "Destroyed");
+    assert_eq!(ends(OffReason::Unknown).reason, "NodeRestarted");
+    for reason in [OffReason::Crashed, OffReason::Destroyed, OffReason::Unknown] {
+        assert!(!ends(reason).succeeded);
+    }
+}
+
+#[test]
+fn a_guest_without_a_domain_had_a_node_that_restarted() {
+    let end = end_of(&plan(&wanted(Intent::Run, Phase::Running), &observed(None), NOW).expect("a plan"));
+    assert_eq!(end.map(|end| end.reason), Some("NodeRestarted"));
+}
+
+#[test]
+fn a_definition_that_never_started_is_begun_again() {
+    let seen = observed(Some(("new", DomainState::Off(OffReason::Unknown))));
+    let plan = plan(&wanted(Intent::Run, Phase::Scheduled), &seen, NOW).expect("a plan");
+    assert_eq!(plan, Plan { steps: vec![Step::Undefine], next: Next::Now });
+}
+
+#[test]
+fn a_stop_asks_again_and_kills_at_the_deadline() {
+    let want = wanted(Intent::Stop { deadline_ms: NOW + 30_000 }, Phase::Running);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    let first = plan(&want, &seen, NOW).expect("a plan");
+    assert_eq!(first, Plan { steps: vec![Step::AskShutdown], next: Next::At(NOW + 5_000) });
+    seen.asked_ms = Some(NOW);
+    assert_eq!(plan(&want, &seen, NOW + 1_000).expect("a plan").steps, []);
+    assert_eq!(plan(&want, &seen, NOW + 5_000).expect("a plan").steps, [Step::AskShutdown]);
+    assert_eq!(plan(&want, &seen, NOW + 30_000).expect("a plan").steps, [Step::Destroy]);
+}
+
+#[test]
+fn a_stop_without_grace_kills_at_once() {
+    let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Running);
+    let plan = plan(&want, &observed(Some(("new", DomainState::Active))), NOW).expect("a plan");
+    assert_eq!(plan, Plan { steps: vec![Step::Destroy], next: Next::Now });
+}
+
+#[test]
+fn a_stopped_guest_is_published_before_its_definition_goes() {
+    let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Running);
+    let seen = observed(Some(("new", DomainState::Off(OffReason::Destroyed))));
+    let steps = plan(&want, &seen, NOW).expect("a plan").steps;
+    let place = |wanted: &Step| steps.iter().position(|step| step == wanted).expect("the step is there");
+    let published = steps.iter().position(|step| matches!(step, Step::PublishEnd(end) if end.succeeded)).expect("an end");
+    assert!(place(&Step::RemovePort { tap: "fw1".into() }) < published);
+    assert!(published < place(&Step::Undefine));
+}
+
+#[test]
+fn an_unclaimed_guest_that_is_deleted_leaves_no_word() {
+    let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Unclaimed);
+    assert_eq!(plan(&want, &observed(None), NOW).expect("a plan"), Plan { steps: vec![], next: Next::OnChange });
+}
+
+#[test]
+fn starts_nothing_before_the_old_guest_of_that_name_is_gone() {
+    let seen = observed(Some(("old", DomainState::Active)));
+    let plan = plan(&wanted(Intent::Run, Phase::Unclaimed), &seen, NOW).expect("a plan");
+    assert_eq!(plan.steps.first(), Some(&Step::Destroy));
+    assert!(!plan.steps.contains(&Step::Start));
+    assert_eq!(plan.next, Next::Now);
+}
+
+#[test]
+fn a_foreign_domain_is_never_touched() {
+    let mut seen = observed(None);
+    seen.domain = Some(ObservedDomain { uid: None, state: DomainState::Active });
+    assert_eq!(plan(&wanted(Intent::Run, Phase::Unclaimed), &seen, NOW), Err(PlanError::ForeignDomain));
+    let mut gone = wanted(Intent::Clear, Phase::Final);
+    gone.uid = None;
+    assert_eq!(plan(&gone, &seen, NOW).expect("a plan").steps, []);
+}
+
+#[test]
+fn two_domains_never_share_a_writable_image() {
+    let mut seen = observed(None);
+    seen.foreign_images = vec![("volumes/a".into(), "other_vm".into())];
+    let error = plan(&wanted(Intent::Run, Phase::Unclaimed), &seen, NOW).expect_err("it is refused");
+    assert_eq!(error, PlanError::ImageInUse { image: "volumes/a".into(), domain: "other_vm".into() });
+}
+
+#[test]
+fn only_claims_that_many_nodes_may_write_can_be_migrated() {
+    let volume = |shared| SharedVolume { claim: "root", shared };
+    assert_eq!(migration_blocker(&[volume(true)]), None);
+    assert_eq!(migration_blocker(&[volume(true), volume(false)]).map(|b| b.reason), Some("DisksNotLiveMigratable"));
+}
+
+fn any_observed() -> impl Strategy<Value = Observed> {
+    let reason = prop_oneof![
+        Just(OffReason::Shutdown),
+        Just(OffReason::Destroyed),
+        Just(OffReason::Crashed),
+        Just(OffReason::Unknown),
+        Just(OffReason::StartFailed),
+    ];
+    let state =
+        prop_oneof![Just(DomainState::Active), Just(DomainState::Panicked), reason.prop_map(DomainState::Off)];
+    let uid = prop_oneof![Just(Some("new".to_owned())), Just(Some("old".to_owned())), Just(None)];
+    let domain = prop::option::of((uid, state).prop_map(|(uid, state)| ObservedDomain { uid, state }));
+    let named = prop_oneof![Just("new".to_owned()), Just("old".to_owned())];
+    let ports = prop::collection::vec(named.clone().prop_map(|uid| (format!("fw-{uid}"), uid)), 0..3);
+    let foreign = prop::collection::vec(Just(("volumes/a".to_owned(), "other".to_owned())), 0..2);
+    (domain, ports, prop::collection::vec(named, 0..2), foreign, any::<bool>()).prop_map(
+        |(domain, ports, files, foreign_images, ports_ensured)| Observed {
+            domain,
+            ports,
+            files,
+            foreign_images,
+            ports_ensured,
+            asked_ms: None,
+        },
+    )
+}
+
+fn any_wanted() -> impl Strategy<Value = Wanted> {
+    let phase =
+        prop_oneof![Just(Phase::Unclaimed), Just(Phase::Scheduled), Just(Phase::Running), Just(Phase::Final)];
+    let intent = prop_oneof![
+        Just(Intent::Run),
+        Just(Intent::Clear),
+        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset })
+    ];
+    (phase, intent).prop_map(|(phase, intent)| wanted(intent, phase))
+}
+
+proptest! {
+    #[test]
+    fn a_start_never_shares_a_pass_with_a_removal(want in any_wanted(), seen in any_observed()) {
+        let Ok(plan) = plan(&want, &seen, NOW) else { return Ok(()) };
+        let removes = plan.steps.iter().any(|step| matches!(
+            step,
+            Step::Destroy | Step::RemovePort { .. } | Step::RemoveFiles { .. } | Step::Undefine
+        ));
+        prop_assert!(!(removes && plan.steps.contains(&Step::Start)), "{:?}", plan);
+    }
+
+    #[test]
+    fn nothing_starts_over_a_domain_or_a_used_image(want in any_wanted(), seen in any_observed()) {
+        let Ok(plan) = plan(&want, &seen, NOW) else { return Ok(()) };
+        if plan.steps.contains(&Step::Start) {
+            prop_assert!(seen.domain.is_none());
+            prop_assert!(seen.foreign_images.iter().all(|(image, _)| !want.images.contains(image)));
+            prop_assert_eq!(want.intent, Intent::Run);
+        }
+    }
+
+    #[test]
+    fn a_foreign_domain_is_neither_killed_nor_undefined(want in any_wanted(), seen in any_observed()) {
+        let Ok(plan) = plan(&want, &seen, NOW) else { return Ok(()) };
+        if seen.domain.as_ref().is_some_and(|domain| domain.uid.is_none()) {
+            prop_assert!(!plan.steps.contains(&Step::Destroy), "{:?}", plan);
+            prop_assert!(!plan.steps.contains(&Step::Undefine), "{:?}", plan);
+        }
+    }
+}
