@@ -3,4 +3,8 @@
 
 pub mod cmd;
 pub mod libvirt;
+pub mod netlink;
+pub mod ovsdb;
+pub mod packet;
 pub mod rbd;
+pub mod tap;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_core::Nla;
+use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
 use rtnetlink::{LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
@@ -65,6 +66,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// `tun`, `veth`, `bond`, ...; `None` for a physical device.
     pub kind: Option<String>,
+    /// For taps: made for several queues.
+    pub tun_multi_queue: Option<bool>,
 }
 
 /// A unicast IPv4 route of the main table.
@@ -256,6 +259,7 @@ fn link_of(message: &LinkMessage) -> Link {
         running: message.header.flags.contains(LinkFlags::LowerUp),
         controller: None,
         kind: None,
+        tun_multi_queue: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -263,16 +267,30 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(index) => link.controller = Some(*index),
-            LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
+            LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn read_infos(link: &mut Link, infos: &[LinkInfo]) {
+    // IFLA_TUN_MULTI_QUEUE of linux/if_link.h.
+    const TUN_MULTI_QUEUE: u16 = 7;
+    for info in infos {
+        match info {
+            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+            LinkInfo::Data(InfoData::Tun(attributes)) => {
+                let queues = attributes.iter().find(|attribute| attribute.kind() == TUN_MULTI_QUEUE);
+                link.tun_multi_queue = queues.map(|attribute| {
+                    let mut value = vec![0; attribute.value_len()];
+                    attribute.emit_value(&mut value);
+                    value != [0]
                 });
             }
             _ => {}
         }
     }
-    link
 }
 
 /// `None` for what is not a unicast IPv4 route of the main table.
