@@ -99,7 +99,8 @@ impl Libvirt {
     /// When libvirtd does not answer.
     pub async fn domains(&self) -> Result<Vec<DomainRecord>, LibvirtError> {
         self.call("list the domains", QUERY, |connection| {
-            let domains = connection.list_all_domains(0).map_err(|e| LibvirtError::from_virt("list the domains", &e))?;
+            let domains =
+                connection.list_all_domains(0).map_err(|e| LibvirtError::from_virt("list the domains", &e))?;
             // A domain that vanished between the list and the look is no error: it is not there.
             domains.iter().map(record).filter_map(present).collect()
         })
@@ -243,7 +244,9 @@ fn state(domain: &Domain) -> Result<DomainState, Error> {
     let state: Result<VirtState, _> = state.into();
     let reason: Result<DomainStateReason, _> = reason.into();
     Ok(match (state, reason) {
-        (Ok(VirtState::Paused), Ok(DomainStateReason::Paused(reason))) => DomainState::Paused(pause_reason(reason.into())),
+        (Ok(VirtState::Paused), Ok(DomainStateReason::Paused(reason))) => {
+            DomainState::Paused(pause_reason(reason.into()))
+        }
         (Ok(VirtState::Paused), _) => DomainState::Paused(PauseReason::Other),
         (Ok(VirtState::Shutdown), _) => DomainState::ShuttingDown,
         (Ok(VirtState::Shutoff), Ok(DomainStateReason::Shutoff(reason))) => DomainState::Off(off_reason(reason.into())),

@@ -84,7 +84,8 @@ pub(super) fn unregister_close(connection: &Connect) {
 
 /// Asks the guest agent for operating system, host name and interfaces, as libvirt's flat list of named values.
 pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Error> {
-    let types = sys::VIR_DOMAIN_GUEST_INFO_OS | sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME | sys::VIR_DOMAIN_GUEST_INFO_INTERFACES;
+    let types =
+        sys::VIR_DOMAIN_GUEST_INFO_OS | sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME | sys::VIR_DOMAIN_GUEST_INFO_INTERFACES;
     let mut params: sys::virTypedParameterPtr = std::ptr::null_mut();
     let mut count: c_int = 0;
     // SAFETY: the domain is alive; both out-pointers are valid for writes.

@@ -5,10 +5,10 @@
 use super::disks;
 use super::document::{
     Alias, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain, Empty, Features,
-    Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceTarget, KvmFeatures, Listen, Loader, Log,
-    MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType, Page, PortTarget, Rng, RngBackend,
-    Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo, SysinfoEntry, SysinfoSystem,
-    Timer, Topology, Vcpu, Video, VideoModel, Watchdog,
+    Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget, KvmFeatures,
+    Listen, Loader, Log, MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType, Page,
+    PortTarget, Rng, RngBackend, Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo,
+    SysinfoEntry, SysinfoSystem, Timer, Topology, Vcpu, Video, VideoModel, Watchdog,
 };
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
@@ -66,9 +66,8 @@ fn identity(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
 
 fn memory(spec: &DomainSpec, domain: &mut Domain) {
     domain.memory = Some(Size { unit: "KiB", amount: spec.memory_kib });
-    domain.memory_backing = spec
-        .hugepage_kib
-        .map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
+    domain.memory_backing =
+        spec.hugepage_kib.map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
 }
 
 fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
@@ -83,8 +82,11 @@ fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     match spec.firmware {
         Firmware::Bios { use_serial } => os.bios = use_serial.then_some(Bios { useserial: "yes" }),
         Firmware::Efi { secure_boot } => {
-            let (code, vars) =
-                if secure_boot { ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd") } else { ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd") };
+            let (code, vars) = if secure_boot {
+                ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")
+            } else {
+                ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
+            };
             let secure = if secure_boot { "yes" } else { "no" };
             let path = format!("{}/{code}", facts.firmware_dir);
             os.loader = Some(Loader { readonly: "yes", secure, kind: "pflash", path });
@@ -137,9 +139,7 @@ fn hyperv(spec: &HypervSpec) -> Hyperv {
 fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     domain.vcpu = Some(Vcpu { placement: "static", count: spec.cpu.count() });
     let (mode, model) = match (&spec.cpu.model, facts.virtualization) {
-        (CpuModelSpec::Named(name), _) => {
-            ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() }))
-        }
+        (CpuModelSpec::Named(name), _) => ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() })),
         // The translator has no host CPU to copy. Its largest model boots as fast as its smallest (proofs/boot.md).
         (_, Virtualization::Tcg) => ("maximum", None),
         (CpuModelSpec::HostModel, Virtualization::Kvm) => ("host-model", None),
@@ -207,6 +207,8 @@ fn interface(nic: &NicSpec) -> Interface {
         mac: MacAddress { address: nic.mac.clone() },
         // The tap, its bridge port and its flows are the agent's: they outlive a restart of libvirtd.
         target: InterfaceTarget { dev: nic.tap.clone(), managed: "no" },
+        // Only virtio has queues.
+        driver: nic.queues.filter(|_| kind == VIRTIO).map(|queues| InterfaceDriver { queues }),
         model: Model { kind },
         mtu: Mtu { size: nic.mtu },
         link: nic.link_down.then_some(Switch { state: "down" }),
@@ -232,10 +234,8 @@ fn console(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
 
 fn guest_agent(domain: &mut Domain) {
     domain.devices.controllers.push(Controller { kind: "virtio-serial", index: 0, model: Some(VIRTIO) });
-    domain.devices.channels = vec![Channel {
-        kind: "unix",
-        target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
-    }];
+    domain.devices.channels =
+        vec![Channel { kind: "unix", target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" } }];
 }
 
 fn display(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
@@ -252,7 +252,7 @@ fn inputs(spec: &DomainSpec, domain: &mut Domain) {
         .inputs
         .iter()
         .map(|input| Input {
-            kind: "tablet",
+            kind: if input.keyboard { "keyboard" } else { "tablet" },
             bus: if input.virtio { "virtio" } else { "usb" },
             model: input.virtio.then_some("virtio"),
             alias: Alias { name: format!("ua-{}", input.name) },

@@ -42,6 +42,8 @@ struct Driver {
     io: Option<String>,
     #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
     discard: Option<&'static str>,
+    #[serde(rename = "@queues", skip_serializing_if = "Option::is_none")]
+    queues: Option<u32>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -142,6 +144,8 @@ fn render(disk: &DiskSpec, dev: String) -> Disk {
             io: disk.io.clone(),
             // So that a guest's fstrim gives space back to the pool.
             discard: is_rbd.then_some("unmap"),
+            // Only virtio has queues; libvirt refuses the attribute elsewhere.
+            queues: disk.queues.filter(|_| disk.bus == DiskBus::Virtio),
         },
         source: source(&disk.source),
         target: Target { dev, bus: bus_name(disk.bus) },
@@ -160,10 +164,7 @@ fn source(source: &DiskSource) -> Source {
             protocol: Some("rbd"),
             name: Some(format!("{pool}/{image}")),
             hosts: monitors.iter().map(|(name, port)| Host { name: name.clone(), port: *port }).collect(),
-            auth: Some(Auth {
-                username: user.clone(),
-                secret: Secret { kind: "ceph", uuid: secret.to_string() },
-            }),
+            auth: Some(Auth { username: user.clone(), secret: Secret { kind: "ceph", uuid: secret.to_string() } }),
             ..Source::default()
         },
     }

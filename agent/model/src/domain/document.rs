@@ -366,6 +366,8 @@ pub(super) struct Interface {
     pub(super) mac: MacAddress,
     pub(super) target: InterfaceTarget,
     pub(super) model: Model,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) driver: Option<InterfaceDriver>,
     pub(super) mtu: Mtu,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) link: Option<Switch>,
@@ -394,6 +396,12 @@ pub(super) struct InterfaceTarget {
 pub(super) struct Model {
     #[serde(rename = "@type")]
     pub(super) kind: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct InterfaceDriver {
+    #[serde(rename = "@queues")]
+    pub(super) queues: u32,
 }
 
 #[derive(Debug, Serialize)]

@@ -234,6 +234,8 @@ pub struct DiskSpec {
     /// `stop`, `report`, `ignore` or `enospace`; `stop` unless given, so that a storage outage pauses the guest instead
     /// of breaking its file systems.
     pub error_policy: Option<String>,
+    /// Virtqueues; one unless given.
+    pub queues: Option<u32>,
 }
 
 /// Disk or CD-ROM.
@@ -291,6 +293,8 @@ pub struct NicSpec {
     pub model: Option<String>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Pairs of virtqueues; one unless given. The tap must have been made for several then.
+    pub queues: Option<u32>,
     /// Link down from the start.
     pub link_down: bool,
     /// Place in the boot order, from 1; without one there is no boot ROM.
@@ -302,6 +306,8 @@ pub struct NicSpec {
 pub struct InputSpec {
     /// Name in the spec.
     pub name: String,
+    /// A keyboard instead of a tablet.
+    pub keyboard: bool,
     /// On the virtio bus instead of USB.
     pub virtio: bool,
 }

@@ -34,6 +34,7 @@ fn rbd(name: &str, image: &str) -> DiskSpec {
         cache: None,
         io: None,
         error_policy: None,
+        queues: None,
     }
 }
 
@@ -52,6 +53,7 @@ fn nic() -> NicSpec {
         mac: "02:00:00:00:00:01".to_owned(),
         model: None,
         mtu: 1500,
+        queues: None,
         link_down: false,
         boot_order: None,
     }
@@ -108,12 +110,17 @@ fn windows() -> DomainSpec {
         DiskSpec { bus: DiskBus::Sata, boot_order: Some(2), serial: Some("disk-1".to_owned()), ..rbd("root", "a") },
         DiskSpec { device: DiskDevice::Cdrom, bus: DiskBus::Sata, boot_order: Some(1), ..rbd("setup", "b") },
         DiskSpec { bus: DiskBus::Scsi, cache: Some("writeback".to_owned()), shareable: true, ..rbd("data", "c") },
-        DiskSpec { error_policy: Some("report".to_owned()), io: Some("threads".to_owned()), ..rbd("more", "d") },
+        DiskSpec {
+            error_policy: Some("report".to_owned()),
+            io: Some("threads".to_owned()),
+            queues: Some(8),
+            ..rbd("more", "d")
+        },
     ];
     spec.nics[0].model = Some("e1000e".to_owned());
     spec.nics[0].boot_order = Some(3);
     spec.nics[0].link_down = true;
-    spec.inputs = vec![InputSpec { name: "tablet".to_owned(), virtio: false }];
+    spec.inputs = vec![InputSpec { name: "tablet".to_owned(), keyboard: false, virtio: false }];
     spec.watchdog = Some(WatchdogSpec { name: "wd".to_owned(), action: WatchdogAction::Reset });
     spec.extras.rng = true;
     spec
@@ -196,6 +203,7 @@ fn disks_are_named_as_kubevirt_names_them() {
 
 #[test]
 fn two_namespaces_get_different_uuids_for_one_name() {
-    let owner = |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
+    let owner =
+        |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
     assert_ne!(owner("x").default_uuid(), owner("y").default_uuid());
 }

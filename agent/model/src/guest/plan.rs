@@ -1,6 +1,8 @@
 //! The decision itself. See `super` for the life of a guest; here stands one function a situation.
 
-use super::{DomainState, End, Intent, Next, Observed, ObservedDomain, OffReason, Phase, Plan, PlanError, Step, Wanted};
+use super::{
+    DomainState, End, Intent, Next, Observed, ObservedDomain, OffReason, Phase, Plan, PlanError, Step, Wanted,
+};
 
 /// A guest that ignores the request to shut down is asked again after this long: one that was still booting could not
 /// hear the first.

@@ -99,7 +99,8 @@ fn a_stopped_guest_is_published_before_its_definition_goes() {
     let seen = observed(Some(("new", DomainState::Off(OffReason::Destroyed))));
     let steps = plan(&want, &seen, NOW).expect("a plan").steps;
     let place = |wanted: &Step| steps.iter().position(|step| step == wanted).expect("the step is there");
-    let published = steps.iter().position(|step| matches!(step, Step::PublishEnd(end) if end.succeeded)).expect("an end");
+    let published =
+        steps.iter().position(|step| matches!(step, Step::PublishEnd(end) if end.succeeded)).expect("an end");
     assert!(place(&Step::RemovePort { tap: "fw1".into() }) < published);
     assert!(published < place(&Step::Undefine));
 }
@@ -152,8 +153,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         Just(OffReason::Unknown),
         Just(OffReason::StartFailed),
     ];
-    let state =
-        prop_oneof![Just(DomainState::Active), Just(DomainState::Panicked), reason.prop_map(DomainState::Off)];
+    let state = prop_oneof![Just(DomainState::Active), Just(DomainState::Panicked), reason.prop_map(DomainState::Off)];
     let uid = prop_oneof![Just(Some("new".to_owned())), Just(Some("old".to_owned())), Just(None)];
     let domain = prop::option::of((uid, state).prop_map(|(uid, state)| ObservedDomain { uid, state }));
     let named = prop_oneof![Just("new".to_owned()), Just("old".to_owned())];
@@ -172,8 +172,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
 }
 
 fn any_wanted() -> impl Strategy<Value = Wanted> {
-    let phase =
-        prop_oneof![Just(Phase::Unclaimed), Just(Phase::Scheduled), Just(Phase::Running), Just(Phase::Final)];
+    let phase = prop_oneof![Just(Phase::Unclaimed), Just(Phase::Scheduled), Just(Phase::Running), Just(Phase::Final)];
     let intent = prop_oneof![
         Just(Intent::Run),
         Just(Intent::Clear),
