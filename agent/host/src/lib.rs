@@ -4,6 +4,7 @@
 pub mod cmd;
 pub mod libvirt;
 pub mod netlink;
+pub mod openflow;
 pub mod ovsdb;
 pub mod packet;
 pub mod rbd;

@@ -12,6 +12,7 @@
 //! ```
 //! Syntax: ovs-fields(7), ovs-actions(7), ovs-ofctl(8).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::port::{PortAddress, PortSpec, TapName};
@@ -87,8 +88,7 @@ impl fmt::Display for Flow {
 }
 
 /// The flows that every bridge has: frames from its NICs are switched, all others are dropped.
-#[must_use]
-pub fn base_flows(nics: &[OfPort]) -> Vec<Flow> {
+fn base_flows(nics: &[OfPort]) -> Vec<Flow> {
     let mut flows: Vec<Flow> = nics
         .iter()
         .map(|nic| Flow {
@@ -145,12 +145,25 @@ pub fn whole_table<'a>(flows: impl IntoIterator<Item = &'a Flow>) -> String {
     flows.into_iter().map(|flow| format!("{flow}\n")).collect()
 }
 
-/// Input of `ovs-ofctl --bundle add-flows`: in one transaction the old flows of these ports go and the new ones come.
+/// Flows by the cookie that names them together.
+pub type Groups = BTreeMap<Cookie, Vec<Flow>>;
+
+/// The groups of a whole bridge: the base, and one a port.
 #[must_use]
-pub fn port_changes<'a>(ports: impl IntoIterator<Item = (&'a TapName, &'a [Flow])>) -> String {
+pub fn groups<'a>(nics: &[OfPort], ports: impl IntoIterator<Item = (&'a PortSpec, OfPort)>) -> Groups {
+    let mut groups = Groups::from([(BASE_COOKIE, base_flows(nics))]);
+    groups.extend(ports.into_iter().map(|(spec, ofport)| (Cookie::of(&spec.tap()), port_flows(spec, ofport))));
+    groups
+}
+
+/// Input of `ovs-ofctl --bundle add-flows` that makes `present` into `wanted`: of each group that differs, the old
+/// flows go and the new ones come. Empty when nothing differs.
+#[must_use]
+pub fn changes(present: &Groups, wanted: &Groups) -> String {
     let mut text = String::new();
-    for (tap, flows) in ports {
-        text.push_str(&format!("delete cookie={}/-1\n", Cookie::of(tap)));
+    let stale = present.iter().filter(|(cookie, flows)| wanted.get(cookie) != Some(flows));
+    text.extend(stale.map(|(cookie, _)| format!("delete cookie={cookie}/-1\n")));
+    for (_, flows) in wanted.iter().filter(|(cookie, flows)| present.get(cookie) != Some(flows)) {
         text.extend(flows.iter().map(|flow| format!("add {flow}\n")));
     }
     text
@@ -255,12 +268,18 @@ mod tests {
     }
 
     #[test]
-    fn changes_delete_a_port_s_flows_before_adding() {
-        let spec = spec(None);
-        let flows = port_flows(&spec, OfPort::new(7).expect("valid"));
-        let text = port_changes([(&spec.tap(), &flows[..1])]);
-        let cookie = Cookie::of(&spec.tap());
-        assert_eq!(text, format!("delete cookie={cookie}/-1\nadd {}\n", flows[0]));
+    fn only_groups_that_differ_are_touched_and_old_flows_go_first() {
+        let [one, two] = [7, 8].map(|number| OfPort::new(number).expect("valid"));
+        let (kept, moved) = (spec(Some("192.168.10.7")), PortSpec { nic: "second".into(), ..spec(None) });
+        let present = groups(&[], [(&kept, one), (&moved, one)]);
+        let wanted = groups(&[], [(&kept, one), (&moved, two)]);
+        let text = changes(&present, &wanted);
+        let cookie = Cookie::of(&moved.tap());
+        assert!(text.starts_with(&format!("delete cookie={cookie}/-1\nadd cookie={cookie},")), "{text}");
+        assert!(!text.contains(&Cookie::of(&kept.tap()).to_string()));
+        assert_eq!(changes(&wanted, &wanted), "");
+        let gone = groups(&[], [(&kept, one)]);
+        assert_eq!(changes(&wanted, &gone), format!("delete cookie={cookie}/-1\n"));
     }
 
     #[test]

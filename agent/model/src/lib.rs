@@ -7,3 +7,4 @@ pub mod flows;
 pub mod guest;
 pub mod podnet;
 pub mod port;
+pub mod provider;
