@@ -1,2 +1,104 @@
-//! placeholder
-fn main() {}
+//! The testbed: nodes as boxes on a test LAN, on the build machine, and the scenarios that run in them.
+//!
+//! `make run` and `make test` are thin calls of this program. It drives the product from outside only: kubectl,
+//! TCP from hosts of the LAN, a shell on the node.
+
+#![allow(clippy::disallowed_methods, reason = "the testbed runs on the build host, where host::Cmd does not reach")]
+
+mod appliance;
+mod bench;
+mod cluster;
+mod forward;
+mod host;
+mod host_sniff;
+mod httpd;
+mod inject;
+mod lan;
+mod layout;
+mod netns;
+mod node_box;
+mod scenario;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::appliance::Appliance;
+
+/// Runs Furrow nodes as boxes on this machine, and the scenarios in them.
+#[derive(Parser)]
+struct Arguments {
+    /// The testbed's name: the directory under build/ that holds its state.
+    #[arg(long, default_value = "run")]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build what is missing, start the one-node appliance, return when it is ready.
+    Up,
+    /// Switch the nodes off and remove their state.
+    Down {
+        /// Keep the nodes' state: the next `up` boots them again.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// The nodes and their state.
+    Status,
+    /// Run a command in node 1.
+    Exec {
+        #[arg(trailing_var_arg = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Run scenarios: field-report, bootstrap. Prints a line for each check and closes with the counts.
+    Scenario {
+        names: Vec<String>,
+        /// Leave the boxes running when a check failed.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure the budgets in the running appliance and print them.
+    Bench {
+        /// Guests to start.
+        #[arg(long, default_value_t = 20)]
+        guests: u32,
+        /// Where the JSON goes.
+        #[arg(long, default_value = "build/bench.json")]
+        json: PathBuf,
+    },
+    /// Forward TCP from this machine into a namespace (started by `up`).
+    #[command(hide = true)]
+    Forward { listen: SocketAddr, netns: String, target: SocketAddr },
+    /// Serve files inside a namespace (started by `up`).
+    #[command(hide = true)]
+    Httpd { listen: SocketAddr, netns: String, directory: PathBuf },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match arguments.command {
+        Command::Forward { listen, netns, target } => forward::serve(listen, &netns, target),
+        Command::Httpd { listen, netns, directory } => httpd::serve(listen, &netns, &directory),
+        Command::Scenario { names, keep } => scenario::run(&source, &names, keep),
+        Command::Up => Appliance::new(&source, &arguments.name)?.up()?.announce(),
+        Command::Down { keep } => Appliance::existing(&source, &arguments.name)?.down(keep),
+        Command::Status => Appliance::existing(&source, &arguments.name)?.announce(),
+        Command::Exec { argv } => {
+            let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+            let out = Appliance::existing(&source, &arguments.name)?.node().exec(&words, Duration::from_secs(600))?;
+            print!("{}", out.stdout);
+            eprint!("{}", out.stderr);
+            if out.code != 0 {
+                bail!("exit code {}", out.code);
+            }
+            Ok(())
+        }
+        Command::Bench { guests, json } => bench::run(&Appliance::existing(&source, &arguments.name)?, guests, &json),
+    }
+}

@@ -1,0 +1,284 @@
+//! The bench: what design.md budgets, measured in one run on the running appliance, as ratios where speed matters.
+//!
+//! Guests are `tiny` clones with memory to spare, started one after another so that two cores measure the path and
+//! not their own queue. Every figure is printed with its budget and goes into a JSON file.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::appliance::Appliance;
+use crate::cluster::{Cluster, text_of};
+use crate::host;
+use crate::scenario::field_report::NETWORK;
+use crate::scenario::guests::Images;
+
+/// Daemons whose resident memory is listed. The first match of a process's command line counts.
+const DAEMONS: [(&str, &str); 15] = [
+    ("furrow-agent", "/usr/bin/furrow-agent run"),
+    ("furrow-control", "/usr/bin/furrow-control run"),
+    ("kube-apiserver", "kube-apiserver"),
+    ("kube-controller-manager", "kube-controller-manager"),
+    ("kube-scheduler", "kube-scheduler"),
+    ("kubelet", "kubelet"),
+    ("kube-proxy", "kube-proxy"),
+    ("containerd", "containerd"),
+    ("k3s supervisor and etcd", "/usr/bin/k3s server"),
+    ("ceph-mon", "ceph-mon"),
+    ("ceph-mgr", "ceph-mgr"),
+    ("ceph-osd", "ceph-osd"),
+    ("libvirtd", "libvirtd"),
+    ("ovs-vswitchd", "ovs-vswitchd"),
+    ("ovsdb-server", "ovsdb-server"),
+];
+
+struct Bench<'a> {
+    bed: &'a Appliance,
+    cluster: Cluster,
+    report: Map<String, Value>,
+}
+
+/// Measures with `guests` guests and writes the JSON to `json`.
+pub(crate) fn run(bed: &Appliance, guests: u32, json: &Path) -> Result<()> {
+    ensure!(bed.node().leader().is_some(), "the appliance is off; start it with `make run`");
+    let images = Images::built(&bed.layout().source)?;
+    let mut bench = Bench { bed, cluster: bed.cluster(), report: Map::new() };
+    bench.cluster.apply(NETWORK)?;
+    bench.cluster.wait(("providernetwork", "provider"), "/status/ready", &["true"], 30)?;
+    let result = bench.measure(&images, guests);
+    bench.clean_up();
+    result?;
+    let path = bed.layout().source.join(json);
+    std::fs::write(&path, serde_json::to_string_pretty(&bench.report)? + "\n")?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+impl Bench<'_> {
+    fn measure(&mut self, images: &Images, guests: u32) -> Result<()> {
+        self.idle_memory()?;
+        self.import(images)?;
+        self.golden(images)?;
+        self.clones(guests)?;
+        self.starts(guests)?;
+        self.loaded_memory(guests)
+    }
+
+    fn record(&mut self, name: &str, value: Value, line: &str) {
+        println!("{name:34} {line}");
+        self.report.insert(name.to_owned(), value);
+    }
+
+    fn memory(&self) -> Result<Vec<(&'static str, f64)>> {
+        let text = self.bed.node().shell(
+            "for p in /proc/[0-9]*; do c=$(tr '\\0' ' ' < $p/cmdline 2>/dev/null); [ -n \"$c\" ] || continue; \
+             m=$(awk '/^Pss:/ {s+=$2} END {print s}' $p/smaps_rollup 2>/dev/null); echo \"${m:-0} $c\"; done",
+        )?;
+        let mut sums = DAEMONS.map(|(name, _)| (name, 0.0)).to_vec();
+        for line in text.lines() {
+            let Some((kib, command)) = line.split_once(' ') else { continue };
+            let program = command.split(' ').next().unwrap_or("");
+            let position = DAEMONS.iter().position(|(_, pattern)| match pattern.contains(' ') || pattern.contains('/') {
+                true => command.starts_with(pattern),
+                false => program.rsplit('/').next() == Some(pattern) || command.split(' ').nth(1) == Some(pattern),
+            });
+            if let Some(position) = position {
+                sums[position].1 += kib.parse::<f64>().unwrap_or(0.0) / 1024.0;
+            }
+        }
+        Ok(sums)
+    }
+
+    fn print_memory(&mut self, when: &str) -> Result<f64> {
+        let daemons = self.memory()?;
+        let total: f64 = daemons.iter().map(|(_, mib)| mib).sum();
+        for (name, mib) in &daemons {
+            println!("  {when:8} {name:26} {mib:8.1} MiB");
+        }
+        let object: Map<String, Value> = daemons.iter().map(|(n, m)| ((*n).to_owned(), json!(m.round()))).collect();
+        self.record(&format!("memory_{when}_mib"), Value::Object(object), &format!("{total:.0} MiB (PSS of the daemons)"));
+        Ok(total)
+    }
+
+    fn idle_memory(&mut self) -> Result<()> {
+        let total = self.print_memory("idle")?;
+        let holds = total <= 1280.0;
+        self.record("node_idle_mib", json!({"value": total, "budget": 1280, "holds": holds}), &verdict(holds, "at most 1280 MiB"));
+        Ok(())
+    }
+
+    /// Import of the Debian image over HTTP beside `qemu-img convert` of a local copy to the same pool.
+    fn import(&mut self, images: &Images) -> Result<()> {
+        let url = self.bed.publish(&images.debian, "debian.qcow2")?;
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        let local = self.bed.node().path("/var/tmp/bench.qcow2");
+        std::fs::copy(&images.debian, &local)?;
+        for round in 0..3 {
+            let name = format!("bench-import-{round}");
+            self.cluster.apply(&data_volume(&name, &format!("http: {{url: \"{url}\"}}"), "3Gi"))?;
+            let dv = self.cluster.wait(("dv", &name), "/status/phase", &["Succeeded"], 300)?;
+            ours.push(journal_ms(self.bed, &name)?);
+            drop(dv);
+            self.cluster.kubectl(&["delete", "dv", &name, "--wait=true", "--timeout=60s"])?;
+            let from = Instant::now();
+            self.bed.node().exec(
+                &["sh", "-c", "rbd --id furrow-agent create --size 3G volumes/bench && qemu-img convert -n -W -f qcow2 -O raw --target-is-zero /var/tmp/bench.qcow2 rbd:volumes/bench:id=furrow-agent && rbd --id furrow-agent rm --no-progress volumes/bench"],
+                Duration::from_secs(300),
+            )?.ok("qemu-img convert")?;
+            theirs.push(from.elapsed().as_secs_f64() * 1000.0);
+        }
+        let _ = std::fs::remove_file(local);
+        let ratio = median(&ours) / median(&theirs);
+        let line = format!(
+            "{:.0} ms, qemu-img convert {:.0} ms: ratio {ratio:.2}, {}",
+            median(&ours), median(&theirs), verdict(ratio <= 1.1, "at most 1.1")
+        );
+        self.record("import", json!({"ms": ours, "qemu_img_ms": theirs, "ratio": ratio, "budget": 1.1, "holds": ratio <= 1.1}), &line);
+        Ok(())
+    }
+
+    fn golden(&mut self, images: &Images) -> Result<()> {
+        let url = self.bed.publish(&images.tiny, "tiny.qcow2")?;
+        self.cluster.apply(&data_volume("bench-golden", &format!("http: {{url: \"{url}\"}}"), "64Mi"))?;
+        self.cluster.wait(("dv", "bench-golden"), "/status/phase", &["Succeeded"], 120)?;
+        Ok(())
+    }
+
+    fn clones(&mut self, guests: u32) -> Result<()> {
+        for n in 0..guests {
+            self.cluster.apply(&data_volume(&disk(n), "pvc: {namespace: default, name: bench-golden}", "64Mi"))?;
+        }
+        for n in 0..guests {
+            self.cluster.wait(("dv", &disk(n)), "/status/phase", &["Succeeded"], 120)?;
+        }
+        let times = journal_field(self.bed, "volume cloned", "ELAPSED_MS")?;
+        let (mid, high) = (median(&times), percentile(&times, 95));
+        let holds = mid <= 200.0;
+        let line = format!("median {mid:.0} ms, p95 {high:.0} ms, {}", verdict(holds, "at most 200 ms"));
+        self.record("clone", json!({"median_ms": mid, "p95_ms": high, "n": times.len(), "budget_ms": 200, "holds": holds}), &line);
+        Ok(())
+    }
+
+    /// VMI created -> domain running, beside `virsh create` of the same XML.
+    fn starts(&mut self, guests: u32) -> Result<()> {
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for n in 0..guests {
+            let name = format!("bench-{n}");
+            self.cluster.apply(&vmi(&name, &disk(n)))?;
+            let vmi = self.cluster.wait(("vmi", &name), "/status/phase", &["Running"], 60)?;
+            ours.push(created_to_running_ms(self.bed, &name, &vmi)?);
+            if n < guests {
+                theirs.push(self.virsh_create(&name)?);
+            }
+        }
+        let (mid, high) = (median(&ours), percentile(&ours, 95));
+        let (base, base_high) = (median(&theirs), percentile(&theirs, 95));
+        let (over, over_high) = (mid - base, high - base_high);
+        let line = format!(
+            "median {mid:.0} ms (virsh create {base:.0} ms, ratio {:.2}, difference {over:.0} ms, {}); p95 {high:.0} ms ({base_high:.0} ms, difference {over_high:.0} ms, {})",
+            mid / base, verdict(over <= 1000.0, "at most 1000 ms over"), verdict(over_high <= 2000.0, "at most 2000 ms over"),
+        );
+        self.record("start", json!({"created_to_running_ms": ours, "virsh_create_ms": theirs, "median_ms": mid, "p95_ms": high, "over_ms": over, "budget_over_ms": 1000, "holds": over <= 1000.0 && over_high <= 2000.0}), &line);
+        for stage in ["BOUND_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "LIBVIRT_MS", "TOTAL_MS"] {
+            let times = journal_field(self.bed, "guest started", stage)?;
+            let line = format!("median {:.0} ms, p95 {:.0} ms", median(&times), percentile(&times, 95));
+            let value = json!({"median_ms": median(&times), "p95_ms": percentile(&times, 95)});
+            self.record(&format!("stage_{}", stage.to_lowercase()), value, &line);
+        }
+        Ok(())
+    }
+
+    /// Stops the domain behind the VMI's back? No: starts a second one from the same XML, without its NIC and on a
+    /// clone of its disk, and destroys it again.
+    fn virsh_create(&self, name: &str) -> Result<f64> {
+        let script = include_str!("bench_virsh.sh").replace("@NAME@", name);
+        let text = self.bed.node().exec(&["bash", "-c", &script], Duration::from_secs(60))?.ok("virsh create")?;
+        text.trim().parse().with_context(|| format!("virsh create's time: {text}"))
+    }
+
+    fn loaded_memory(&mut self, guests: u32) -> Result<()> {
+        self.print_memory("loaded")?;
+        let text = self.report["memory_loaded_mib"].clone();
+        let idle = self.report["memory_idle_mib"].clone();
+        let sum = |v: &Value| ["furrow-agent", "furrow-control", "libvirtd", "ovs-vswitchd", "ovsdb-server"].iter().map(|k| v[*k].as_f64().unwrap_or(0.0)).sum::<f64>();
+        let each = (sum(&text) - sum(&idle)) / f64::from(guests);
+        let line = format!("{each:.1} MiB, {}", verdict(each <= 5.0, "at most 5 MiB"));
+        self.record("memory_per_vm_beside_qemu_mib", json!({"value": each, "budget": 5, "holds": each <= 5.0}), &line);
+        for (name, budget) in [("furrow-agent", 60.0), ("furrow-control", 120.0)] {
+            let mib = idle[name].as_f64().unwrap_or(0.0);
+            self.record(&format!("{name}_idle"), json!({"value": mib, "budget": budget, "holds": mib <= budget}), &format!("{mib:.0} MiB, {}", verdict(mib <= budget, &format!("at most {budget:.0} MiB"))));
+        }
+        Ok(())
+    }
+
+    fn clean_up(&self) {
+        for kind in ["vmi", "dv"] {
+            let _ = self.cluster.kubectl(&["delete", kind, "-l", "furrow.io/test=bench", "--wait=true", "--timeout=80s"]);
+        }
+    }
+}
+
+fn verdict(holds: bool, budget: &str) -> String {
+    format!("budget {budget}: {}", if holds { "holds" } else { "DOES NOT HOLD" })
+}
+
+fn disk(n: u32) -> String {
+    format!("bench-disk-{n}")
+}
+
+fn data_volume(name: &str, source: &str, size: &str) -> String {
+    include_str!("../manifests/bench/datavolume.yaml")
+        .replace("${NAME}", name)
+        .replace("${SOURCE}", source)
+        .replace("${SIZE}", size)
+}
+
+fn vmi(name: &str, disk: &str) -> String {
+    include_str!("../manifests/bench/vmi.yaml").replace("${NAME}", name).replace("${DISK}", disk)
+}
+
+/// Values of a field of the journal entries with this message since the node's boot.
+fn journal_field(bed: &Appliance, message: &str, field: &str) -> Result<Vec<f64>> {
+    let line = format!("journalctl -b -u furrow-agent -o json --no-pager MESSAGE='{message}'");
+    let text = bed.node().shell(&line)?;
+    let entries = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let key = |e: &Value| [field.to_owned(), format!("F_{field}")].iter().find_map(|k| e.get(k).map(text_of));
+    Ok(entries.filter_map(|e| key(&e)?.parse().ok()).collect())
+}
+
+/// How long the agent says that the import of this DataVolume took.
+fn journal_ms(bed: &Appliance, name: &str) -> Result<f64> {
+    host::until("the import's entry in the journal", Duration::from_secs(10), || {
+        let line = format!("journalctl -b -u furrow-agent -o json --no-pager MESSAGE='import finished' | grep '\"[^\"]*{name}\"' | tail -1");
+        let entry: Value = serde_json::from_str(bed.node().shell(&line)?.trim())?;
+        let value = ["ELAPSED_MS", "F_ELAPSED_MS"].iter().find_map(|k| entry.get(k).map(text_of));
+        value.context("no elapsed time")?.parse().context("elapsed time")
+    })
+}
+
+/// From the VMI's creation, which Kubernetes gives to the second only, so from the agent's own entry.
+fn created_to_running_ms(bed: &Appliance, name: &str, vmi: &Value) -> Result<f64> {
+    let uid = text_of(&vmi["metadata"]["uid"]);
+    let line = format!("journalctl -b -u furrow-agent -o json --no-pager MESSAGE='guest started' | grep '{uid}\\|/{name}\"' | tail -1");
+    host::until("the start's entry in the journal", Duration::from_secs(10), || {
+        let entry: Value = serde_json::from_str(bed.node().shell(&line)?.trim())?;
+        let value = ["CREATED_MS", "F_CREATED_MS", "TOTAL_MS", "F_TOTAL_MS"].iter().find_map(|k| entry.get(k).map(text_of));
+        value.context("no total time")?.parse().context("total time")
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    percentile(values, 50)
+}
+
+/// Nearest-rank percentile; 0 of nothing.
+fn percentile(values: &[f64], p: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * p).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(0.0)
+}

@@ -1,0 +1,56 @@
+//! The bootstrap killed after each of its steps: the next start goes on, and the node comes out the same.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Checks;
+use crate::appliance::Appliance;
+
+/// One step of the bootstrap on two busy cores, the slowest (Ceph's OSD, k3s) included.
+const STEP_TIMEOUT: Duration = Duration::from_secs(240);
+
+pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+    let node = bed.node();
+    checks.require("a box with the bootstrap held back is on", || {
+        bed.hold_bootstrap()?;
+        bed.power_on()?;
+        crate::host::until("the box to have booted", Duration::from_secs(60), || {
+            let state = node.exec(&["systemctl", "is-system-running"], Duration::from_secs(10))?.stdout;
+            ensure!(["running", "degraded"].contains(&state.trim()), "it is {}", state.trim());
+            Ok(())
+        })
+    })?;
+    let plan = node.shell("furrow-install plan --names")?;
+    let steps: Vec<String> = plan.lines().map(str::to_owned).collect();
+    checks.require("the plan names its steps", || {
+        ensure!(steps.len() >= 5, "the plan has {} steps: {plan}", steps.len());
+        Ok(())
+    })?;
+    for step in &steps {
+        checks.require(&format!("killed right after step {step}, before it is recorded"), || {
+            let crash = format!("FURROW_CRASH_AFTER={step}");
+            let loops = "CEPH_VOLUME_ALLOW_LOOP_DEVICES=true";
+            let out = node.exec(&["env", &crash, loops, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
+            ensure!(out.code == 137, "it exited with {} instead: {} {}", out.code, out.stdout, out.stderr);
+            Ok(())
+        })?;
+    }
+    checks.require("the last start finds everything done and the node ready", || {
+        let started = Instant::now();
+        node.shell("systemctl start --no-block furrow-bootstrap")?;
+        bed.wait_ready(started).context("after the kills")?;
+        let nodes = bed.cluster().list("nodes")?;
+        ensure!(nodes.len() == 1, "{} nodes", nodes.len());
+        let osds = node.shell("ceph osd ls")?;
+        ensure!(osds.trim() == "0", "OSDs: {osds}");
+        Ok(())
+    })?;
+    checks.check("a second run changes nothing and is quick", || {
+        let started = Instant::now();
+        node.shell("CEPH_VOLUME_ALLOW_LOOP_DEVICES=true furrow-install bootstrap")?;
+        ensure!(started.elapsed() < Duration::from_secs(20), "it took {} s", started.elapsed().as_secs());
+        Ok(())
+    });
+    Ok(())
+}

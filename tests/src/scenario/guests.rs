@@ -1,0 +1,132 @@
+//! What the scenarios do with guests: render their manifests, reach them from hosts of the test LAN, read their serial log.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::appliance::Appliance;
+use crate::cluster::{Cluster, text_of};
+use crate::host::{self, run, run_with};
+use crate::lan::VlanHost;
+use crate::netns;
+
+/// Port on which a tiny guest answers.
+pub(crate) const TINY_PORT: u16 = 7777;
+
+/// The two test guests, as built by their recipes.
+pub(crate) struct Images {
+    pub(crate) tiny: PathBuf,
+    pub(crate) debian: PathBuf,
+}
+
+impl Images {
+    /// Builds the guests, or finds them built.
+    pub(crate) fn built(source: &Path) -> Result<Images> {
+        let out = |name: &str| -> Result<PathBuf> {
+            let build = source.join("recipes/build").display().to_string();
+            let text = run_with(&[&build, name], "", Duration::from_secs(1800))?.ok("recipes/build")?;
+            text.lines().last().map(PathBuf::from).with_context(|| format!("recipes/build {name} printed no directory"))
+        };
+        Ok(Images { tiny: out("tiny")?.join("tiny.qcow2"), debian: out("debian")?.join("debian.qcow2") })
+    }
+}
+
+/// A tiny VM's manifest. `source` is one line of YAML: the DataVolume's source.
+pub(crate) fn tiny(name: &str, source: &str, run_strategy: &str) -> String {
+    tiny_on("default/vlan100", name, source, run_strategy)
+}
+
+/// A tiny VM's manifest on a network of its own.
+pub(crate) fn tiny_on(network: &str, name: &str, source: &str, run_strategy: &str) -> String {
+    include_str!("../../manifests/field-report/tiny.yaml")
+        .replace("${NAME}", name)
+        .replace("${SOURCE}", source)
+        .replace("${RUN_STRATEGY}", run_strategy)
+        .replace("${NETWORK}", network)
+}
+
+/// The address that Kubernetes shows for a VMI.
+pub(crate) fn address(cluster: &Cluster, name: &str) -> Result<Ipv4Addr> {
+    let vmi = cluster.get("vmi", name)?;
+    let text = vmi.pointer("/status/interfaces/0/ipAddress").map(text_of).unwrap_or_default();
+    text.parse().with_context(|| format!("vmi {name} has no address yet, but `{text}`"))
+}
+
+/// The address in the VM's IP object.
+pub(crate) fn ip_object(cluster: &Cluster, name: &str) -> Result<Ipv4Addr> {
+    let items = cluster.list("ips.kubeovn.io")?;
+    let ours: Vec<&Value> = items.iter().filter(|ip| ip["spec"]["podName"] == name).collect();
+    match ours.as_slice() {
+        [ip] => text_of(&ip["spec"]["v4IpAddress"]).parse().context("v4IpAddress"),
+        _ => bail!("vm {name} has {} IP objects, expected one", ours.len()),
+    }
+}
+
+/// Sends one line to a tiny guest's port from a host of the LAN, and returns its answer, a line of JSON.
+pub(crate) fn ask(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, line: &str) -> Result<Value> {
+    let address = SocketAddr::from((guest, TINY_PORT));
+    let mut stream = netns::connect(&bed.layout().global(from.name), address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    serde_json::from_str(answer.trim()).with_context(|| format!("the guest answered `{}`", answer.trim()))
+}
+
+/// Waits until a tiny guest answers, and returns its facts.
+pub(crate) fn facts(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, seconds: u64) -> Result<Value> {
+    host::until(&format!("{guest} to answer"), Duration::from_secs(seconds), || ask(bed, from, guest, "facts"))
+}
+
+/// What a guest has written to its serial console.
+pub(crate) fn serial(bed: &Appliance, cluster: &Cluster, name: &str) -> Result<String> {
+    let uid = text_of(&cluster.get("vmi", name)?["metadata"]["uid"]);
+    let path = bed.node().path(&format!("/var/lib/furrow/guests/{uid}/console.log"));
+    let bytes = std::fs::read(&path).with_context(|| format!("no serial log {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// SSH from a host of the LAN into a Debian guest.
+pub(crate) struct Ssh {
+    key: PathBuf,
+    netns: String,
+    guest: Ipv4Addr,
+}
+
+impl Ssh {
+    /// A new key pair in the testbed's directory; returns the public half.
+    pub(crate) fn key(bed: &Appliance) -> Result<(PathBuf, String)> {
+        let key = bed.layout().part("ssh")?.join("id_ed25519");
+        if !key.exists() {
+            run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "testbed", "-f", &key.display().to_string()])?;
+        }
+        let public = std::fs::read_to_string(key.with_extension("pub"))?;
+        Ok((key, public.trim().to_owned()))
+    }
+
+    /// A way in from `host`.
+    pub(crate) fn new(bed: &Appliance, key: &Path, from: VlanHost, guest: Ipv4Addr) -> Ssh {
+        Ssh { key: key.to_owned(), netns: bed.layout().global(from.name), guest }
+    }
+
+    /// Runs a shell line as root in the guest.
+    pub(crate) fn shell(&self, line: &str) -> Result<String> {
+        let net = format!("--net=/run/netns/{}", self.netns);
+        let (key, to) = (self.key.display().to_string(), format!("debian@{}", self.guest));
+        let command = format!("sudo sh -c '{line}'");
+        let options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"];
+        let limits = ["-o", "ConnectTimeout=15", "-o", "BatchMode=yes", "-i", &key, &to, &command];
+        let argv = [&["nsenter", &net, "ssh"], options.as_slice(), &limits].concat();
+        run_with(&argv, "", Duration::from_secs(90))?.ok(&format!("`{line}` in the guest"))
+    }
+
+    /// Waits until the guest lets us in.
+    pub(crate) fn wait(&self, seconds: u64) -> Result<String> {
+        let boot_id = || self.shell("cat /proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned());
+        host::until(&format!("ssh to {}", self.guest), Duration::from_secs(seconds), boot_id)
+    }
+}
