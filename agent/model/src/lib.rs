@@ -1,10 +1,16 @@
 //! Decisions: pure, synchronous, no I/O; time is an argument. Refuses tokio, kube, the file system and commands, so
 //! that every rule is tested in milliseconds. What each module decides stands at its head.
 
+pub mod datavolume;
 pub mod dhcp;
 pub mod domain;
 pub mod flows;
 pub mod guest;
+pub mod ipam;
+pub mod mac;
+pub mod overhead;
 pub mod podnet;
 pub mod port;
 pub mod provider;
+pub mod vm;
+pub mod vmi;
