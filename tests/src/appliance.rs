@@ -25,10 +25,19 @@ pub(crate) struct Appliance {
 }
 
 impl Appliance {
-    /// The appliance of this name; builds the image when something in it has changed.
-    pub(crate) fn new(source: &Path, name: &str) -> Result<Appliance> {
+    /// The appliance of this name, on `image` or else on the image built from the checkout as it is now.
+    /// An appliance that is on keeps the image it was started with.
+    pub(crate) fn new(source: &Path, name: &str, image: Option<&Path>) -> Result<Appliance> {
         let layout = Layout::new(source, name)?;
-        let lower = build_image(&layout.source)?;
+        if let Ok(running) = Appliance::existing(source, name)
+            && running.node.leader().is_some()
+        {
+            return Ok(running);
+        }
+        let lower = match image {
+            Some(root) => root.canonicalize().context("no such image")?.display().to_string(),
+            None => build_image(&layout.source)?,
+        };
         std::fs::write(layout.dir.join("lower"), &lower)?;
         Appliance::on(layout, &lower)
     }

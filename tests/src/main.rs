@@ -21,6 +21,7 @@ mod scenario;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -41,7 +42,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build what is missing, start the one-node appliance, return when it is ready.
-    Up,
+    Up {
+        /// Take this root directory instead of building the image.
+        #[arg(long)]
+        image: Option<PathBuf>,
+        /// Return as soon as the box is on.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Switch the nodes off and remove their state.
     Down {
         /// Keep the nodes' state: the next `up` boots them again.
@@ -79,14 +87,26 @@ enum Command {
     Httpd { listen: SocketAddr, netns: String, directory: PathBuf },
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match act(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(arguments: Arguments) -> Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     match arguments.command {
         Command::Forward { listen, netns, target } => forward::serve(listen, &netns, target),
         Command::Httpd { listen, netns, directory } => httpd::serve(listen, &netns, &directory),
         Command::Scenario { names, keep } => scenario::run(&source, &names, keep),
-        Command::Up => Appliance::new(&source, &arguments.name)?.up()?.announce(),
+        Command::Up { image, no_wait } => {
+            let appliance = Appliance::new(&source, &arguments.name, image.as_deref())?;
+            if no_wait { appliance.power_on() } else { appliance.up()?.announce() }
+        }
         Command::Down { keep } => Appliance::existing(&source, &arguments.name)?.down(keep),
         Command::Status => Appliance::existing(&source, &arguments.name)?.announce(),
         Command::Exec { argv } => {

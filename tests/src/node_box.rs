@@ -121,12 +121,14 @@ impl NodeBox {
         Ok(run(&["losetup", "--find", "--show", &image])?.trim().to_owned())
     }
 
+    /// nspawn is started within the node's network namespace instead of being told its path: only then is the `/sys`
+    /// that it mounts the one of that namespace, and udev and networkd see the node's own links.
     fn spawn(&self, disk: &str) -> Result<()> {
         let group = self.netns();
         let script = format!(
             "for c in {controllers}; do d=/sys/fs/cgroup/$c; [ -d $d ] || continue; mkdir -p $d/{group}; \
              if [ $c = cpuset ]; then for f in cpus mems; do cat $d/cpuset.$f > $d/{group}/cpuset.$f; done; fi; \
-             echo $$ > $d/{group}/cgroup.procs; done; exec systemd-nspawn \"$@\"",
+             echo $$ > $d/{group}/cgroup.procs; done; exec nsenter --net=/run/netns/{group} systemd-nspawn \"$@\"",
             controllers = CONTROLLERS.join(" "),
         );
         let args = [
@@ -134,7 +136,6 @@ impl NodeBox {
             "--keep-unit".into(),
             "--register=no".into(),
             "--quiet".into(),
-            format!("--network-namespace-path=/run/netns/{}", self.netns()),
             format!("--directory={}", self.file("root").display()),
             format!("--bind={}:/var", self.file("var").display()),
             "--capability=all".into(),

@@ -64,7 +64,7 @@ pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
     let mut checks = Checks::new();
     for name in chosen {
         println!("scenario {name}");
-        let appliance = Appliance::new(source, &format!("test/{name}"))?;
+        let appliance = Appliance::new(source, &format!("test/{name}"), None)?;
         appliance.down(false)?;
         let before = checks.failed;
         let result = match name {
