@@ -112,9 +112,10 @@ pub fn port_flows(spec: &PortSpec, ofport: OfPort) -> Vec<Flow> {
         Flow { cookie, priority, matches: all, action }
     };
     let refuse = |matches: &str| flow(PRIORITY_REFUSED, &[matches.to_owned()], Action::Drop);
-    // `vlan_tci=0` means no 802.1Q header at all: a guest never chooses its own VLAN or priority.
+    // No 802.1Q header at all (OVS sets 0x1000 where there is one): a guest never chooses its own VLAN. In the very
+    // form that the table gives back, or `replace-flows` would renew these flows, and their counters, each time.
     let allow = |matches: String| {
-        flow(PRIORITY_OWN, &["vlan_tci=0".into(), format!("dl_src={}", spec.mac), matches], Action::Normal)
+        flow(PRIORITY_OWN, &["vlan_tci=0x0000/0x1fff".into(), format!("dl_src={}", spec.mac), matches], Action::Normal)
     };
     let mut flows = vec![
         refuse("udp,tp_src=67"),
@@ -241,10 +242,10 @@ mod tests {
             "priority=200,in_port=7,icmp6,icmp_type=134,actions=drop",
             "priority=50,in_port=7,actions=drop",
             "priority=200,in_port=7,udp,tp_src=68,tp_dst=67,actions=drop",
-            "priority=100,in_port=7,vlan_tci=0,dl_src=02:00:5e:10:00:01,ip,nw_src=192.168.10.7,actions=NORMAL",
-            "priority=100,in_port=7,vlan_tci=0,dl_src=02:00:5e:10:00:01,arp,arp_sha=02:00:5e:10:00:01,\
+            "priority=100,in_port=7,vlan_tci=0x0000/0x1fff,dl_src=02:00:5e:10:00:01,ip,nw_src=192.168.10.7,actions=NORMAL",
+            "priority=100,in_port=7,vlan_tci=0x0000/0x1fff,dl_src=02:00:5e:10:00:01,arp,arp_sha=02:00:5e:10:00:01,\
              arp_spa=192.168.10.7,actions=NORMAL",
-            "priority=100,in_port=7,vlan_tci=0,dl_src=02:00:5e:10:00:01,arp,arp_sha=02:00:5e:10:00:01,\
+            "priority=100,in_port=7,vlan_tci=0x0000/0x1fff,dl_src=02:00:5e:10:00:01,arp,arp_sha=02:00:5e:10:00:01,\
              arp_spa=0.0.0.0,actions=NORMAL",
         ];
         assert_eq!(lines(&spec(Some("192.168.10.7"))), expected);
