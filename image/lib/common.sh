@@ -33,7 +33,8 @@ content_key() {
 # link target and extended attributes (file capabilities); times do not count.
 tree_digest() {
   tar --create --sort=name --mtime=@0 --numeric-owner --hard-dereference \
-    --xattrs --xattrs-include='*' -C "$1" . | sha256sum | cut -d' ' -f1
+    --xattrs --xattrs-include='*' \
+    --pax-option='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime' -C "$1" . | sha256sum | cut -d' ' -f1
 }
 
 # in_use DIR: whether some mount of this machine, such as a running box, lies on DIR.

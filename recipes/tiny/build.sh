@@ -74,18 +74,33 @@ make_initramfs() {
     cpio --null --create --format=newc --owner=0:0 --reproducible --quiet' > "$tools/boot/initrd"
 }
 
-# make_boot_partition: FAT, filled and made bootable inside the disk image.
-make_boot_partition() {
-  local offset=$((boot_start * 512))
-  cat > "$tools/boot/syslinux.cfg" <<'CFG'
+# write_loader_config: the same kernel command line for both boot loaders. syslinux
+# serves BIOS, because it reads the kernel faster than GRUB under emulation; GRUB serves
+# UEFI, where syslinux finds no memory for a kernel of today.
+write_loader_config() {
+  local options="console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on panic=1 8250.nr_uarts=1"
+  cat > "$tools/boot/syslinux.cfg" <<CFG
 DEFAULT tiny
 PROMPT 0
 TIMEOUT 0
 LABEL tiny
   LINUX /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on panic=1 8250.nr_uarts=1
+  APPEND $options
 CFG
+  cat > "$tools/boot/grub.cfg" <<CFG
+search --no-floppy --file --set=root /vmlinuz
+linux /vmlinuz $options
+initrd /initrd
+boot
+CFG
+  chroot "$tools" grub-mkimage --format=x86_64-efi --output=/boot/grub.efi --prefix=/ \
+    --config=/boot/grub.cfg boot fat linux part_msdos search search_fs_file
+}
+
+# make_boot_partition: FAT, filled and made bootable inside the disk image.
+make_boot_partition() {
+  local offset=$((boot_start * 512))
   mv "$tools"/boot/vmlinuz-* "$tools/boot/vmlinuz"
   # syslinux reaches the image through /proc/self/fd.
   unshare --mount --pid --fork --mount-proc="$tools/proc" chroot "$tools" bash -euc "
@@ -94,8 +109,7 @@ CFG
     mformat -i \$disk -T $boot_sectors -h 64 -s 32 -H $boot_start -N f0550001 -v TINY ::
     mmd -i \$disk ::/EFI ::/EFI/BOOT
     mcopy -i \$disk /boot/vmlinuz /boot/initrd /boot/syslinux.cfg ::/
-    mcopy -i \$disk /usr/lib/SYSLINUX.EFI/efi64/syslinux.efi ::/EFI/BOOT/BOOTX64.EFI
-    mcopy -i \$disk /usr/lib/syslinux/modules/efi64/ldlinux.e64 /boot/syslinux.cfg ::/EFI/BOOT/
+    mcopy -i \$disk /boot/grub.efi ::/EFI/BOOT/BOOTX64.EFI
     syslinux --install --offset $offset /disk
   "
 }
@@ -111,6 +125,7 @@ start=$keep_start, size=$keep_sectors, type=da
 TABLE
   dd if="$tools/usr/lib/syslinux/mbr/mbr.bin" of="$disk" conv=notrunc status=none
   printf 'furrow-tiny 1\n' | dd of="$disk" bs=512 seek="$keep_start" conv=notrunc status=none
+  write_loader_config
   make_boot_partition
 }
 
