@@ -84,6 +84,8 @@ pub struct DomainRecord {
     pub owner: Option<DomainOwner>,
     /// Its state.
     pub state: DomainState,
+    /// It is executed by QEMU's translator, not by KVM.
+    pub software: bool,
     /// Whether the guest agent has opened its channel.
     pub agent_connected: bool,
     /// The taps it holds.
@@ -229,6 +231,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         name,
         owner: live.owner,
         state,
+        software: live.software,
         agent_connected: live.agent_connected,
         taps: live.taps,
         images: live.images,

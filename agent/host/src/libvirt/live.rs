@@ -30,6 +30,7 @@ pub struct DomainOwner {
 /// What the reader takes from a domain's XML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Live {
+    pub(super) software: bool,
     pub(super) owner: Option<DomainOwner>,
     pub(super) agent_connected: bool,
     pub(super) taps: Vec<String>,
@@ -38,6 +39,8 @@ pub(super) struct Live {
 
 #[derive(Deserialize)]
 struct Document {
+    #[serde(rename = "@type")]
+    kind: String,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -111,8 +114,13 @@ struct ChannelTarget {
 pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
     let document: Document = quick_xml::de::from_str(xml)
         .map_err(|error| LibvirtError::Xml { what: "a domain", message: error.to_string() })?;
-    let mut live =
-        Live { owner: document.metadata.guest, agent_connected: false, taps: Vec::new(), images: Vec::new() };
+    let mut live = Live {
+        software: document.kind == "qemu",
+        owner: document.metadata.guest,
+        agent_connected: false,
+        taps: Vec::new(),
+        images: Vec::new(),
+    };
     for device in document.devices.devices {
         match device {
             Device::Disk(disk) => live.images.extend(disk.writable_image()),
@@ -162,6 +170,7 @@ mod tests {
         assert_eq!(
             live,
             Live {
+                software: true,
                 owner: Some(owner),
                 agent_connected: true,
                 taps: vec!["fw0123456789a".into()],

@@ -95,7 +95,8 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
         None if wanted.phase == Phase::Running => end(observed, own_end(OffReason::Unknown)),
         None => {
             refuse_shared_writers(wanted, observed)?;
-            Plan { steps: vec![Step::Prepare, Step::Start, Step::PublishRunning], next: Next::OnChange }
+            // What runs is observed before it is published.
+            Plan { steps: vec![Step::Prepare, Step::Start], next: Next::Now }
         }
     })
 }

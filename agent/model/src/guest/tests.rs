@@ -33,9 +33,9 @@ fn end_of(plan: &Plan) -> Option<End> {
 }
 
 #[test]
-fn a_bound_guest_is_prepared_started_and_published() {
+fn a_bound_guest_is_prepared_and_started_at_once() {
     let plan = plan(&wanted(Intent::Run, Phase::Unclaimed), &observed(None), NOW).expect("a plan");
-    assert_eq!(plan.steps, [Step::Prepare, Step::Start, Step::PublishRunning]);
+    assert_eq!(plan, Plan { steps: vec![Step::Prepare, Step::Start], next: Next::Now });
 }
 
 #[test]

@@ -1,0 +1,406 @@
+//! From wire types to the model's: a VirtualMachineInstance and its reservation become the ports to make, the volumes
+//! to check and, once those are there, the domain's spec. Owns KubeVirt's defaults (sata for disks without a bus, one
+//! vCPU, BIOS). Refuses every field that is not realised, with its path: admission should have, and a field ignored in
+//! silence is the worst answer.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use furrow_api::VirtualMachineInstance;
+use furrow_api::quantity;
+use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume};
+use furrow_api::vmi::{self, Disk, Interface, Volume};
+use furrow_model::domain::{
+    CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, Extras, Firmware, InputSpec, NicSpec,
+    Owner, RbdSource, WatchdogAction, WatchdogSpec,
+};
+use furrow_model::port::{PortRequest, PortSpec, PortSpecError};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt as _;
+use uuid::Uuid;
+
+use super::platform;
+use super::seed::{self, SeedError};
+use super::unsupported;
+
+/// KubeVirt's own cap on queues of an interface is the tap driver's, 256; beyond 16 they only cost memory.
+const MAX_QUEUES: u32 = 16;
+
+/// Why a VMI cannot be turned into a domain.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConvertError {
+    /// A field that this version does not realise.
+    #[error("could not start the guest: {path} is not supported")]
+    Unsupported { path: String },
+    /// The reservation was made for other interfaces or volumes than the spec has.
+    #[error("could not start the guest: its reservation has no {kind} {name}")]
+    NotReserved { kind: &'static str, name: String },
+    /// A disk without a volume.
+    #[error("could not start the guest: disk {disk} names no volume of the spec")]
+    NoVolume { disk: String },
+    /// Neither of the two places names the memory.
+    #[error("could not start the guest: neither domain.memory.guest nor domain.resources names its memory")]
+    NoMemory,
+    /// A number that is none.
+    #[error("could not start the guest: {path} is not a usable quantity")]
+    Quantity {
+        path: &'static str,
+        #[source]
+        source: quantity::QuantityError,
+    },
+    /// A count below 1.
+    #[error("could not start the guest: {path} must be at least 1")]
+    Count { path: &'static str },
+    /// Not a UUID.
+    #[error("could not start the guest: domain.firmware.uuid is not a UUID")]
+    Uuid(#[source] uuid::Error),
+    /// A port that cannot be.
+    #[error("could not make the port of interface {nic}")]
+    Port {
+        nic: String,
+        #[source]
+        source: PortSpecError,
+    },
+    /// A seed that cannot be.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+}
+
+impl ConvertError {
+    /// CamelCase, for conditions.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unsupported { .. } => "FieldNotSupported",
+            Self::NotReserved { .. } => "ReservationMismatch",
+            Self::NoVolume { .. } | Self::NoMemory | Self::Quantity { .. } | Self::Count { .. } | Self::Uuid(_) => {
+                "SpecInvalid"
+            }
+            Self::Port { .. } => "PortInvalid",
+            Self::Seed(error) => error.reason(),
+        }
+    }
+}
+
+/// Settings of the cluster that shape a guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ClusterDefaults {
+    /// CPU model of guests that name none.
+    pub(crate) cpu_model: Option<String>,
+    /// Machine type of guests that name none.
+    pub(crate) machine_type: Option<String>,
+}
+
+/// A VMI with its reservation, found to be of one piece: what a start works from.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestRequest {
+    /// The object.
+    pub(crate) vmi: VirtualMachineInstance,
+    /// Its reservation.
+    pub(crate) reservation: Reservation,
+    /// The ports of its interfaces, in their order.
+    pub(crate) ports: Vec<PortSpec>,
+}
+
+impl GuestRequest {
+    /// Joins a VMI with its reservation.
+    pub(crate) fn new(vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
+        unsupported::refuse(&vmi)?;
+        let ports = ports(&vmi, &reservation)?;
+        Ok(Self { vmi, reservation, ports })
+    }
+
+    /// `namespace/name`.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.vmi.namespace().unwrap_or_default(), self.vmi.name_any())
+    }
+
+    /// The volumes that disks show and that must be checked, each once.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &ReservedVolume> {
+        let disks = &self.vmi.spec.domain.devices.disks;
+        self.reservation.volumes.iter().filter(|volume| disks.iter().any(|disk| disk.name == volume.name))
+    }
+
+    /// Whether a volume may be written by this guest alone.
+    pub(crate) fn is_exclusive(&self, volume: &ReservedVolume) -> bool {
+        let disk = self.vmi.spec.domain.devices.disks.iter().find(|disk| disk.name == volume.name);
+        disk.is_some_and(|disk| disk.shareable != Some(true) && !is_read_only(disk, volume))
+    }
+
+    /// Images that this guest writes alone, as `pool/image`.
+    pub(crate) fn exclusive_images(&self) -> Vec<String> {
+        let exclusive = self.volumes().filter(|volume| self.is_exclusive(volume));
+        exclusive.map(|volume| format!("{}/{}", volume.pool, volume.image)).collect()
+    }
+
+    /// The domain's spec, once volumes and ports are there.
+    pub(crate) fn domain(
+        &self,
+        sources: &HashMap<String, RbdSource>,
+        seed_path: Option<PathBuf>,
+        defaults: &ClusterDefaults,
+    ) -> Result<DomainSpec, ConvertError> {
+        let spec = &self.vmi.spec.domain;
+        let owner = owner(&self.vmi);
+        let firmware = spec.firmware.clone().unwrap_or_default();
+        let uuid = match firmware.uuid.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => Uuid::parse_str(text).map_err(ConvertError::Uuid)?,
+            None => owner.default_uuid(),
+        };
+        let cpu = cpu(spec, defaults)?;
+        let queues = Some(cpu.count().min(MAX_QUEUES)).filter(|count| *count > 1);
+        let devices = &spec.devices;
+        let machine = spec.machine.as_ref().map(|machine| machine.type_.clone()).filter(|kind| !kind.is_empty());
+        Ok(DomainSpec {
+            uuid,
+            owner,
+            serial_number: firmware.serial.clone().filter(|serial| !serial.is_empty()),
+            memory_kib: memory_kib(spec)?,
+            hugepage_kib: platform::hugepage_kib(spec)?,
+            firmware: bootloader(&firmware),
+            machine: machine.or_else(|| defaults.machine_type.clone()),
+            features: platform::features(spec.features.as_ref())?,
+            clock: platform::clock(spec.clock.as_ref()),
+            disks: self.disks(sources, seed_path, queues.filter(|_| devices.block_multi_queue == Some(true)))?,
+            nics: self.nics(queues.filter(|_| devices.network_interface_multiqueue == Some(true)))?,
+            inputs: inputs(devices),
+            watchdog: devices.watchdog.as_ref().map(watchdog),
+            extras: Extras {
+                serial_console: devices.autoattach_serial_console != Some(false),
+                graphics: devices.autoattach_graphics_device != Some(false),
+                balloon: devices.autoattach_mem_balloon != Some(false),
+                rng: devices.rng.is_some(),
+            },
+            cpu,
+        })
+    }
+
+    fn disks(
+        &self,
+        sources: &HashMap<String, RbdSource>,
+        seed_path: Option<PathBuf>,
+        queues: Option<u32>,
+    ) -> Result<Vec<DiskSpec>, ConvertError> {
+        let seed_name = seed::find(&self.vmi.spec.volumes)?.map(|seed| seed.name.to_owned());
+        let disks = self.vmi.spec.domain.devices.disks.iter();
+        disks
+            .map(|disk| {
+                if seed_name.as_ref() == Some(&disk.name) {
+                    let path = seed_path.clone().unwrap_or_else(|| PathBuf::from(seed::SEED_FILE));
+                    return Ok(disk_spec(disk, DiskSource::File(path), true, None));
+                }
+                let volume = self.reserved_volume(&disk.name)?;
+                let source = sources.get(&disk.name).cloned();
+                let source =
+                    source.ok_or_else(|| ConvertError::NotReserved { kind: "volume", name: disk.name.clone() })?;
+                Ok(disk_spec(disk, DiskSource::Rbd(source), is_read_only(disk, volume), queues))
+            })
+            .collect()
+    }
+
+    fn reserved_volume(&self, name: &str) -> Result<&ReservedVolume, ConvertError> {
+        let found = self.reservation.volumes.iter().find(|volume| volume.name == name);
+        let volume = found.ok_or_else(|| ConvertError::NotReserved { kind: "volume", name: name.to_owned() })?;
+        if volume.volume_mode != "Block" {
+            let path = format!("volume {name} with volumeMode {}", volume.volume_mode);
+            return Err(ConvertError::Unsupported { path });
+        }
+        Ok(volume)
+    }
+
+    fn nics(&self, queues: Option<u32>) -> Result<Vec<NicSpec>, ConvertError> {
+        let interfaces = present_interfaces(&self.vmi);
+        interfaces
+            .zip(&self.ports)
+            .map(|(interface, port)| {
+                Ok(NicSpec {
+                    name: interface.name.clone(),
+                    tap: port.tap().as_str().to_owned(),
+                    mac: port.mac.to_string(),
+                    model: interface.model.clone().filter(|model| !model.is_empty()),
+                    mtu: u32::from(port.mtu),
+                    queues,
+                    link_down: interface.state == Some(vmi::InterfaceState::Down),
+                    boot_order: count_option(interface.boot_order, "interfaces[].bootOrder")?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Identity of a VMI.
+pub(crate) fn owner(vmi: &VirtualMachineInstance) -> Owner {
+    Owner {
+        namespace: vmi.namespace().unwrap_or_default(),
+        name: vmi.name_any(),
+        uid: vmi.uid().unwrap_or_default(),
+        generation: vmi.metadata.generation.unwrap_or_default(),
+    }
+}
+
+fn present_interfaces(vmi: &VirtualMachineInstance) -> impl Iterator<Item = &Interface> {
+    let interfaces = vmi.spec.domain.devices.interfaces.iter();
+    interfaces.filter(|interface| interface.state != Some(vmi::InterfaceState::Absent))
+}
+
+fn ports(vmi: &VirtualMachineInstance, reservation: &Reservation) -> Result<Vec<PortSpec>, ConvertError> {
+    let devices = &vmi.spec.domain.devices;
+    let multi_queue = devices.network_interface_multiqueue == Some(true);
+    let vcpus = cpu(&vmi.spec.domain, &ClusterDefaults::default())?.count();
+    let queues = if multi_queue { vcpus.min(MAX_QUEUES) } else { 1 };
+    present_interfaces(vmi)
+        .map(|interface| {
+            let name = &interface.name;
+            let nic = reservation.nics.iter().find(|nic| &nic.name == name);
+            let nic = nic.ok_or_else(|| ConvertError::NotReserved { kind: "interface", name: name.clone() })?;
+            let request = port_request(vmi, nic, i32::try_from(queues).unwrap_or(1));
+            PortSpec::parse(request).map_err(|source| ConvertError::Port { nic: name.clone(), source })
+        })
+        .collect()
+}
+
+fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) -> PortRequest {
+    PortRequest {
+        vmi_uid: vmi.uid().unwrap_or_default(),
+        vmi: format!("{}/{}", vmi.namespace().unwrap_or_default(), vmi.name_any()),
+        nic: nic.name.clone(),
+        bridge: nic.bridge.clone(),
+        vlan: nic.vlan,
+        mac: nic.mac.clone(),
+        ip: nic.ip.clone(),
+        prefix_len: nic.prefix_len,
+        gateway: nic.gateway.clone(),
+        dns: nic.dns.clone(),
+        mtu: nic.mtu,
+        queues,
+        hostname: Some(seed::hostname(vmi)),
+        ip_object: nic.ip_object.clone(),
+    }
+}
+
+fn is_read_only(disk: &Disk, volume: &ReservedVolume) -> bool {
+    volume.read_only || disk.disk.as_ref().is_some_and(|target| target.readonly) || disk.cdrom.is_some()
+}
+
+fn disk_spec(disk: &Disk, source: DiskSource, read_only: bool, queues: Option<u32>) -> DiskSpec {
+    let (device, bus) = match (&disk.disk, &disk.cdrom) {
+        (_, Some(cdrom)) => (DiskDevice::Cdrom, cdrom.bus.as_ref()),
+        (disk, None) => (DiskDevice::Disk, disk.as_ref().and_then(|target| target.bus.as_ref())),
+    };
+    let bus = match bus {
+        Some(vmi::DiskBus::Virtio) => DiskBus::Virtio,
+        Some(vmi::DiskBus::Scsi) => DiskBus::Scsi,
+        Some(vmi::DiskBus::Usb) => DiskBus::Usb,
+        // KubeVirt's default for amd64 (`setDefaultAmd64DisksBus`).
+        Some(vmi::DiskBus::Sata | vmi::DiskBus::Other(_)) | None => DiskBus::Sata,
+    };
+    DiskSpec {
+        name: disk.name.clone(),
+        device,
+        bus,
+        source,
+        read_only,
+        shareable: disk.shareable == Some(true),
+        serial: disk.serial.clone().filter(|serial| !serial.is_empty()),
+        boot_order: disk.boot_order.and_then(|order| u32::try_from(order).ok()),
+        cache: disk.cache.as_ref().map(|cache| cache.as_str().to_owned()),
+        io: disk.io.as_ref().map(|io| io.as_str().to_owned()).filter(|io| io != "default"),
+        error_policy: disk.error_policy.as_ref().map(|policy| policy.as_str().to_owned()),
+        queues,
+    }
+}
+
+fn cpu(spec: &vmi::DomainSpec, defaults: &ClusterDefaults) -> Result<CpuSpec, ConvertError> {
+    let cpu = spec.cpu.clone().unwrap_or_default();
+    let named = cpu.sockets.or(cpu.cores).or(cpu.threads).is_some();
+    let sockets = count_option(cpu.sockets, "domain.cpu.sockets")?;
+    // KubeVirt derives the number of sockets from the resources when the topology is silent.
+    let implied = if named { None } else { implied_vcpus(spec)? };
+    let model = cpu.model.filter(|model| !model.is_empty()).or_else(|| defaults.cpu_model.clone());
+    Ok(CpuSpec {
+        sockets: sockets.or(implied).unwrap_or(1),
+        cores: count_option(cpu.cores, "domain.cpu.cores")?.unwrap_or(1),
+        threads: count_option(cpu.threads, "domain.cpu.threads")?.unwrap_or(1),
+        model: match model.as_deref() {
+            None | Some("host-model") => CpuModelSpec::HostModel,
+            Some("host-passthrough") => CpuModelSpec::HostPassthrough,
+            Some(name) => CpuModelSpec::Named(name.to_owned()),
+        },
+        features: cpu
+            .features
+            .iter()
+            .map(|feature| {
+                let policy = feature.policy.as_ref().map_or("require", |policy| policy.as_str());
+                (feature.name.clone(), policy.to_owned())
+            })
+            .collect(),
+    })
+}
+
+fn implied_vcpus(spec: &vmi::DomainSpec) -> Result<Option<u32>, ConvertError> {
+    let resources = &spec.resources;
+    let Some(quantity) = resources.limits.get("cpu").or_else(|| resources.requests.get("cpu")) else { return Ok(None) };
+    let whole = units(quantity, "domain.resources.requests.cpu")?;
+    Ok(u32::try_from(whole).ok().filter(|count| *count > 0))
+}
+
+fn memory_kib(spec: &vmi::DomainSpec) -> Result<u64, ConvertError> {
+    let guest = spec.memory.as_ref().and_then(|memory| memory.guest.as_ref());
+    let (quantity, path) = guest
+        .map(|quantity| (quantity, "domain.memory.guest"))
+        .or_else(|| spec.resources.requests.get("memory").map(|q| (q, "domain.resources.requests.memory")))
+        .or_else(|| spec.resources.limits.get("memory").map(|q| (q, "domain.resources.limits.memory")))
+        .ok_or(ConvertError::NoMemory)?;
+    let bytes = units(quantity, path)?;
+    u64::try_from(bytes).map(|bytes| bytes / 1024).map_err(|_| ConvertError::Count { path })
+}
+
+pub(super) fn units(quantity: &Quantity, path: &'static str) -> Result<i64, ConvertError> {
+    quantity::units(quantity).map_err(|source| ConvertError::Quantity { path, source })
+}
+
+fn count_option(count: Option<i32>, path: &'static str) -> Result<Option<u32>, ConvertError> {
+    count.map(|count| u32::try_from(count).ok().filter(|c| *c > 0).ok_or(ConvertError::Count { path })).transpose()
+}
+
+fn bootloader(firmware: &vmi::Firmware) -> Firmware {
+    let bootloader = firmware.bootloader.clone().unwrap_or_default();
+    match bootloader.efi {
+        // KubeVirt: secure boot unless it is turned off.
+        Some(efi) => Firmware::Efi { secure_boot: efi.secure_boot != Some(false) },
+        None => Firmware::Bios { use_serial: bootloader.bios.and_then(|bios| bios.use_serial) == Some(true) },
+    }
+}
+
+fn inputs(devices: &vmi::Devices) -> Vec<InputSpec> {
+    let mut inputs: Vec<_> = devices
+        .inputs
+        .iter()
+        .map(|input| InputSpec {
+            name: input.name.clone(),
+            keyboard: input.type_ == vmi::InputType::Keyboard,
+            virtio: input.bus == Some(vmi::InputBus::Virtio),
+        })
+        .collect();
+    if devices.autoattach_input_device == Some(true) && inputs.is_empty() {
+        inputs.push(InputSpec { name: "default-0".to_owned(), keyboard: false, virtio: false });
+    }
+    inputs
+}
+
+fn watchdog(watchdog: &vmi::Watchdog) -> WatchdogSpec {
+    let action = watchdog.i6300esb.as_ref().and_then(|device| device.action.as_ref());
+    WatchdogSpec {
+        name: watchdog.name.clone(),
+        action: match action {
+            Some(vmi::WatchdogAction::Poweroff) => WatchdogAction::Poweroff,
+            Some(vmi::WatchdogAction::Shutdown) => WatchdogAction::Shutdown,
+            Some(vmi::WatchdogAction::Reset | vmi::WatchdogAction::Other(_)) | None => WatchdogAction::Reset,
+        },
+    }
+}
+
+/// The name of the claim behind a volume, when it is a claim.
+pub(crate) fn claim(volume: &Volume) -> Option<&str> {
+    let pvc = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.as_str());
+    pvc.or(volume.data_volume.as_ref().map(|reference| reference.name.as_str()))
+}

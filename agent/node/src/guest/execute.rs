@@ -1,0 +1,480 @@
+//! The executor: one `match` over the model's steps, and the start with its concurrent preparation. Owns what happens
+//! on the node and what is told of it (status, events, the `guest started` log line). Refuses to choose steps.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use furrow_api::VirtualMachineInstance;
+use furrow_api::reservation::ReservedVolume;
+use furrow_host::libvirt::{DomainRecord, LibvirtError};
+use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
+use furrow_model::guest::{End, Next, Step};
+use furrow_model::port::TapName;
+use futures::future::try_join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use tokio::time::Instant;
+
+use super::convert::GuestRequest;
+use super::guest_info::GuestReport;
+use super::observe::Subject;
+use super::owner::Known;
+use super::ports::{HostError, chain};
+use super::publish::{PublishError, publish};
+use super::settings::Settings;
+use super::status::{self, RunningGuest};
+use super::{Context, Key, now_ms, seed};
+
+/// Longest that ports or volumes may take to be prepared; their own waits are shorter.
+const PREPARE_LIMIT: Duration = Duration::from_secs(90);
+/// Reports of the guest agent are renewed this often: addresses and kernels change rarely.
+const REPORT_AGAIN: Duration = Duration::from_secs(60);
+/// A first report often comes before the guest has its addresses.
+const REPORT_SOON: Duration = Duration::from_secs(10);
+
+/// Why a pass could not do what it planned.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// CamelCase, the condition's reason.
+    pub(super) reason: &'static str,
+    /// For people, the condition's message.
+    pub(super) message: String,
+    /// Wait for a change instead of trying again.
+    pub(super) permanent: bool,
+}
+
+impl Failure {
+    pub(super) fn permanent(reason: &'static str, message: String) -> Self {
+        Self { reason, message, permanent: true }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self { reason: error.reason, message: error.message, permanent: error.permanent }
+    }
+}
+
+impl From<LibvirtError> for Failure {
+    fn from(error: LibvirtError) -> Self {
+        let reason = match error {
+            LibvirtError::NotConnected { .. } | LibvirtError::Timeout { .. } => "LibvirtUnavailable",
+            LibvirtError::Refused { .. } => "DomainRefused",
+            _ => "DomainFailed",
+        };
+        Self { reason, message: chain(&error), permanent: error.is_permanent() }
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        Self { reason: "KubernetesUnavailable", message: chain(&error), permanent: false }
+    }
+}
+
+impl From<DomainError> for Failure {
+    fn from(error: DomainError) -> Self {
+        Self { reason: "SpecInvalid", message: chain(&error), permanent: true }
+    }
+}
+
+/// One pass over one guest.
+pub(super) struct Pass<'a> {
+    pub(super) context: &'a Context,
+    pub(super) key: &'a Key,
+    pub(super) subject: &'a Subject,
+    pub(super) request: Option<&'a GuestRequest>,
+    /// When the pass began.
+    pub(super) observed_at: Instant,
+}
+
+/// What a start works from.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    claimed: VirtualMachineInstance,
+    sources: HashMap<String, RbdSource>,
+    seed_path: Option<PathBuf>,
+    stages: Stages,
+}
+
+/// How long the stages of a start took.
+#[derive(Debug, Default, Clone, Copy)]
+struct Stages {
+    claim: Duration,
+    volumes: Duration,
+    ports: Duration,
+    seed: Duration,
+}
+
+impl Pass<'_> {
+    /// Does one step. `Break` ends the pass and says when to look again.
+    pub(super) async fn execute(
+        &self,
+        known: &mut Known,
+        step: Step,
+        domain: Option<&DomainRecord>,
+    ) -> Result<ControlFlow<Next>, Failure> {
+        let name = self.key.domain_name();
+        let domains = &self.context.domains;
+        match step {
+            Step::Destroy => {
+                tolerate_ended(domains.destroy(&name).await)?;
+                tracing::info!(vm = %self.key, "guest killed");
+            }
+            Step::AskShutdown => self.ask_shutdown(known).await?,
+            Step::RemovePort { tap } => self.remove_port(known, tap).await?,
+            Step::ReleaseVolumes => self.release_volumes().await?,
+            Step::Undefine => {
+                domains.remove(&name).await?;
+                self.context.images.release(&name);
+            }
+            Step::RemoveFiles { uid } => self.remove_files(known, uid).await?,
+            Step::Prepare => return self.prepare(known).await,
+            Step::Start => return self.start(known).await,
+            Step::EnsurePorts => self.ensure_ports(known).await?,
+            Step::PublishRunning => return self.publish_running(known, domain).await,
+            Step::PublishEnd(end) => self.publish_end(known, end).await?,
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn ask_shutdown(&self, known: &mut Known) -> Result<(), Failure> {
+        let first = known.asked_ms.is_none();
+        known.asked_ms = Some(now_ms());
+        if first {
+            if let Some(vmi) = &self.subject.vmi {
+                self.context.events.normal(vmi, "ShuttingDown", "Signaled Graceful Shutdown");
+            }
+            tracing::info!(vm = %self.key, "guest asked to shut down");
+        }
+        match self.context.domains.ask_shutdown(&self.key.domain_name()).await {
+            // A guest that cannot be asked is killed when its time is up; failing here would only delay that.
+            Err(error) if !matches!(error, LibvirtError::NotConnected { .. }) => {
+                tracing::debug!(vm = %self.key, error = %error, "the guest could not be asked to shut down");
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn remove_port(&self, known: &mut Known, tap: String) -> Result<(), Failure> {
+        if let Some(name) = TapName::recognise(&tap) {
+            within("PortRemovalTimeout", self.context.ports.remove(&name)).await?;
+        }
+        known.artefacts.ports.remove(&tap);
+        Ok(())
+    }
+
+    async fn release_volumes(&self) -> Result<(), Failure> {
+        for volume in self.request.iter().flat_map(|request| request.volumes()) {
+            within("VolumeReleaseTimeout", self.context.volumes.release(volume)).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_files(&self, known: &mut Known, uid: String) -> Result<(), Failure> {
+        let path = self.context.facts.guests_dir.join(&uid);
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let message = format!("could not remove {}: {error}", path.display());
+                Err(Failure { reason: "FilesNotRemoved", message, permanent: false })
+            }
+            _ => {
+                known.artefacts.files.remove(&uid);
+                Ok(())
+            }
+        }
+    }
+
+    async fn ensure_ports(&self, known: &mut Known) -> Result<(), Failure> {
+        let Some(request) = self.request else { return Ok(()) };
+        self.note_ports(known, request);
+        try_join_all(request.ports.iter().map(|port| self.context.ports.ensure(port))).await?;
+        known.ports_ensured = true;
+        Ok(())
+    }
+
+    /// Notes ports before they are made: a half made one must be removed as well.
+    fn note_ports(&self, known: &mut Known, request: &GuestRequest) {
+        let uid = self.subject.uid().unwrap_or_default();
+        known.artefacts.ports.extend(request.ports.iter().map(|p| (p.tap().as_str().to_owned(), uid.clone())));
+    }
+
+    /// Everything that a start needs, at the same time: the claim, the volumes, the ports, the seed.
+    async fn prepare(&self, known: &mut Known) -> Result<ControlFlow<Next>, Failure> {
+        let (Some(request), Some(vmi)) = (self.request, self.subject.vmi.as_ref()) else {
+            return Ok(ControlFlow::Break(Next::OnChange));
+        };
+        let uid = self.subject.uid().unwrap_or_default();
+        let name = self.key.domain_name();
+        if let Err((image, domain)) = self.context.images.take(&name, &request.exclusive_images()) {
+            let message = format!("could not start the guest: its image {image} is in use by the domain {domain}");
+            return Err(Failure { reason: "ImageInUse", message, permanent: false });
+        }
+        self.note_ports(known, request);
+        known.artefacts.files.insert(uid.clone());
+        known.prepared = None;
+        let prepared = self.prepare_parts(vmi, request, &uid).await;
+        let prepared = prepared.inspect_err(|_| self.context.images.release(&name))?;
+        known.latest = Some(Arc::new(prepared.claimed.clone()));
+        known.ports_ensured = true;
+        if prepared.claimed.metadata.deletion_timestamp.is_some() || is_over(&prepared.claimed) {
+            self.context.images.release(&name);
+            return Ok(ControlFlow::Break(Next::Now));
+        }
+        known.prepared = Some(prepared);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn prepare_parts(
+        &self,
+        vmi: &VirtualMachineInstance,
+        request: &GuestRequest,
+        uid: &str,
+    ) -> Result<Prepared, Failure> {
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        let node = self.context.facts.node.as_str();
+        let claim =
+            timed(async { Ok::<_, Failure>(publish(&api, vmi, |vmi| status::claim(vmi, node, &now())).await?) });
+        let volumes = timed(async {
+            let checks = request.volumes().map(|volume| self.check_volume(request, volume));
+            Ok::<HashMap<_, _>, Failure>(try_join_all(checks).await?.into_iter().collect())
+        });
+        let ports = timed(async {
+            let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
+            within("PortTimeout", try_join_all(ensure)).await
+        });
+        let seed = timed(self.write_seed(vmi, uid));
+        // Nothing is cancelled when one fails: the others finish, so that what they made is known.
+        let (claim, volumes, ports, seed) = tokio::join!(claim, volumes, ports, seed);
+        let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
+        ports.0?;
+        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, seed_path: seed.0?, stages })
+    }
+
+    /// Starts the guest from what was prepared.
+    async fn start(&self, known: &mut Known) -> Result<ControlFlow<Next>, Failure> {
+        let (Some(request), Some(prepared)) = (self.request, known.prepared.take()) else {
+            return Ok(ControlFlow::Break(Next::Now));
+        };
+        let name = self.key.domain_name();
+        let settings = self.settings();
+        let started = async {
+            let spec = request
+                .domain(&prepared.sources, prepared.seed_path.clone(), &settings.defaults)
+                .map_err(|error| Failure::from(&error))?;
+            let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
+            let xml = render(&spec, &facts)?;
+            let _permit = self.context.starts.acquire().await;
+            let began = Instant::now();
+            self.context.domains.start(xml).await?;
+            Ok::<_, Failure>(began.elapsed())
+        };
+        let libvirt = started.await.inspect_err(|_| self.context.images.release(&name))?;
+        self.log_start(prepared.stages, libvirt);
+        self.context.events.normal(&prepared.claimed, "Created", "VirtualMachineInstance defined.");
+        self.context.events.normal(&prepared.claimed, "Started", "VirtualMachineInstance started.");
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn check_volume(
+        &self,
+        request: &GuestRequest,
+        volume: &ReservedVolume,
+    ) -> Result<(String, RbdSource), Failure> {
+        let check = self.context.volumes.open_check(volume, request.is_exclusive(volume));
+        Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
+    }
+
+    /// Makes the guest's directory and, if a volume asks for it, the seed in it.
+    async fn write_seed(&self, vmi: &VirtualMachineInstance, uid: &str) -> Result<Option<PathBuf>, Failure> {
+        let seed_failure = |error: seed::SeedError| Failure {
+            reason: error.reason(),
+            permanent: error.is_permanent(),
+            message: chain(&error),
+        };
+        let found = seed::find(&vmi.spec.volumes).map_err(seed_failure)?;
+        let iso = match found {
+            Some(volume) => Some(seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?),
+            None => None,
+        };
+        let dir = self.context.facts.guests_dir.join(uid);
+        let written = tokio::task::spawn_blocking(move || {
+            super::files::ensure_guest_dir(&dir)?;
+            iso.map(|iso| seed::write(&dir, &iso).map(|()| dir.join(seed::SEED_FILE))).transpose()
+        });
+        let written = written.await.map_err(|error| Failure {
+            reason: "CloudInitSeedFailed",
+            message: format!("could not write the seed: {error}"),
+            permanent: false,
+        })?;
+        written.map_err(seed_failure)
+    }
+
+    fn log_start(&self, stages: Stages, libvirt: Duration) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let pod = self.subject.pod.as_ref();
+        // Kubernetes gives this time to the second only; it is here to find gross delays.
+        let bound_ms = pod.and_then(|pod| pod.bound_ms).map(|bound| now_ms() - bound);
+        let seen = pod.map_or(self.observed_at, |pod| pod.seen);
+        tracing::info!(
+            vm = %self.key,
+            uid = %self.subject.uid().unwrap_or_default(),
+            bound_ms,
+            observe_ms = millis(self.observed_at.saturating_duration_since(seen)),
+            claim_ms = millis(stages.claim),
+            volumes_ms = millis(stages.volumes),
+            ports_ms = millis(stages.ports),
+            seed_ms = millis(stages.seed),
+            libvirt_ms = millis(libvirt),
+            total_ms = millis(seen.elapsed()),
+            "guest started"
+        );
+    }
+
+    async fn publish_running(
+        &self,
+        known: &mut Known,
+        domain: Option<&DomainRecord>,
+    ) -> Result<ControlFlow<Next>, Failure> {
+        let (Some(request), Some(vmi), Some(domain)) = (self.request, self.subject.vmi.as_ref(), domain) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let renewed = self.renew_report(known, domain).await;
+        let spec = request.domain(&named_sources(request), None, &self.settings().defaults);
+        let spec = spec.map_err(|error| Failure::from(&error))?;
+        let guest = RunningGuest {
+            request,
+            spec: &spec,
+            state: domain.state,
+            agent_connected: domain.agent_connected,
+            report: known.report.as_ref().map(|(report, _)| report),
+            virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
+        };
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        let node = self.context.facts.node.as_str();
+        let written = publish(&api, vmi, |vmi| status::running(vmi, &guest, node, &now())).await?;
+        known.latest = Some(Arc::new(written));
+        known.reported = None;
+        Ok(renewed.map_or(ControlFlow::Continue(()), ControlFlow::Break))
+    }
+
+    /// Asks a connected guest agent when its last report is old. Answers when to ask again.
+    async fn renew_report(&self, known: &mut Known, domain: &DomainRecord) -> Option<Next> {
+        if !domain.agent_connected {
+            known.report = None;
+            return None;
+        }
+        let fresh = known.report.as_ref().is_some_and(|(_, at)| at.elapsed() < REPORT_AGAIN);
+        if fresh && known.report.as_ref().is_some_and(|(report, _)| !report.interfaces.is_empty()) {
+            return Some(in_future(REPORT_AGAIN));
+        }
+        match self.context.domains.guest_info(&domain.name).await {
+            Ok(values) => known.report = Some((GuestReport::read(&values), Instant::now())),
+            Err(error) => tracing::debug!(vm = %self.key, error = %error, "the guest agent gave no report"),
+        }
+        Some(in_future(REPORT_SOON))
+    }
+
+    async fn publish_end(&self, known: &mut Known, end: End) -> Result<(), Failure> {
+        let Some(vmi) = &self.subject.vmi else { return Ok(()) };
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        match publish(&api, vmi, |vmi| status::ended(vmi, end, &now())).await {
+            Ok(written) => {
+                let note = if end.succeeded {
+                    "The VirtualMachineInstance was shut down."
+                } else {
+                    "The VirtualMachineInstance crashed."
+                };
+                self.context.events.normal(&written, "Stopped", note);
+                tracing::info!(vm = %self.key, succeeded = end.succeeded, reason = end.reason, "guest ended");
+                known.latest = Some(Arc::new(written));
+            }
+            Err(PublishError::Gone) => known.latest = None,
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Says on the object why it is not as it should be, once for each reason and message.
+    pub(super) async fn report_failure(&self, known: &mut Known, failure: &Failure) {
+        let text = format!("{}: {}", failure.reason, failure.message);
+        if known.reported.as_ref() == Some(&text) {
+            return;
+        }
+        tracing::warn!(vm = %self.key, reason = failure.reason, error = %failure.message, "guest is not as it should be");
+        let current = known.latest.clone().or_else(|| self.subject.vmi.clone());
+        let Some(vmi) = current else { return };
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        let change = |vmi: &mut VirtualMachineInstance| {
+            status::sync_failed(vmi, failure.reason, &failure.message, &now());
+        };
+        match publish(&api, &vmi, change).await {
+            Ok(written) => {
+                known.latest = Some(Arc::new(written));
+                self.context.events.warning(&vmi, "SyncFailed", &failure.message);
+                known.reported = Some(text);
+            }
+            // It is logged above and tried again with the next failure.
+            Err(error) => tracing::debug!(vm = %self.key, error = %chain(&error), "the failure cannot be published"),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        self.context.settings.borrow().clone().unwrap_or_default()
+    }
+}
+
+fn is_over(vmi: &VirtualMachineInstance) -> bool {
+    vmi.status.as_ref().is_some_and(|status| status.phase.is_final())
+}
+
+/// Sources with their names only: enough to describe a running guest's disks.
+fn named_sources(request: &GuestRequest) -> HashMap<String, RbdSource> {
+    let source = |volume: &ReservedVolume| RbdSource {
+        pool: volume.pool.clone(),
+        image: volume.image.clone(),
+        monitors: Vec::new(),
+        user: String::new(),
+        secret: uuid::Uuid::nil(),
+    };
+    request.volumes().map(|volume| (volume.name.clone(), source(volume))).collect()
+}
+
+fn tolerate_ended(result: Result<(), LibvirtError>) -> Result<(), Failure> {
+    match result {
+        // It ended by itself in the meantime, which is what was wanted.
+        Err(LibvirtError::WrongState { .. } | LibvirtError::NoDomain { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    let result = work.await;
+    (result, began.elapsed())
+}
+
+async fn within<T>(reason: &'static str, work: impl Future<Output = Result<T, HostError>>) -> Result<T, Failure> {
+    // Dropping at the limit is safe: both ports and volumes are prepared by idempotent calls.
+    match tokio::time::timeout(PREPARE_LIMIT, work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            let message = format!("no answer within {} s", PREPARE_LIMIT.as_secs());
+            Err(Failure { reason, message, permanent: false })
+        }
+    }
+}
+
+fn in_future(delay: Duration) -> Next {
+    Next::At(now_ms() + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2))
+}
+
+fn now() -> Time {
+    // Whole seconds, as Kubernetes writes them.
+    let now = jiff::Timestamp::now();
+    Time(jiff::Timestamp::from_second(now.as_second()).unwrap_or(now))
+}

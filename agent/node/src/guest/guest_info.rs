@@ -1,0 +1,96 @@
+//! What the guest agent reports, read from libvirt's flat list of named values
+//! (<https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainGetGuestInfo>). Owns the reading; refuses to trust:
+//! a guest writes these values, so every text and count is capped.
+
+use std::collections::HashMap;
+
+use furrow_api::vmi::GuestOsInfo;
+
+use super::status;
+
+/// Interfaces and addresses beyond these are left out: a guest may claim any number.
+const MAX_INTERFACES: usize = 32;
+const MAX_ADDRESSES: usize = 16;
+/// Longest text taken from a guest, in characters.
+const MAX_TEXT: usize = 256;
+
+/// A report of the guest agent.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct GuestReport {
+    /// The operating system.
+    pub(crate) os: GuestOsInfo,
+    /// Interfaces as the guest names them.
+    pub(crate) interfaces: Vec<GuestInterface>,
+}
+
+/// An interface inside the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct GuestInterface {
+    /// Name in the guest.
+    pub(crate) name: String,
+    /// MAC address in lower case.
+    pub(crate) mac: Option<String>,
+    /// Addresses without prefix.
+    pub(crate) addresses: Vec<String>,
+}
+
+impl GuestReport {
+    /// Reads libvirt's values.
+    pub(crate) fn read(values: &HashMap<String, String>) -> Self {
+        let values: HashMap<String, String> =
+            values.iter().map(|(name, value)| (name.clone(), value.chars().take(MAX_TEXT).collect())).collect();
+        let count = |name: &str, limit: usize| {
+            values.get(name).and_then(|count| count.parse::<usize>().ok()).unwrap_or(0).min(limit)
+        };
+        let interfaces = (0..count("if.count", MAX_INTERFACES))
+            .filter_map(|index| {
+                let name = values.get(&format!("if.{index}.name"))?.clone();
+                let mac = values.get(&format!("if.{index}.hwaddr")).map(|mac| mac.to_ascii_lowercase());
+                let addresses = (0..count(&format!("if.{index}.addr.count"), MAX_ADDRESSES))
+                    .filter_map(|address| values.get(&format!("if.{index}.addr.{address}.addr")).cloned())
+                    .filter(|address| address.parse::<std::net::IpAddr>().is_ok())
+                    .collect();
+                Some(GuestInterface { name, mac, addresses })
+            })
+            .collect();
+        Self { os: status::os_info(&values), interfaces }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> GuestReport {
+        GuestReport::read(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn reads_system_and_interfaces() {
+        let report = read(&[
+            ("os.id", "debian"),
+            ("os.pretty-name", "Debian GNU/Linux 13 (trixie)"),
+            ("if.count", "1"),
+            ("if.0.name", "enp1s0"),
+            ("if.0.hwaddr", "02:00:00:00:00:0A"),
+            ("if.0.addr.count", "2"),
+            ("if.0.addr.0.addr", "192.168.10.2"),
+            ("if.0.addr.1.addr", "not an address"),
+        ]);
+        assert_eq!(report.os.id.as_deref(), Some("debian"));
+        let expected = GuestInterface {
+            name: "enp1s0".into(),
+            mac: Some("02:00:00:00:00:0a".into()),
+            addresses: vec!["192.168.10.2".into()],
+        };
+        assert_eq!(report.interfaces, [expected]);
+    }
+
+    #[test]
+    fn a_guest_cannot_make_the_report_large() {
+        let long = "x".repeat(10_000);
+        let report = read(&[("os.name", long.as_str()), ("if.count", "4000000000"), ("if.0.name", "a")]);
+        assert_eq!(report.os.name.map(|name| name.len()), Some(MAX_TEXT));
+        assert_eq!(report.interfaces.len(), 1);
+    }
+}

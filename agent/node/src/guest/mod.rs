@@ -1,0 +1,163 @@
+//! Guests of this node. One dispatcher watches (pods bound here, VMIs of this node, libvirt) and marks guests dirty;
+//! one owner task a guest (`namespace/name`) observes, plans (`furrow_model::guest`), executes and reports.
+//!
+//! ```text
+//!  pods, VMIs, libvirt events --> dispatch --(watch channel: snapshot)--> owner --> volumes, ports, libvirt
+//!                                                                          +------> status, events
+//! ```
+//!
+//! Refuses to decide (the model does) and to poll: every pass has a cause, and a slow resync in case one was lost.
+
+mod bound;
+mod convert;
+mod dispatch;
+mod execute;
+mod files;
+mod guest_info;
+mod images;
+mod observe;
+mod owner;
+mod platform;
+pub(crate) mod ports;
+mod publish;
+mod record;
+mod seed;
+mod settings;
+mod show;
+mod status;
+mod unsupported;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use furrow_host::libvirt::EventStream;
+use furrow_model::domain::{HostFacts, Virtualization};
+use kube::Client;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use dispatch::DispatchError;
+use images::Images;
+use ports::{Domains, Ports, Volumes};
+use record::Events;
+use settings::Settings;
+pub(crate) use show::show;
+
+/// QEMUs started at the same time. libvirt serves five calls of one client at once; two stay free for observing and
+/// stopping while others start.
+const CONCURRENT_STARTS: usize = 3;
+
+/// A guest's name in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// Namespace.
+    pub(crate) namespace: String,
+    /// Name of the VMI, which is that of its VM.
+    pub(crate) name: String,
+}
+
+impl Key {
+    /// The name of its domain, as `furrow_model::domain::Owner::domain_name` makes it.
+    fn domain_name(&self) -> String {
+        format!("{}_{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What does not change about the node while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFacts {
+    /// Kubernetes node name.
+    pub(crate) node: String,
+    /// Path of QEMU.
+    pub(crate) emulator: String,
+    /// Directory of OVMF's images.
+    pub(crate) firmware_dir: String,
+    /// Directory that holds one directory a guest, named by UID.
+    pub(crate) guests_dir: PathBuf,
+    /// Whether `/dev/kvm` can be used.
+    pub(crate) kvm: bool,
+}
+
+impl NodeFacts {
+    fn host_facts(&self, uid: &str, settings: &Settings) -> HostFacts {
+        HostFacts {
+            virtualization: self.virtualization(settings),
+            emulator: self.emulator.clone(),
+            firmware_dir: self.firmware_dir.clone(),
+            guest_dir: self.guests_dir.join(uid),
+        }
+    }
+
+    fn virtualization(&self, settings: &Settings) -> Virtualization {
+        if self.kvm && !settings.use_emulation { Virtualization::Kvm } else { Virtualization::Tcg }
+    }
+}
+
+/// The parts of the node that guests use.
+pub(crate) struct Parts {
+    /// Kubernetes.
+    pub(crate) client: Client,
+    /// Volumes.
+    pub(crate) volumes: Arc<dyn Volumes>,
+    /// Network ports.
+    pub(crate) ports: Arc<dyn Ports>,
+    /// Domains.
+    pub(crate) domains: Arc<dyn Domains>,
+    /// The node.
+    pub(crate) facts: NodeFacts,
+}
+
+/// What all owners share.
+struct Context {
+    client: Client,
+    volumes: Arc<dyn Volumes>,
+    ports: Arc<dyn Ports>,
+    domains: Arc<dyn Domains>,
+    facts: NodeFacts,
+    settings: watch::Receiver<Option<Settings>>,
+    images: Images,
+    events: Events,
+    starts: Semaphore,
+    stop: CancellationToken,
+}
+
+/// Runs the guests of this node until `stop`. `ready` is called once everything found at the start is being looked
+/// after.
+///
+/// # Errors
+/// When what is on the node cannot be listed at the start.
+pub(crate) async fn run(
+    parts: Parts,
+    libvirt_events: EventStream,
+    stop: CancellationToken,
+    ready: impl FnOnce() + Send,
+) -> Result<(), DispatchError> {
+    let Parts { client, volumes, ports, domains, facts } = parts;
+    let settings = settings::follow(client.clone(), stop.clone());
+    let events = Events::start(client.clone(), &facts.node, stop.clone());
+    let context = Arc::new(Context {
+        client,
+        volumes,
+        ports,
+        domains,
+        facts,
+        settings,
+        images: Images::default(),
+        events,
+        starts: Semaphore::new(CONCURRENT_STARTS),
+        stop,
+    });
+    dispatch::run(context, libvirt_events, ready).await
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

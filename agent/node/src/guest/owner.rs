@@ -1,0 +1,244 @@
+//! The owner of one guest: a task that wakes on change, makes a pass and sleeps again. Owns the guest's memory between
+//! passes (artefacts, when it was asked to stop, back-off) and the order of a pass. Refuses to do two things of one
+//! guest at the same time, except preparing a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use furrow_api::VirtualMachineInstance;
+use furrow_host::libvirt::DomainRecord;
+use furrow_model::guest::{Intent, Next, PlanError, Wanted, plan};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::convert::{ConvertError, GuestRequest};
+use super::dispatch::Snapshot;
+use super::execute::{Failure, Pass, Prepared};
+use super::guest_info::GuestReport;
+use super::observe::{Place, Subject, observed};
+use super::{Context, Key, now_ms};
+
+/// A pass without a cause, in case one was lost.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Passes in a row that ask for the next at once. More means that the plan does not converge.
+const MAX_PASSES: u32 = 16;
+const RETRY_FLOOR: Duration = Duration::from_secs(1);
+const RETRY_CEILING: Duration = Duration::from_secs(60);
+
+/// What is on the node for a guest besides its domain.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Artefacts {
+    /// Tap -> UID it was made for.
+    pub(super) ports: BTreeMap<String, String>,
+    /// UIDs with a directory.
+    pub(super) files: BTreeSet<String>,
+}
+
+/// What an owner remembers between passes.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What is on the node.
+    pub(super) artefacts: Artefacts,
+    /// The ports of the running domain have been ensured by this agent.
+    pub(super) ports_ensured: bool,
+    /// When the guest was last asked to shut down.
+    pub(super) asked_ms: Option<i64>,
+    /// The VMI as last written.
+    pub(super) latest: Option<Arc<VirtualMachineInstance>>,
+    /// The guest agent's last report, and when it was made.
+    pub(super) report: Option<(GuestReport, Instant)>,
+    /// What the start that is under way works from.
+    pub(super) prepared: Option<Prepared>,
+    /// The last failure that was reported, so that it is reported once.
+    pub(super) reported: Option<String>,
+    /// When the wish to stop was first seen, with the UID it was about.
+    stop_since: Option<(String, i64)>,
+    retry: Option<Duration>,
+}
+
+/// Runs until nothing is left of the guest, or the agent stops. Returns its key.
+pub(super) async fn run(
+    context: Arc<Context>,
+    key: Key,
+    mut snapshots: watch::Receiver<Snapshot>,
+    artefacts: Artefacts,
+) -> Key {
+    let mut owner = Owner { context, key, known: Known { artefacts, ..Known::default() } };
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let wake = owner.passes(&snapshot).await;
+        let Some(wake) = wake else { break };
+        let stop = owner.context.stop.clone();
+        // Safe to cancel: a change stays marked in the channel until it is borrowed, a missed timer is recomputed.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            changed = snapshots.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(wake) => {}
+        }
+    }
+    owner.key
+}
+
+struct Owner {
+    context: Arc<Context>,
+    key: Key,
+    known: Known,
+}
+
+impl Owner {
+    /// Makes passes until one has nothing left to do at once. `None`: nothing is left of the guest.
+    async fn passes(&mut self, snapshot: &Snapshot) -> Option<Duration> {
+        for _ in 0..MAX_PASSES {
+            if self.context.stop.is_cancelled() {
+                return None;
+            }
+            match self.pass(snapshot).await {
+                Ok(Next::Now) => {}
+                Ok(Next::At(at_ms)) => {
+                    self.known.retry = None;
+                    return Some(Duration::from_millis(u64::try_from(at_ms - now_ms()).unwrap_or(0)));
+                }
+                Ok(Next::OnChange) => {
+                    self.known.retry = None;
+                    return (!self.is_over(snapshot)).then_some(RESYNC);
+                }
+                Err(failure) => return Some(self.back_off(&failure)),
+            }
+        }
+        tracing::error!(guest = %self.key, "a guest's plan does not converge, waiting before the next pass");
+        Some(RETRY_CEILING)
+    }
+
+    /// observe -> validate -> plan -> execute -> report.
+    async fn pass(&mut self, snapshot: &Snapshot) -> Result<Next, Failure> {
+        let context = Arc::clone(&self.context);
+        let observed_at = Instant::now();
+        let place = Place { client: &context.client, node: &context.facts.node };
+        let subject = Subject::observe(&place, &self.key, snapshot, self.known.latest.as_ref()).await?;
+        self.remember(&subject);
+        let domain = context.domains.observe(&self.key.domain_name()).await?;
+        let mut wanted = subject.wanted(&context.facts.node, self.stop_since(&subject));
+        let request = self.validate(&subject, &mut wanted).await?;
+        let mut observed = observed(domain.as_ref(), &self.known);
+        observed.foreign_images = context.images.others(&self.key.domain_name(), &wanted.images);
+        self.known.forget_ended(domain.as_ref());
+
+        let plan = match plan(&wanted, &observed, now_ms()) {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.report_refusal(&subject, &error).await),
+        };
+        let pass =
+            Pass { context: &context, key: &self.key, subject: &subject, request: request.as_ref(), observed_at };
+        for step in plan.steps {
+            match pass.execute(&mut self.known, step, domain.as_ref()).await {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(when)) => return Ok(when),
+                Err(failure) => {
+                    pass.report_failure(&mut self.known, &failure).await;
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(plan.next)
+    }
+
+    /// Joins VMI and reservation. Only a guest that should run needs them to fit; one that ends, ends anyway.
+    async fn validate(&mut self, subject: &Subject, wanted: &mut Wanted) -> Result<Option<GuestRequest>, Failure> {
+        let reservation = subject.pod.as_ref().map(|pod| pod.reservation.as_ref().err());
+        let refused = match (subject.request(), reservation.flatten()) {
+            (Some(Ok(request)), _) => {
+                wanted.images = request.exclusive_images();
+                wanted.volumes = request.volumes().count();
+                wanted.taps = request.ports.iter().map(|port| port.tap().as_str().to_owned()).collect();
+                return Ok(Some(request));
+            }
+            (Some(Err(error)), _) => Failure::from(&error),
+            (None, Some(message)) => Failure::permanent("ReservationInvalid", message.clone()),
+            (None, None) => return Ok(None),
+        };
+        if wanted.intent != Intent::Run {
+            return Ok(None);
+        }
+        let context = Arc::clone(&self.context);
+        let pass = Pass { context: &context, key: &self.key, subject, request: None, observed_at: Instant::now() };
+        pass.report_failure(&mut self.known, &refused).await;
+        Err(refused)
+    }
+
+    async fn report_refusal(&mut self, subject: &Subject, error: &PlanError) -> Failure {
+        let reason = match error {
+            PlanError::ForeignDomain => "ForeignDomain",
+            PlanError::ImageInUse { .. } => "ImageInUse",
+        };
+        let failure = Failure { reason, message: error.to_string(), permanent: false };
+        let context = Arc::clone(&self.context);
+        let pass = Pass { context: &context, key: &self.key, subject, request: None, observed_at: Instant::now() };
+        pass.report_failure(&mut self.known, &failure).await;
+        failure
+    }
+
+    fn remember(&mut self, subject: &Subject) {
+        self.known.latest.clone_from(&subject.vmi);
+        // A directory made by an agent before this one belongs to the guest all the same.
+        if let Some(uid) = subject.uid().filter(|uid| self.context.facts.guests_dir.join(uid).exists()) {
+            self.known.artefacts.files.insert(uid);
+        }
+    }
+
+    fn stop_since(&mut self, subject: &Subject) -> i64 {
+        let uid = subject.uid().unwrap_or_default();
+        if let Some(deleted_ms) = subject.deletion_ms() {
+            return deleted_ms;
+        }
+        if !subject.pod.as_ref().is_none_or(|pod| pod.ending) {
+            self.known.stop_since = None;
+            return now_ms();
+        }
+        let (_, since_ms) =
+            self.known.stop_since.take().filter(|(of, _)| *of == uid).unwrap_or((String::new(), now_ms()));
+        self.known.stop_since = Some((uid, since_ms));
+        since_ms
+    }
+
+    fn is_over(&self, snapshot: &Snapshot) -> bool {
+        let artefacts = &self.known.artefacts;
+        snapshot.pods.is_empty() && snapshot.vmi.is_none() && artefacts.ports.is_empty() && artefacts.files.is_empty()
+    }
+
+    fn back_off(&mut self, failure: &Failure) -> Duration {
+        if failure.permanent {
+            self.known.retry = None;
+            return RESYNC;
+        }
+        let delay = self.known.retry.map_or(RETRY_FLOOR, |last| (last * 2).min(RETRY_CEILING));
+        self.known.retry = Some(delay);
+        delay
+    }
+}
+
+impl Known {
+    /// What belongs to a run of the guest that is over.
+    fn forget_ended(&mut self, domain: Option<&DomainRecord>) {
+        let active = domain.is_some_and(|domain| !matches!(domain.state, furrow_host::libvirt::DomainState::Off(_)));
+        if !active {
+            self.ports_ensured = false;
+            self.asked_ms = None;
+            self.report = None;
+        }
+    }
+}
+
+impl From<&ConvertError> for Failure {
+    fn from(error: &ConvertError) -> Self {
+        let message = super::ports::chain(error);
+        // A Secret or a reservation may still change; a spec does not.
+        let permanent = match error {
+            ConvertError::Seed(seed) => seed.is_permanent(),
+            _ => true,
+        };
+        Self { reason: error.reason(), message, permanent }
+    }
+}
