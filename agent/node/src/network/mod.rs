@@ -45,6 +45,24 @@ pub(crate) async fn start(client: Client, node: String, stop: CancellationToken)
     Ok(ports)
 }
 
+/// Ports to look at and not to change: for `furrow-agent plan`, beside an agent that runs. Ends with `stop`.
+pub(crate) async fn observer(stop: &CancellationToken) -> Result<Ports, NetlinkError> {
+    let ovsdb = Ovsdb::start(PathBuf::from(DEFAULT_SOCKET), vswitch::MONITORED, stop.clone());
+    connected(&ovsdb).await;
+    // Nobody sends into these: a wait for flows or DHCP would end at once.
+    let (_, flows) = watch::channel(flow_table::Installed::new());
+    let (_, leases) = watch::channel(dhcp::Serving::new());
+    Ok(Ports::new(ovsdb, Netlink::open()?, flows, leases))
+}
+
+/// Whether OVSDB is there, after a moment's patience.
+async fn connected(ovsdb: &Ovsdb) -> bool {
+    let mut state = ovsdb.state();
+    // Dropping the wait at the deadline is safe: it only reads.
+    let there = tokio::time::timeout(OVSDB_WAIT, state.wait_for(|state| state.tables.is_some())).await;
+    there.is_ok_and(|there| there.is_ok())
+}
+
 /// The part that needs no Kubernetes.
 async fn start_switching(ovsdb: &Ovsdb, netlink: &Netlink, stop: &CancellationToken) -> Ports {
     let (installed, flows) = watch::channel(flow_table::Installed::new());
@@ -52,12 +70,10 @@ async fn start_switching(ovsdb: &Ovsdb, netlink: &Netlink, stop: &CancellationTo
     tokio::spawn(flow_table::run(ovsdb.clone(), installed, stop.clone()));
     tokio::spawn(dhcp::run(ovsdb.clone(), netlink.clone(), serving, stop.clone()));
     let ports = Ports::new(ovsdb.clone(), netlink.clone(), flows, leases);
-    let mut state = ovsdb.state();
-    // Dropping the wait at the deadline is safe: it only reads.
-    let connected = tokio::time::timeout(OVSDB_WAIT, state.wait_for(|state| state.tables.is_some())).await;
-    let swept = match connected {
-        Ok(_) => ports.sweep().await.map_err(|error| crate::guest::ports::chain(&error)),
-        Err(_) => Err("ovsdb-server is not reachable".to_owned()),
+    let swept = if connected(ovsdb).await {
+        ports.sweep().await.map_err(|error| crate::guest::ports::chain(&error))
+    } else {
+        Err("ovsdb-server is not reachable".to_owned())
     };
     if let Err(error) = swept {
         tracing::warn!(error, "leftover taps were not looked for");
