@@ -1,0 +1,72 @@
+//! Names that more than one part must agree on: labels, annotations, namespaces, objects, users, files.
+
+/// Namespace of leases, the CA and the CSI side-cars.
+pub const SYSTEM_NAMESPACE: &str = "furrow-system";
+/// Namespace of the KubeVirt object, where clients look for it.
+pub const KUBEVIRT_NAMESPACE: &str = "kubevirt";
+/// Name of the KubeVirt object.
+pub const KUBEVIRT_NAME: &str = "kubevirt";
+/// Name of the CDIConfig singleton.
+pub const CDI_CONFIG_NAME: &str = "config";
+
+/// Field manager of control's writes.
+pub const CONTROL_FIELD_MANAGER: &str = "furrow-control";
+/// Field manager of control's writes.
+pub const FIELD_MANAGER_CONTROL: &str = CONTROL_FIELD_MANAGER;
+/// Field manager of the agent's writes.
+pub const FIELD_MANAGER_AGENT: &str = "furrow-agent";
+
+/// KubeVirt's label that says what a pod is for.
+pub const LABEL_APP: &str = "kubevirt.io";
+/// Value of [`LABEL_APP`] on a reservation pod.
+pub const APP_VIRT_LAUNCHER: &str = "virt-launcher";
+/// UID of the VMI that a pod was made for.
+pub const LABEL_CREATED_BY: &str = "kubevirt.io/created-by";
+/// Name of the VMI on its pod.
+pub const LABEL_VM_NAME: &str = "vm.kubevirt.io/name";
+/// Node that runs a VMI; the agent watches by it.
+pub const LABEL_NODE_NAME: &str = "kubevirt.io/nodeName";
+/// VMI that a migration is for; `virtctl migrate-cancel` selects by it.
+pub const LABEL_VMI_NAME: &str = "kubevirt.io/vmi-name";
+/// Subnet of an IP object.
+pub const LABEL_SUBNET: &str = "ovn.kubernetes.io/subnet";
+/// Node that imports a DataVolume; its agent watches by it.
+pub const LABEL_IMPORT_NODE: &str = "furrow.io/import-node";
+
+/// JSON of [`crate::reservation::Reservation`] on a reservation pod. Only control may write it.
+pub const ANNOTATION_RESERVATION: &str = "furrow.io/reservation";
+/// JSON of [`crate::import::ImportJob`] on a DataVolume.
+pub const ANNOTATION_IMPORT: &str = "furrow.io/import";
+/// An allocation that a Subnet has promised and whose IP object may not exist yet.
+pub const ANNOTATION_PENDING_ALLOCATION: &str = "furrow.io/pending-allocation";
+/// Keeps a VMI until its guest is gone.
+pub const FINALIZER_VMI: &str = "foregroundDeleteVirtualMachine";
+/// Keeps a VM until its VMI is gone.
+pub const FINALIZER_VM: &str = "kubevirt.io/virtualMachineControllerFinalize";
+
+/// Default StorageClass.
+pub const STORAGE_CLASS: &str = "csi-rbd-sc";
+/// CSI driver and provisioner.
+pub const CSI_DRIVER: &str = "rbd.furrow.io";
+/// Image of the reservation pod's only container.
+pub const PAUSE_IMAGE: &str = "localhost/furrow/pause:1";
+
+/// Ceph pool of volumes.
+pub const CEPH_POOL: &str = "volumes";
+/// Ceph user (without `client.`) that QEMU opens images as.
+pub const CEPH_USER_QEMU: &str = "furrow-qemu";
+/// Ceph user (without `client.`) of the agent.
+pub const CEPH_USER_AGENT: &str = "furrow-agent";
+/// UUID of the libvirt secret that holds the key of [`CEPH_USER_QEMU`].
+pub const CEPH_SECRET_UUID: &str = "6f2c1d1e-6675-4272-8f77-66757272f001";
+/// Usage name of that secret.
+pub const CEPH_SECRET_USAGE: &str = "client.furrow-qemu secret";
+
+/// User name of a node's agent is this and the node's name.
+pub const AGENT_USER_PREFIX: &str = "furrow:agent:";
+/// Group of all agents.
+pub const AGENT_GROUP: &str = "furrow:agents";
+/// User of control.
+pub const CONTROL_USER: &str = "furrow:control";
+/// Group of control.
+pub const CONTROL_GROUP: &str = "furrow:controls";
