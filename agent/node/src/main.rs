@@ -78,7 +78,9 @@ async fn show_plan(vm: &str, options: Options) -> anyhow::Result<()> {
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
     let (libvirt, _events) = start_libvirt(&options)?;
     libvirt.connected().await;
-    let text = guest::show(client, &libvirt, &facts(&options, node), vm).await?;
+    let ports = network::observer(&stop).await.context("could not look at the network")?;
+    let text = guest::show(client, (&libvirt, &ports), &facts(&options, node), vm).await?;
+    stop.cancel();
     std::io::stdout().write_all(text.as_bytes()).context("could not print the plan")
 }
 
@@ -109,7 +111,7 @@ fn start_libvirt(options: &Options) -> anyhow::Result<(Libvirt, EventStream)> {
     let secret = CephSecret {
         uuid: names::CEPH_SECRET_UUID.parse().context("the uuid of the ceph secret is malformed")?,
         usage: names::CEPH_SECRET_USAGE.to_owned(),
-        keyring: options.ceph_dir.join("ceph.client.furrow-qemu.keyring"),
+        keyring: options.ceph_dir.join(format!("ceph.client.{}.keyring", names::CEPH_USER_QEMU)),
     };
     let started = Libvirt::start(LibvirtOptions { uri: options.libvirt.clone(), secrets: vec![secret] });
     started.context("could not start libvirt's threads")

@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use super::bound::BoundPod;
 use super::owner::{self, Artefacts};
 use super::ports::{HostError, chain};
-use super::status::NODE_LABEL;
 use super::{Context, Key};
 
 /// Between attempts to list what is on the node at the start, when libvirtd or OVS are not there yet.
@@ -119,7 +118,7 @@ fn watch_pods(context: &Context) -> Watched<Pod> {
 }
 
 fn watch_vmis(context: &Context) -> Watched<VirtualMachineInstance> {
-    let config = watcher::Config::default().labels(&format!("{NODE_LABEL}={}", context.facts.node));
+    let config = watcher::Config::default().labels(&format!("{}={}", names::LABEL_NODE_NAME, context.facts.node));
     let stream = watcher(Api::all(context.client.clone()), config).default_backoff();
     slim(stream).boxed()
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use furrow_model::domain::{RbdSource, render};
@@ -18,7 +17,7 @@ use super::convert::GuestRequest;
 use super::dispatch::Snapshot;
 use super::observe::{Place, Subject, observed};
 use super::owner::Known;
-use super::ports::Domains;
+use super::ports::{Domains, Ports};
 use super::publish::{API_TIMEOUT, answered};
 use super::settings::Settings;
 use super::{Key, NodeFacts, now_ms, seed, settings, status};
@@ -27,7 +26,12 @@ use super::{Key, NodeFacts, now_ms, seed, settings, status};
 ///
 /// # Errors
 /// When Kubernetes or libvirt do not answer.
-pub(crate) async fn show(client: Client, domains: &dyn Domains, facts: &NodeFacts, vm: &str) -> anyhow::Result<String> {
+pub(crate) async fn show(
+    client: Client,
+    (domains, ports): (&dyn Domains, &dyn Ports),
+    facts: &NodeFacts,
+    vm: &str,
+) -> anyhow::Result<String> {
     let (namespace, name) = vm.split_once('/').ok_or_else(|| anyhow::anyhow!("the vm is named namespace/name"))?;
     let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
     let stop = CancellationToken::new();
@@ -43,11 +47,9 @@ pub(crate) async fn show(client: Client, domains: &dyn Domains, facts: &NodeFact
     let domain = domains.observe(&key.domain_name()).await?;
     let request = subject.request();
     let mut known = Known::default();
-    if let (Some(Ok(request)), Some(uid)) = (&request, subject.uid()) {
-        let taps = request.ports.iter().map(|port| port.tap().as_str().to_owned());
-        known.artefacts.ports.extend(taps.filter(|tap| has_tap(tap)).map(|tap| (tap, uid.clone())));
-        known.artefacts.files.extend(Some(uid).filter(|uid| facts.guests_dir.join(uid).exists()));
-    }
+    let found = ports.list().await?.into_iter().filter(|port| port.vmi == vm);
+    known.artefacts.ports.extend(found.map(|port| (port.tap.as_str().to_owned(), port.vmi_uid)));
+    known.artefacts.files.extend(subject.uid().filter(|uid| facts.guests_dir.join(uid).exists()));
     let wanted = subject.wanted(&facts.node, subject.deletion_ms().unwrap_or_else(now_ms));
     let mut text = String::new();
     writeln!(text, "wanted:   {:?} of {:?}, phase {:?}", wanted.intent, wanted.uid, wanted.phase)?;
@@ -69,10 +71,6 @@ pub(crate) async fn show(client: Client, domains: &dyn Domains, facts: &NodeFact
         Some(Ok(request)) => describe_domain(&request, facts, &settings.unwrap_or_default(), &mut text)?,
     }
     Ok(text)
-}
-
-fn has_tap(name: &str) -> bool {
-    Path::new("/sys/class/net").join(name).exists()
 }
 
 /// The ports and the domain that a start would make. Monitors are left out: finding them would open the image.

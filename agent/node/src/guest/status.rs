@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use furrow_api::VirtualMachineInstance;
+use furrow_api::{VirtualMachineInstance, names};
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
@@ -21,9 +21,6 @@ use kube::ResourceExt as _;
 
 use super::convert::{self, GuestRequest};
 use super::guest_info::GuestReport;
-
-/// The label by which a node's guests are found, and by which the agent finds its own.
-pub(crate) const NODE_LABEL: &str = "kubevirt.io/nodeName";
 
 /// What is known of a running guest.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ pub(crate) struct RunningGuest<'a> {
 
 /// Marks the VMI as this node's.
 pub(crate) fn claim(vmi: &mut VirtualMachineInstance, node: &str, now: &Time) {
-    vmi.labels_mut().insert(NODE_LABEL.to_owned(), node.to_owned());
+    vmi.labels_mut().insert(names::LABEL_NODE_NAME.to_owned(), node.to_owned());
     let status = vmi.status.get_or_insert_default();
     status.node_name = Some(node.to_owned());
     if status.phase != VmiPhase::Running {
