@@ -48,7 +48,7 @@ pub(crate) enum PodNetError {
 
 /// The executor: what was last applied on this node.
 #[derive(Debug)]
-struct PodNet {
+pub(super) struct PodNet {
     netlink: Netlink,
     cni_dir: PathBuf,
     loaded_ruleset: Option<String>,
@@ -56,7 +56,7 @@ struct PodNet {
 
 /// Keeps the pod network until `stop`: observe, validate and plan in `furrow_model::podnet`, execute and report here.
 pub(super) async fn run(client: Client, node: String, netlink: Netlink, stop: CancellationToken) {
-    let mut podnet = PodNet { netlink, cni_dir: PathBuf::from("/etc/cni/net.d"), loaded_ruleset: None };
+    let mut podnet = PodNet::new(netlink, PathBuf::from("/etc/cni/net.d"));
     let mut nodes = Watched::new();
     let events = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events);
@@ -90,8 +90,12 @@ pub(super) async fn run(client: Client, node: String, netlink: Netlink, stop: Ca
 }
 
 impl PodNet {
+    pub(super) fn new(netlink: Netlink, cni_dir: PathBuf) -> Self {
+        Self { netlink, cni_dir, loaded_ruleset: None }
+    }
+
     /// Each part is tried even if another failed: a missing route must not keep the node from getting Ready.
-    async fn apply(&mut self, wanted: &PodNetwork) -> Result<(), PodNetError> {
+    pub(super) async fn apply(&mut self, wanted: &PodNetwork) -> Result<(), PodNetError> {
         let conflist = write_conflist(&self.cni_dir, &wanted.conflist).await;
         let ruleset = self.load_ruleset(&wanted.ruleset).await;
         let routes = self.apply_routes(&wanted.routes).await;

@@ -8,9 +8,11 @@ use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Encodable};
 use furrow_host::openflow;
 use furrow_model::flows::{Cookie, PortCounters, parse_counters};
+use furrow_model::podnet::{NodeRange, decide};
 use furrow_model::port::PortMac;
 
-use lab::{ADDRESS, BRIDGE, Guest, Lab, MAC, arrives, datagram, in_lab, spec, until};
+use super::podnet::PodNet;
+use lab::{ADDRESS, BRIDGE, Guest, Lab, MAC, arrives, datagram, in_lab, in_namespace, run, spec, until};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for a frame that is forwarded to arrive: the others take a millisecond.
@@ -172,6 +174,42 @@ fn a_port_on_a_bridge_that_is_not_there_is_refused_and_leaves_no_row() {
         let error = lab.agent.ports.ensure(&nowhere).await.unwrap_err();
         assert!(error.to_string().contains("br-none"), "{error}");
         assert!(lab.agent.ports.list().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn the_pod_network_follows_the_nodes_and_leaves_other_routes_alone() {
+    in_namespace(&["/usr/sbin/nft", "/usr/sbin/ip"], async || {
+        let netlink = furrow_host::netlink::Netlink::open().unwrap();
+        run("/usr/sbin/ip link add lan0 type veth peer name lan1");
+        run("/usr/sbin/ip addr add 10.0.0.1/24 dev lan0");
+        run("/usr/sbin/ip link set lan0 up");
+        run("/usr/sbin/ip route add 10.99.0.0/16 via 10.0.0.9");
+        let node = |name: &str, pods: &str, address: &str| NodeRange {
+            name: name.into(),
+            pods: pods.parse().ok(),
+            address: address.parse().ok(),
+        };
+        let (one, two) = (node("n1", "10.42.0.0/24", "10.0.0.1"), node("n2", "10.42.1.0/24", "10.0.0.2"));
+        let far = node("n3", "10.42.2.0/24", "172.16.0.1");
+        let dir = std::env::temp_dir().join(format!("furrow-cni-{}", std::process::id()));
+        let mut podnet = PodNet::new(netlink.clone(), dir.clone());
+        let routes = async || {
+            let routes = netlink.routes().await.unwrap();
+            routes.iter().map(|route| format!("{}/{}", route.destination, route.prefix_len)).collect::<Vec<_>>()
+        };
+        podnet.apply(&decide("n1", &[one.clone(), two.clone()]).unwrap()).await.unwrap();
+        podnet.apply(&decide("n1", &[one.clone(), two.clone()]).unwrap()).await.unwrap();
+        assert_eq!(routes().await, ["10.0.0.0/24", "10.42.1.0/24", "10.99.0.0/16"]);
+        run("/usr/sbin/nft list chain ip furrow-podnet postrouting");
+        assert!(std::fs::exists(dir.join("10-furrow.conflist")).unwrap());
+
+        let unreachable = podnet.apply(&decide("n1", &[one.clone(), far, two]).unwrap()).await;
+        assert!(unreachable.is_err(), "n3 shares no network with this node");
+        assert_eq!(routes().await, ["10.0.0.0/24", "10.42.1.0/24", "10.99.0.0/16"]);
+        podnet.apply(&decide("n1", &[one]).unwrap()).await.unwrap();
+        assert_eq!(routes().await, ["10.0.0.0/24", "10.99.0.0/16"]);
+        std::fs::remove_dir_all(dir).unwrap();
     });
 }
 

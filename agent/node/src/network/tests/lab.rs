@@ -1,6 +1,6 @@
 //! A node's switch in a namespace of its own: a real ovsdb-server and ovs-vswitchd on the userspace datapath, a
 //! provider bridge over one end of a veth pair, and a LAN switch with a host on VLAN 100 and one on 200 at the other.
-//! Needs root and Debian's openvswitch-switch and iproute2; says loudly when it is skipped.
+//! Needs root and Debian's openvswitch-switch, iproute2 and nftables; says loudly when it is skipped.
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -41,11 +41,20 @@ pub(super) struct Agent {
     pub(super) ports: Ports,
 }
 
-/// Runs a test on a thread with network and mount namespaces of its own.
+/// Runs a test with a switch, on a thread with network and mount namespaces of its own.
 pub(super) fn in_lab(work: impl AsyncFnOnce(&mut Lab) + Send + 'static) {
+    in_namespace(&NEEDED, async || {
+        let mut lab = Lab::start().await;
+        work(&mut lab).await;
+        lab.agent.stop.cancel();
+    });
+}
+
+/// Runs a test on a thread with network and mount namespaces of its own, if these files are there.
+pub(super) fn in_namespace(needed: &[&str], work: impl AsyncFnOnce() + Send + 'static) {
     use nix::sched::{CloneFlags, unshare};
-    if let Some(missing) = NEEDED.iter().find(|path| !Path::new(path).exists()) {
-        eprintln!("SKIPPED: no {missing} here; Debian's openvswitch-switch and the tun driver are needed");
+    if let Some(missing) = needed.iter().find(|path| !Path::new(path).exists()) {
+        eprintln!("SKIPPED: no {missing} here");
         return;
     }
     let body = move || {
@@ -54,17 +63,13 @@ pub(super) fn in_lab(work: impl AsyncFnOnce(&mut Lab) + Send + 'static) {
             return;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut lab = Lab::start().await;
-            work(&mut lab).await;
-            lab.agent.stop.cancel();
-        });
+        runtime.block_on(work());
     };
     std::thread::spawn(body).join().unwrap();
 }
 
 #[expect(clippy::disallowed_methods, reason = "daemons and set-up of a test, ended with it")]
-fn run(line: &str) {
+pub(super) fn run(line: &str) {
     let mut words = line.split_whitespace();
     let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
     assert!(status.success(), "{line}");
