@@ -9,8 +9,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_core::Nla;
+use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
 use rtnetlink::{LinkUnspec, MulticastGroup, RouteMessageBuilder};

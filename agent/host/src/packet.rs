@@ -87,8 +87,7 @@ impl PacketSocket {
             let mut ready = self.socket.readable().await?;
             let received = ready.try_io(|socket| {
                 // SAFETY: the buffer is live and as long as said.
-                let length =
-                    unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+                let length = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
                 usize::try_from(length).map_err(|_| io::Error::last_os_error())
             });
             if let Ok(result) = received {

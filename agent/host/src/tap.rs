@@ -114,7 +114,9 @@ mod tests {
     /// Runs on a thread with a network namespace of its own; needs root and the tun driver, and says so without.
     fn in_namespace(work: impl AsyncFnOnce() + Send + 'static) {
         let unshared = || {
-            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() || !std::fs::exists(TUN_DEVICE).unwrap() {
+            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err()
+                || !std::fs::exists(TUN_DEVICE).unwrap()
+            {
                 eprintln!("SKIPPED: no right to make a network namespace, or no {TUN_DEVICE}");
                 return;
             }

@@ -39,10 +39,7 @@ fn check(observed: &Observed, expected: &[Step]) {
 
 #[test]
 fn a_new_port_is_built_from_the_tap_up() {
-    check(
-        &Observed::default(),
-        &[Step::CreateTap { multi_queue: false }, Step::RaiseTap { mtu: 1500 }, Step::AddPort],
-    );
+    check(&Observed::default(), &[Step::CreateTap { multi_queue: false }, Step::RaiseTap { mtu: 1500 }, Step::AddPort]);
 }
 
 #[test]
@@ -54,10 +51,7 @@ fn a_settled_port_is_left_alone() {
 fn a_row_whose_tap_is_gone_is_removed_before_anything_is_made() {
     let observed = Observed { tap: None, ..settled() };
     let removal = Step::RemovePort { bridge: "br-prod".into() };
-    check(
-        &observed,
-        &[removal, Step::CreateTap { multi_queue: false }, Step::RaiseTap { mtu: 1500 }, Step::AddPort],
-    );
+    check(&observed, &[removal, Step::CreateTap { multi_queue: false }, Step::RaiseTap { mtu: 1500 }, Step::AddPort]);
 }
 
 #[test]

@@ -202,7 +202,8 @@ fn check<'a>(wanted: &'a Wanted, bridge: &str, node: &'a Node) -> Result<(&'a St
     if nic.management {
         return refuse("ManagementInterface", format!("the node is reached through {name}: it stays as it is"));
     }
-    let elsewhere = |(other, own): (&String, &OwnBridge)| (other != bridge && own.nics.contains_key(name)).then(|| other.clone());
+    let elsewhere =
+        |(other, own): (&String, &OwnBridge)| (other != bridge && own.nics.contains_key(name)).then(|| other.clone());
     let user = node.bridges.iter().find_map(elsewhere);
     let user = user.or_else(|| nic.controller.clone().filter(|controller| controller != KERNEL_DATAPATH));
     let user = user.or_else(|| node.foreign_ports.contains(name).then(|| "another OVS bridge".into()));

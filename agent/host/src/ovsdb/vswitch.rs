@@ -142,10 +142,8 @@ pub fn remove_bridge(bridge: &Bridge) -> Vec<Operation> {
 /// Operations that put a port on a bridge. The transaction fails when the bridge is gone.
 #[must_use]
 pub fn add_port(bridge: &Bridge, port: &PortConfig<'_>) -> Vec<Operation> {
-    let interface = Row::of([
-        ("name", Datum::one(port.name)),
-        ("external_ids", Datum::map(port.interface_ids.iter().copied())),
-    ]);
+    let interface =
+        Row::of([("name", Datum::one(port.name)), ("external_ids", Datum::map(port.interface_ids.iter().copied()))]);
     let mut row = port_row(port);
     row.0.insert("name".into(), Datum::one(port.name));
     row.0.insert("interfaces".into(), named("interface"));

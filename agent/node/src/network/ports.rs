@@ -197,8 +197,9 @@ impl Ports {
         match (step, spec) {
             (Step::RemovePort { .. }, _) => self.remove_port(tap).await?,
             (Step::RemoveTap, _) => self.remove_tap(tap).await?,
-            (Step::CreateTap { multi_queue }, _) => tap::create(tap.as_str(), *multi_queue)
-                .map_err(|source| PortError::Tap { tap: tap.clone(), source })?,
+            (Step::CreateTap { multi_queue }, _) => {
+                tap::create(tap.as_str(), *multi_queue).map_err(|source| PortError::Tap { tap: tap.clone(), source })?
+            }
             (Step::RaiseTap { mtu }, _) => self.raise_tap(tap, *mtu).await?,
             (Step::AddPort, Some(spec)) => self.add_port(tap, spec).await?,
             (Step::ChangePort, Some(spec)) => self.apply(tap, rows::guest_port(spec, None)).await?,
@@ -256,9 +257,8 @@ impl Ports {
         };
         let (cookie, wanted) = (Cookie::of(tap), port_flows(spec, ofport));
         let mut installed = self.shared.installed.clone();
-        let there = installed.wait_for(|bridges| {
-            bridges.get(&spec.bridge).is_some_and(|groups| groups.get(&cookie) == Some(&wanted))
-        });
+        let there = installed
+            .wait_for(|bridges| bridges.get(&spec.bridge).is_some_and(|groups| groups.get(&cookie) == Some(&wanted)));
         followed(there).await.map_err(|late| match late {
             Late::Timeout => PortError::NoFlows { tap: tap.clone(), timeout_ms: FOLLOW_TIMEOUT.as_millis() },
             Late::Stopping => PortError::Stopping,
@@ -302,11 +302,15 @@ async fn followed<T>(wait: impl Future<Output = Result<T, watch::error::RecvErro
 
 impl crate::guest::ports::Ports for Ports {
     fn ensure<'a>(&'a self, spec: &'a PortSpec) -> BoxFuture<'a, Result<TapName, HostError>> {
-        Box::pin(async move { Self::ensure(self, spec).await.map_err(|error| HostError::passing(error.reason(), &error)) })
+        Box::pin(
+            async move { Self::ensure(self, spec).await.map_err(|error| HostError::passing(error.reason(), &error)) },
+        )
     }
 
     fn remove<'a>(&'a self, tap: &'a TapName) -> BoxFuture<'a, Result<(), HostError>> {
-        Box::pin(async move { Self::remove(self, tap).await.map_err(|error| HostError::passing(error.reason(), &error)) })
+        Box::pin(
+            async move { Self::remove(self, tap).await.map_err(|error| HostError::passing(error.reason(), &error)) },
+        )
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<PortRecord>, HostError>> {

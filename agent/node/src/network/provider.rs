@@ -127,7 +127,10 @@ fn note<K: ResourceExt, T: PartialEq>(
     match event {
         Some(Ok(event)) => watched.apply(event, reduce),
         Some(Err(error)) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "watch for provider networks broke and is retried");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "watch for provider networks broke and is retried"
+            );
             false
         }
         None => false,
@@ -184,7 +187,8 @@ impl Provider {
             Step::RemoveBridge { bridge } => bridges.get(bridge).map(vswitch::remove_bridge).unwrap_or_default(),
             Step::AddNic { bridge, nic } => bridges.get(bridge).map(|on| rows::nic_port(nic, on)).unwrap_or_default(),
             Step::RemoveNic { bridge, nic } => {
-                let port = bridges.get(bridge).and_then(|on| Some(vswitch::remove_port(on.uuid, on.ports.get(nic)?.uuid)));
+                let port =
+                    bridges.get(bridge).and_then(|on| Some(vswitch::remove_port(on.uuid, on.ports.get(nic)?.uuid)));
                 port.unwrap_or_default()
             }
             Step::RaiseNic { nic } => return self.raise(network, nic).await,

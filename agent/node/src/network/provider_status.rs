@@ -35,12 +35,7 @@ pub(super) enum StatusError {
 }
 
 /// Publishes a verdict. The label goes first when it is bad news: nothing may be scheduled here any more.
-pub(super) async fn publish(
-    client: &Client,
-    node: &str,
-    network: &str,
-    verdict: &Verdict,
-) -> Result<(), StatusError> {
+pub(super) async fn publish(client: &Client, node: &str, network: &str, verdict: &Verdict) -> Result<(), StatusError> {
     label(client, node, network, verdict).await?;
     let api = Api::<ProviderNetwork>::all(client.clone());
     for _ in 0..ATTEMPTS {
@@ -159,7 +154,10 @@ mod tests {
         let refused = Verdict::Refused { reason: "InterfaceNotFound", message: "there is no interface eth1".into() };
         assert!(update(&mut status, "n1", &refused, at(2)));
         assert!(!status.ready);
-        assert_eq!((status.ready_nodes.as_slice(), status.not_ready_nodes.as_slice()), (&["n2".into()][..], &["n1".into()][..]));
+        assert_eq!(
+            (status.ready_nodes.as_slice(), status.not_ready_nodes.as_slice()),
+            (&["n2".into()][..], &["n1".into()][..])
+        );
         let nodes: Vec<&str> = status.conditions.iter().map(|condition| condition.node.as_str()).collect();
         assert_eq!(nodes, ["n1", "n2"]);
         assert!(update(&mut status, "n1", &Verdict::NotConcerned, at(3)));

@@ -55,7 +55,8 @@ pub(super) fn spec_of(port: &Port) -> Option<PortSpec> {
 /// uid and name of the VMI of a guest's port, even if the rest cannot be read.
 pub(super) fn vmi_of(port: &Port) -> Option<(String, String)> {
     let ids = &port.external_ids;
-    (ids.get(OWNER)? == GUEST).then(|| (ids.get(VMI_UID).cloned().unwrap_or_default(), ids.get(VMI).cloned().unwrap_or_default()))
+    (ids.get(OWNER)? == GUEST)
+        .then(|| (ids.get(VMI_UID).cloned().unwrap_or_default(), ids.get(VMI).cloned().unwrap_or_default()))
 }
 
 /// A port in the model's words.

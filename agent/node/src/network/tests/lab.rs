@@ -82,7 +82,9 @@ fn spawn(line: &str) -> Child {
 }
 
 fn spawn_vswitchd() -> Child {
-    spawn(&format!("/usr/sbin/ovs-vswitchd unix:{DEFAULT_SOCKET} --no-chdir -vconsole:off --pidfile={RUN}/vswitchd.pid"))
+    spawn(&format!(
+        "/usr/sbin/ovs-vswitchd unix:{DEFAULT_SOCKET} --no-chdir -vconsole:off --pidfile={RUN}/vswitchd.pid"
+    ))
 }
 
 impl Lab {
