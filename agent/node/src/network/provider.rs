@@ -77,6 +77,8 @@ struct Provider {
     node: String,
     ovsdb: Ovsdb,
     netlink: Netlink,
+    /// What was last told of each network: the start of a guest changes OVSDB, but nothing that anybody must hear.
+    published: BTreeMap<String, Verdict>,
 }
 
 /// Keeps the bridges of provider networks, until `stop`.
@@ -92,17 +94,25 @@ pub(super) async fn run(client: Client, node: String, ovsdb: Ovsdb, netlink: Net
     let mut labels = Watched::new();
     let mut retry = Retry::new(RESYNC);
     let mut gathered: Option<Instant> = None;
-    let provider = Provider { client, node, ovsdb, netlink };
+    let mut provider = Provider { client, node, ovsdb, netlink, published: BTreeMap::new() };
     loop {
         let due = gathered.unwrap_or_else(|| Instant::now() + RESYNC);
         // Every arm is safe to drop: streams keep their place, deadlines have no state.
         let changed = tokio::select! {
             () = stop.cancelled() => return,
             event = events.next() => note(&mut known, event, reduce),
-            event = node_events.next() => note(&mut labels, event, |node: &Node| node.labels().clone()),
+            event = node_events.next() => {
+                let changed = note(&mut labels, event, |node: &Node| node.labels().clone());
+                // Somebody may have taken our labels away.
+                if changed { provider.published.clear() }
+                changed
+            }
             Some(()) = links.next() => true,
             changed = state.changed() => if changed.is_ok() { true } else { return },
-            () = retry.due() => true,
+            () = retry.due() => {
+                provider.published.clear();
+                true
+            }
             () = tokio::time::sleep_until(due) => {
                 gathered = None;
                 let Some(known) = known.objects() else { continue };
@@ -150,33 +160,57 @@ fn link_changes() -> std::pin::Pin<Box<dyn Stream<Item = ()> + Send>> {
 
 impl Provider {
     /// One pass over all networks; tells whether everything was done. One network's failure does not stop the others.
-    async fn pass(&self, networks: &BTreeMap<String, Network>) -> bool {
-        let (wanted, observed) = match self.observe(networks).await {
-            Ok(found) => found,
+    async fn pass(&mut self, networks: &BTreeMap<String, Network>) -> bool {
+        let node = match self.read_node().await {
+            Ok(node) => node,
             Err(error) => return report(&error),
         };
-        let mut complete = true;
-        for step in provider::plan_leftovers(&wanted, &observed) {
-            complete &= self.execute("no longer wanted", &step).await.map_or_else(|error| report(&error), |()| true);
+        let addresses = addresses_of(&node);
+        let labels = node.labels();
+        let wanted: Vec<Wanted> =
+            networks.iter().map(|(name, network)| wanted(name, network, &self.node, labels)).collect();
+        self.published.retain(|name, _| networks.contains_key(name));
+        let mut complete = match self.facts(&addresses).await {
+            Ok(facts) => self.remove_leftovers(&wanted, &facts).await,
+            Err(error) => return report(&error),
+        };
+        let forgotten =
+            provider_status::forget(&self.client, &self.node, labels, |network| networks.contains_key(network)).await;
+        if let Err(source) = forgotten {
+            complete &= report(&ProviderError::Status { network: "that is gone".into(), source });
         }
         for network in &wanted {
-            complete &= self.one(network).await.map_or_else(|error| report(&error), |pending| !pending);
+            complete &= match self.one(network, &addresses).await {
+                Ok(verdict) => verdict != Verdict::Pending,
+                Err(error) => report(&error),
+            };
         }
         complete
     }
 
-    /// One network; tells whether it is still on its way.
-    async fn one(&self, wanted: &Wanted) -> Result<bool, ProviderError> {
-        let mut plan = provider::plan(wanted, &self.facts().await?);
+    async fn remove_leftovers(&self, wanted: &[Wanted], facts: &provider::Node) -> bool {
+        let mut complete = true;
+        for step in provider::plan_leftovers(wanted, facts) {
+            complete &= self.execute("no longer wanted", &step).await.map_or_else(|error| report(&error), |()| true);
+        }
+        complete
+    }
+
+    /// One network; tells how it stands afterwards.
+    async fn one(&mut self, wanted: &Wanted, addresses: &BTreeSet<IpAddr>) -> Result<Verdict, ProviderError> {
+        let mut plan = provider::plan(wanted, &self.facts(addresses).await?);
         if !plan.steps.is_empty() {
             for step in &plan.steps {
                 self.execute(&wanted.name, step).await?;
             }
-            plan = provider::plan(wanted, &self.facts().await?);
+            plan = provider::plan(wanted, &self.facts(addresses).await?);
         }
-        let status = provider_status::publish(&self.client, &self.node, &wanted.name, &plan.verdict).await;
-        status.map_err(|source| ProviderError::Status { network: wanted.name.clone(), source })?;
-        Ok(plan.verdict == Verdict::Pending)
+        if self.published.get(&wanted.name) != Some(&plan.verdict) {
+            let status = provider_status::publish(&self.client, &self.node, &wanted.name, &plan.verdict).await;
+            status.map_err(|source| ProviderError::Status { network: wanted.name.clone(), source })?;
+            self.published.insert(wanted.name.clone(), plan.verdict.clone());
+        }
+        Ok(plan.verdict)
     }
 
     async fn execute(&self, network: &str, step: &Step) -> Result<(), ProviderError> {
@@ -208,25 +242,13 @@ impl Provider {
         }
     }
 
-    async fn observe(
-        &self,
-        networks: &BTreeMap<String, Network>,
-    ) -> Result<(Vec<Wanted>, provider::Node), ProviderError> {
-        let node = self.read_node().await?;
-        let wanted = networks.iter().map(|(name, network)| wanted(name, network, &self.node, node.labels())).collect();
-        Ok((wanted, self.facts().await?))
-    }
-
     async fn read_node(&self) -> Result<Node, ProviderError> {
         let read = Api::<Node>::all(self.client.clone());
         read.get(&self.node).await.map_err(|source| ProviderError::ReadNode { node: self.node.clone(), source })
     }
 
-    async fn facts(&self) -> Result<provider::Node, ProviderError> {
-        let node = self.read_node().await?;
-        let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-        let own: BTreeSet<IpAddr> = addresses.iter().filter_map(|address| address.address.parse().ok()).collect();
-        let nics = observe_nics(&self.netlink, &own).await.map_err(ProviderError::Links)?;
+    async fn facts(&self, addresses: &BTreeSet<IpAddr>) -> Result<provider::Node, ProviderError> {
+        let nics = observe_nics(&self.netlink, addresses).await.map_err(ProviderError::Links)?;
         let tables = self.ovsdb.tables().map_err(|source| ProviderError::Bridge { network: "all".into(), source })?;
         let (own, foreign): (BTreeMap<_, _>, BTreeMap<_, _>) = vswitch::bridges(&tables)
             .into_iter()
@@ -239,6 +261,11 @@ impl Provider {
             datapath: vswitch::setting(&tables, "furrow-datapath-type").unwrap_or_default().to_owned(),
         })
     }
+}
+
+fn addresses_of(node: &Node) -> BTreeSet<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    addresses.iter().filter_map(|address| address.address.parse().ok()).collect()
 }
 
 fn report(error: &ProviderError) -> bool {

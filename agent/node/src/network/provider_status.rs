@@ -1,6 +1,8 @@
 //! How a provider network stands on this node, told to Kubernetes: this node's entry in the object's status, and the
 //! node's labels that reservation pods select on. Writes nothing that is already so; refuses other nodes' entries.
 
+use std::collections::BTreeMap;
+
 use furrow_api::providernetwork::{ProviderNetwork, ProviderNetworkCondition, ProviderNetworkStatus};
 use furrow_model::provider::Verdict;
 use k8s_openapi::api::core::v1::Node;
@@ -59,6 +61,38 @@ pub(super) async fn publish(client: &Client, node: &str, network: &str, verdict:
     Err(StatusError::Contended)
 }
 
+/// Takes the labels of networks away that are not among `networks` any more.
+pub(super) async fn forget(
+    client: &Client,
+    node: &str,
+    labels: &BTreeMap<String, String>,
+    networks: impl Fn(&str) -> bool,
+) -> Result<(), StatusError> {
+    let stale = stale_labels(labels, networks);
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let removals: serde_json::Map<_, _> = stale.into_iter().map(|key| (key, serde_json::Value::Null)).collect();
+    patch_labels(client, node, removals).await
+}
+
+fn stale_labels(labels: &BTreeMap<String, String>, networks: impl Fn(&str) -> bool) -> Vec<String> {
+    let infix = format!(".{LABEL_INFIX}/");
+    let network = |key: &str| key.split_once(&infix).map(|(network, _)| network.to_owned());
+    labels.keys().filter(|key| network(key).is_some_and(|network| !networks(&network))).cloned().collect()
+}
+
+async fn patch_labels(
+    client: &Client,
+    node: &str,
+    labels: serde_json::Map<String, serde_json::Value>,
+) -> Result<(), StatusError> {
+    let patch = serde_json::json!({"metadata": {"labels": labels}});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let patched = Api::<Node>::all(client.clone()).patch_metadata(node, &params, &Patch::Merge(patch)).await;
+    patched.map(drop).map_err(|source| StatusError::Label { node: node.to_owned(), source })
+}
+
 async fn label(client: &Client, node: &str, network: &str, verdict: &Verdict) -> Result<(), StatusError> {
     let failed = |source| StatusError::Label { node: node.to_owned(), source };
     let nodes = Api::<Node>::all(client.clone());
@@ -77,9 +111,7 @@ async fn label(client: &Client, node: &str, network: &str, verdict: &Verdict) ->
     if labels.is_empty() {
         return Ok(());
     }
-    let patch = serde_json::json!({"metadata": {"labels": labels}});
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    nodes.patch_metadata(node, &params, &Patch::Merge(patch)).await.map(drop).map_err(failed)
+    patch_labels(client, node, labels).await
 }
 
 /// Puts this node's part into the status, and tells whether that changed anything.
@@ -162,6 +194,14 @@ mod tests {
         assert_eq!(nodes, ["n1", "n2"]);
         assert!(update(&mut status, "n1", &Verdict::NotConcerned, at(3)));
         assert!(status.ready && status.conditions.len() == 1);
+    }
+
+    #[test]
+    fn labels_of_networks_that_are_gone_are_stale() {
+        let labels = ["prod", "old"].map(|network| (format!("{network}.{LABEL_INFIX}/ready"), "true".to_owned()));
+        let mut labels = BTreeMap::from(labels);
+        labels.insert("kubernetes.io/os".into(), "linux".into());
+        assert_eq!(stale_labels(&labels, |network| network == "prod"), [format!("old.{LABEL_INFIX}/ready")]);
     }
 
     #[test]

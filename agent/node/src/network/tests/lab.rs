@@ -200,7 +200,8 @@ impl Guest {
 
     pub(super) fn send(&self, frame: &[u8]) {
         let bytes = [&[0; VNET_HEADER][..], frame].concat();
-        std::io::Write::write_all(&mut &*self.tap.get_ref(), &bytes).unwrap();
+        let mut file: &std::fs::File = self.tap.get_ref();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
     }
 
     /// The next frame that fits.
