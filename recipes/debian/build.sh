@@ -67,6 +67,10 @@ settle_root() {
     "$root"/var/lib/systemd/{random-seed,catalog} "$root"/var/lib/dpkg/*-old \
     "$root"/var/cache/ldconfig/aux-cache "$root"/var/cache/debconf/*-old
   find "$root"/var/log "$root"/var/cache/apt "$root"/var/lib/apt/lists -type f -delete
+  # With SOURCE_DATE_EPOCH set, the packages' scripts make caches that are checked
+  # against a hash of the source at every import.
+  chroot "$root" python3 -m compileall -q -f --invalidation-mode timestamp \
+    /usr/lib/python3 /usr/lib/python3.13 >/dev/null || true
   # Packages' files keep their times, which Python's caches refer to.
   find "$root" -newer "$work/started" -print0 |
     xargs -0r touch --no-dereference --date="@$SOURCE_DATE_EPOCH"
