@@ -28,9 +28,10 @@ use guest::{NodeFacts, Parts};
 
 /// Threads of the asynchronous runtime. The work is waiting; libvirt and librbd have threads of their own.
 const RUNTIME_THREADS: usize = 2;
-/// Threads for blocking calls (files, secrets, images) and their stacks: few and small, for the node's memory budget.
+/// Threads for blocking calls (files, secrets, images): few, for the node's memory budget.
 const BLOCKING_THREADS: usize = 16;
-const STACK_BYTES: usize = 1024 * 1024;
+/// Stack of each, of which only what is used becomes memory: reading a VMI in an unoptimised build takes over 2 MiB.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {

@@ -25,6 +25,8 @@ mod seed;
 mod settings;
 mod show;
 mod status;
+#[cfg(test)]
+mod tests;
 mod unsupported;
 
 use std::fmt;

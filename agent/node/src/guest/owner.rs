@@ -65,7 +65,7 @@ pub(super) async fn run(
     mut snapshots: watch::Receiver<Snapshot>,
     artefacts: Artefacts,
 ) -> Key {
-    let mut owner = Owner { context, key, known: Known { artefacts, ..Known::default() } };
+    let mut owner = Owner::new(context, key, artefacts);
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let wake = owner.passes(&snapshot).await;
@@ -82,20 +82,33 @@ pub(super) async fn run(
     owner.key
 }
 
-struct Owner {
+/// The owner itself, apart from its task.
+pub(super) struct Owner {
     context: Arc<Context>,
     key: Key,
     known: Known,
 }
 
 impl Owner {
+    /// An owner of a guest of which these artefacts are on the node.
+    pub(super) fn new(context: Arc<Context>, key: Key, artefacts: Artefacts) -> Self {
+        Self { context, key, known: Known { artefacts, ..Known::default() } }
+    }
+
+    /// Replaces what is known to be on the node.
+    #[cfg(test)]
+    pub(super) fn found(&mut self, artefacts: Artefacts) {
+        self.known.artefacts = artefacts;
+    }
+
     /// Makes passes until one has nothing left to do at once. `None`: nothing is left of the guest.
-    async fn passes(&mut self, snapshot: &Snapshot) -> Option<Duration> {
+    pub(super) async fn passes(&mut self, snapshot: &Snapshot) -> Option<Duration> {
         for _ in 0..MAX_PASSES {
             if self.context.stop.is_cancelled() {
                 return None;
             }
-            match self.pass(snapshot).await {
+            // Boxed, as below: the states of a pass are large, and this future is part of a task.
+            match Box::pin(self.pass(snapshot)).await {
                 Ok(Next::Now) => {}
                 Ok(Next::At(at_ms)) => {
                     self.known.retry = None;
@@ -133,7 +146,7 @@ impl Owner {
         let pass =
             Pass { context: &context, key: &self.key, subject: &subject, request: request.as_ref(), observed_at };
         for step in plan.steps {
-            match pass.execute(&mut self.known, step, domain.as_ref()).await {
+            match Box::pin(pass.execute(&mut self.known, step, domain.as_ref())).await {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(when)) => return Ok(when),
                 Err(failure) => {

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use furrow_api::{VirtualMachineInstance, names};
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
     CpuTopology, GuestOsInfo, Machine, MemoryStatus, NetworkInterfaceStatus, PersistentVolumeClaimInfo,
     PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumeStatus,
 };
+use furrow_api::{VirtualMachineInstance, names};
 use furrow_host::libvirt::{DomainState, PauseReason};
 use furrow_model::domain::{DomainSpec, Virtualization, target_names};
 use furrow_model::guest::{End, SharedVolume, migration_blocker};

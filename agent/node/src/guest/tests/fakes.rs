@@ -1,0 +1,313 @@
+//! A small cluster and node in memory: an API server that knows the few calls of an owner (with resourceVersions and
+//! conflicts), domains, ports and volumes that keep state and can be told to fail. No mocking library: what a test
+//! asserts is state, not calls.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use furrow_api::reservation::ReservedVolume;
+use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason};
+use furrow_model::domain::RbdSource;
+use furrow_model::port::{PortSpec, TapName};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::super::ports::{Domains, HostError, PortRecord, Ports, Volumes};
+
+/// Everything there is.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Objects by path.
+    pub(super) objects: BTreeMap<String, Value>,
+    version: u64,
+    /// The API server does not answer.
+    pub(super) unreachable: bool,
+    /// Writes that the API server accepted, events not counted.
+    pub(super) writes: u32,
+    /// Somebody else writes the object before this many next patches arrive.
+    pub(super) rivals: u32,
+    /// Reasons of the events written.
+    pub(super) events: Vec<String>,
+    /// Domains by name.
+    pub(super) domains: BTreeMap<String, DomainRecord>,
+    /// Domains that were started, in order.
+    pub(super) started: Vec<String>,
+    /// Times that a guest was asked to shut down.
+    pub(super) asked: u32,
+    /// Taps with the UID and the name of their guest.
+    pub(super) ports: BTreeMap<String, (String, String)>,
+    /// Times that a port was ensured.
+    pub(super) ensured: u32,
+    /// Images that were opened.
+    pub(super) open: BTreeSet<String>,
+    /// Operations that fail, by name.
+    pub(super) failing: BTreeSet<&'static str>,
+}
+
+/// A handle to it.
+#[derive(Clone, Default)]
+pub(super) struct World(Arc<Mutex<State>>);
+
+impl World {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics while holding it")
+    }
+
+    /// Puts an object, as a user or another controller would.
+    pub(super) fn put(&self, path: &str, mut object: Value) {
+        let mut state = self.state();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = state.version.to_string().into();
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// Changes an object, as a user or another controller would.
+    pub(super) fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.state().objects[path].clone();
+        change(&mut object);
+        self.put(path, object);
+    }
+
+    pub(super) fn object(&self, path: &str) -> Value {
+        self.state().objects.get(path).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn client(&self) -> Client {
+        let world = self.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let world = world.clone();
+            async move { Ok::<_, Infallible>(world.serve(request).await) }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn serve(&self, request: Request<kube::client::Body>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let path = parts.uri.path().to_owned();
+        let mut state = self.state();
+        if state.unreachable {
+            return failure(503, "ServiceUnavailable");
+        }
+        if path.contains("/events") {
+            let event: Value = serde_json::from_slice(&body).unwrap_or_default();
+            state.events.extend(event["reason"].as_str().map(str::to_owned));
+            return answer(201, &event);
+        }
+        match parts.method {
+            Method::GET if path.ends_with("/pods") => {
+                let pods: Vec<_> = state
+                    .objects
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(&path))
+                    .map(|(_, pod)| pod.clone())
+                    .collect();
+                answer(200, &json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods}))
+            }
+            Method::GET => state.objects.get(&path).map_or_else(|| failure(404, "NotFound"), |o| answer(200, o)),
+            Method::PATCH => state.patch(&path, &body),
+            _ => failure(405, "MethodNotAllowed"),
+        }
+    }
+
+    fn check(&self, operation: &'static str) -> Result<(), HostError> {
+        if self.state().failing.contains(operation) {
+            let message = format!("could not {operation}: told to fail");
+            return Err(HostError { reason: "ToldToFail", message, permanent: false });
+        }
+        Ok(())
+    }
+
+    fn check_libvirt(&self, operation: &'static str) -> Result<(), LibvirtError> {
+        if self.state().failing.contains(operation) {
+            return Err(LibvirtError::Failed { operation, message: "told to fail".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Ends a guest's QEMU with a reason.
+    pub(super) fn end(&self, domain: &str, reason: OffReason) {
+        self.state().domains.get_mut(domain).expect("the domain is there").state = DomainState::Off(reason);
+    }
+}
+
+impl State {
+    fn patch(&mut self, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+        let Some(mut object) = self.objects.get(path).cloned() else { return failure(404, "NotFound") };
+        let patch: Value = serde_json::from_slice(body).unwrap_or_default();
+        if self.rivals > 0 {
+            self.rivals -= 1;
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = self.version.to_string().into();
+            self.objects.insert(path.to_owned(), object.clone());
+        }
+        let expected = &patch["metadata"]["resourceVersion"];
+        if !expected.is_null() && *expected != object["metadata"]["resourceVersion"] {
+            return failure(409, "Conflict");
+        }
+        merge(&mut object, &patch);
+        self.version += 1;
+        self.writes += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.objects.insert(path.to_owned(), object.clone());
+        answer(200, &object)
+    }
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().expect("an object").remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+fn answer(code: u16, body: &Value) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(body).expect("a value serialises");
+    Response::builder().status(code).body(Full::new(body.into())).expect("a response")
+}
+
+fn failure(code: u16, reason: &str) -> Response<Full<Bytes>> {
+    let status = json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "metadata": {},
+        "code": code, "reason": reason, "message": reason,
+    });
+    answer(code, &status)
+}
+
+fn ready<T: Send + 'static>(result: T) -> BoxFuture<'static, T> {
+    futures::future::ready(result).boxed()
+}
+
+impl Ports for World {
+    fn ensure<'a>(&'a self, spec: &'a PortSpec) -> BoxFuture<'a, Result<TapName, HostError>> {
+        let tap = spec.tap();
+        let mut state = self.state();
+        state.ensured += 1;
+        state.ports.insert(tap.as_str().to_owned(), (spec.vmi_uid.clone(), spec.vmi.clone()));
+        drop(state);
+        ready(self.check("ensure a port").map(|()| tap))
+    }
+
+    fn remove<'a>(&'a self, tap: &'a TapName) -> BoxFuture<'a, Result<(), HostError>> {
+        let result = self.check("remove a port");
+        if result.is_ok() {
+            self.state().ports.remove(tap.as_str());
+        }
+        ready(result)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PortRecord>, HostError>> {
+        let state = self.state();
+        let ports = state.ports.iter().filter_map(|(tap, (vmi_uid, vmi))| {
+            Some(PortRecord { tap: TapName::recognise(tap)?, vmi_uid: vmi_uid.clone(), vmi: vmi.clone() })
+        });
+        ready(Ok(ports.collect()))
+    }
+}
+
+impl Volumes for World {
+    fn open_check<'a>(&'a self, volume: &'a ReservedVolume, _: bool) -> BoxFuture<'a, Result<RbdSource, HostError>> {
+        let (pool, image) = (volume.pool.clone(), volume.image.clone());
+        self.state().open.insert(format!("{pool}/{image}"));
+        let monitors = vec![("10.0.0.1".to_owned(), 3300)];
+        let source = RbdSource { pool, image, monitors, user: "u".into(), secret: uuid::Uuid::nil() };
+        ready(self.check("open a volume").map(|()| source))
+    }
+
+    fn release<'a>(&'a self, volume: &'a ReservedVolume) -> BoxFuture<'a, Result<(), HostError>> {
+        self.state().open.remove(&format!("{}/{}", volume.pool, volume.image));
+        ready(Ok(()))
+    }
+}
+
+impl Domains for World {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>> {
+        ready(Ok(self.state().domains.values().cloned().collect()))
+    }
+
+    fn observe<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<DomainRecord>, LibvirtError>> {
+        ready(Ok(self.state().domains.get(name).cloned()))
+    }
+
+    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>> {
+        if let Err(error) = self.check_libvirt("start the domain") {
+            return ready(Err(error));
+        }
+        let record = read_record(&xml);
+        let mut state = self.state();
+        state.started.push(record.name.clone());
+        state.domains.insert(record.name.clone(), record);
+        ready(Ok(()))
+    }
+
+    fn ask_shutdown<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        self.state().asked += 1;
+        ready(Ok(()))
+    }
+
+    fn destroy<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let result = self.check_libvirt("destroy the domain");
+        if result.is_ok() {
+            self.end(name, OffReason::Destroyed);
+        }
+        ready(result)
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        self.state().domains.remove(name);
+        ready(Ok(()))
+    }
+
+    fn guest_info<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        let info = [
+            ("os.pretty-name", "Debian GNU/Linux 13 (trixie)"),
+            ("if.count", "1"),
+            ("if.0.name", "enp1s0"),
+            ("if.0.hwaddr", "02:00:00:00:00:01"),
+            ("if.0.addr.count", "1"),
+            ("if.0.addr.0.addr", "192.168.10.2"),
+        ];
+        ready(Ok(info.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+    }
+}
+
+/// What libvirt would show of a domain that was started from this XML. Attributes are found by text: the fake is not
+/// the place to parse XML a second time.
+fn read_record(xml: &str) -> DomainRecord {
+    let between = |before: &str, after: &str| {
+        let rest = xml.split_once(before).expect("the text before").1;
+        rest.split_once(after).expect("the text after").0.to_owned()
+    };
+    let owner = DomainOwner {
+        namespace: between(" namespace=\"", "\""),
+        name: between("libvirt/1\" namespace=\"default\" name=\"", "\""),
+        uid: between(" uid=\"", "\""),
+        generation: 1,
+    };
+    DomainRecord {
+        name: between("<name>", "</name>"),
+        owner: Some(owner),
+        state: DomainState::Running,
+        software: xml.contains("<domain type=\"qemu\""),
+        agent_connected: false,
+        taps: Vec::new(),
+        images: Vec::new(),
+    }
+}

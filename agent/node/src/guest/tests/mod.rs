@@ -1,0 +1,376 @@
+//! One guest from binding to its end, over the fakes: the same owner, plan, executor and status as on a node.
+
+mod fakes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use furrow_api::VirtualMachineInstance;
+use furrow_host::libvirt::OffReason;
+use furrow_model::port::TapName;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::bound::BoundPod;
+use super::dispatch::Snapshot;
+use super::images::Images;
+use super::owner::{Artefacts, Owner};
+use super::record::Events;
+use super::settings::Settings;
+use super::{Context, Key, NodeFacts};
+use fakes::World;
+
+const VMI: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/vm";
+const POD: &str = "/api/v1/namespaces/default/pods/virt-launcher-vm-x";
+const DOMAIN: &str = "default_vm";
+
+/// A world with one VMI that is bound to this node, and the owner of its guest.
+struct Bench {
+    world: World,
+    owner: Owner,
+    guests: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+fn vmi(uid: &str) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {"name": "vm", "namespace": "default", "uid": uid, "generation": 1},
+        "spec": {
+            "domain": {
+                "memory": {"guest": "128Mi"},
+                "devices": {
+                    "disks": [
+                        {"name": "root", "disk": {"bus": "virtio"}},
+                        {"name": "seed", "disk": {"bus": "virtio"}},
+                    ],
+                    "interfaces": [{"name": "default", "bridge": {}}],
+                },
+            },
+            "networks": [{"name": "default", "multus": {"networkName": "lan"}}],
+            "volumes": [
+                {"name": "root", "dataVolume": {"name": "vm-root"}},
+                {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config\n"}},
+            ],
+        },
+        "status": {
+            "phase": "Scheduling",
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "DataVolumesReady", "status": "True"}],
+        },
+    })
+}
+
+fn pod(uid: &str) -> Value {
+    let reservation = json!({
+        "vmi": {"namespace": "default", "name": "vm", "uid": uid},
+        "nics": [{
+            "name": "default", "network": "default/lan", "subnet": "s", "bridge": "br-p", "vlan": 100,
+            "mac": "02:00:00:00:00:01", "ip": "192.168.10.2", "prefixLen": 23, "gateway": "192.168.10.1",
+            "dns": [], "mtu": 1500, "ipObject": "vm.default",
+        }],
+        "volumes": [{
+            "name": "root", "claim": "vm-root", "pool": "volumes", "image": "csi-vol-1",
+            "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "readOnly": false, "capacityBytes": 1_073_741_824,
+        }],
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "virt-launcher-vm-x", "namespace": "default", "uid": format!("pod-of-{uid}"),
+            "ownerReferences": [{
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "vm", "uid": uid,
+                "controller": true,
+            }],
+            "annotations": {"furrow.io/reservation": reservation.to_string()},
+        },
+        "spec": {"containers": [], "nodeName": "node-1"},
+        "status": {"phase": "Pending"},
+    })
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = World::default();
+        world.put(VMI, vmi("uid-1"));
+        world.put(POD, pod("uid-1"));
+        let guests = tempfile::tempdir().expect("a directory");
+        let stop = CancellationToken::new();
+        let owner = owner(&world, &guests, &stop);
+        Self { world, owner, guests, stop }
+    }
+
+    /// What the watches would have delivered.
+    fn snapshot(&self) -> Snapshot {
+        let vmi: Option<VirtualMachineInstance> = serde_json::from_value(self.world.object(VMI)).ok();
+        let labelled =
+            vmi.filter(|vmi| vmi.metadata.labels.as_ref().is_some_and(|l| l.contains_key("kubevirt.io/nodeName")));
+        let pod: Option<Pod> = serde_json::from_value(self.world.object(POD)).ok();
+        let pods = pod.iter().filter_map(BoundPod::read).map(Arc::new).collect();
+        Snapshot { pods, vmi: labelled.map(Arc::new), dirty: 0 }
+    }
+
+    async fn pass(&mut self) -> Option<Duration> {
+        let snapshot = self.snapshot();
+        self.owner.passes(&snapshot).await
+    }
+
+    /// A new agent on the same node: it knows what it finds.
+    fn restart_agent(&mut self) {
+        self.owner = owner(&self.world, &self.guests, &self.stop);
+        let ports = self.world.state().ports.iter().map(|(tap, (uid, _))| (tap.clone(), uid.clone())).collect();
+        let files = self.world.state().domains.values().filter_map(|d| Some(d.owner.as_ref()?.uid.clone())).collect();
+        self.owner.found(Artefacts { ports, files });
+    }
+
+    fn status(&self) -> Value {
+        self.world.object(VMI)["status"].clone()
+    }
+
+    fn phase(&self) -> String {
+        self.status()["phase"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn condition(&self, type_: &str) -> Value {
+        let conditions = self.status()["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+    }
+
+    fn assert_nothing_left(&self) {
+        let state = self.world.state();
+        assert!(state.domains.is_empty(), "domains: {:?}", state.domains);
+        assert!(state.ports.is_empty(), "ports: {:?}", state.ports);
+        let files = std::fs::read_dir(self.guests.path()).expect("the directory").count();
+        assert_eq!(files, 0, "guest directories");
+    }
+}
+
+fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) -> Owner {
+    let client = world.client();
+    let facts = NodeFacts {
+        node: "node-1".to_owned(),
+        emulator: "/usr/bin/qemu".to_owned(),
+        firmware_dir: "/usr/share/OVMF".to_owned(),
+        guests_dir: guests.path().to_owned(),
+        kvm: false,
+    };
+    let context = Context {
+        events: Events::start(client.clone(), &facts.node, stop.clone()),
+        client,
+        volumes: Arc::new(world.clone()),
+        ports: Arc::new(world.clone()),
+        domains: Arc::new(world.clone()),
+        facts,
+        settings: watch::Sender::new(Some(Settings::default())).subscribe(),
+        images: Images::default(),
+        starts: Semaphore::new(1),
+        stop: stop.clone(),
+    };
+    Owner::new(Arc::new(context), Key { namespace: "default".to_owned(), name: "vm".to_owned() }, Artefacts::default())
+}
+
+#[tokio::test]
+async fn a_bound_guest_is_started_and_described() {
+    let mut bench = Bench::new();
+    assert!(bench.pass().await.is_some(), "the owner goes on");
+    assert_eq!(bench.world.state().started, [DOMAIN]);
+    let object = bench.world.object(VMI);
+    assert_eq!(object["metadata"]["labels"]["kubevirt.io/nodeName"], "node-1");
+    let status = &object["status"];
+    assert_eq!((&status["phase"], &status["nodeName"]), (&json!("Running"), &json!("node-1")));
+    let nic = &status["interfaces"][0];
+    assert_eq!((&nic["ipAddress"], &nic["name"]), (&json!("192.168.10.2"), &json!("default")));
+    assert_eq!((&nic["mac"], &nic["infoSource"]), (&json!("02:00:00:00:00:01"), &json!("domain")));
+    let targets: Vec<_> = status["volumeStatus"].as_array().expect("volumes").iter().map(|v| &v["target"]).collect();
+    assert_eq!(targets, ["vda", "vdb"]);
+    let phases: Vec<_> =
+        status["phaseTransitionTimestamps"].as_array().expect("phases").iter().map(|p| &p["phase"]).collect();
+    assert_eq!(phases, ["Scheduled", "Running"]);
+    for type_ in ["Ready", "LiveMigratable", "SoftwareEmulation", "PodScheduled", "DataVolumesReady"] {
+        assert_eq!(bench.condition(type_)["status"], "True", "{type_}");
+    }
+    assert!(bench.guests.path().join("uid-1/seed.iso").exists());
+    // The same again writes nothing.
+    let writes = bench.world.state().writes;
+    bench.pass().await;
+    assert_eq!(bench.world.state().writes, writes);
+}
+
+#[tokio::test]
+async fn a_running_guest_survives_a_new_agent_untouched() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    let ensured = bench.world.state().ensured;
+    let writes = bench.world.state().writes;
+    bench.restart_agent();
+    bench.pass().await;
+    let state = bench.world.state();
+    assert_eq!(state.started.len(), 1, "it was not started again");
+    assert_eq!(state.ensured, ensured + 1, "its port answers DHCP again");
+    assert_eq!(state.writes, writes, "its status was right");
+}
+
+#[tokio::test]
+async fn a_guest_that_shuts_down_has_succeeded_and_one_that_crashes_has_failed() {
+    for (reason, phase) in [(OffReason::Shutdown, "Succeeded"), (OffReason::Crashed, "Failed")] {
+        let mut bench = Bench::new();
+        bench.pass().await;
+        bench.world.end(DOMAIN, reason);
+        bench.pass().await;
+        assert_eq!(bench.phase(), phase);
+        assert_eq!(bench.condition("Ready")["reason"], "GuestNotRunning");
+        bench.assert_nothing_left();
+        assert!(bench.world.state().open.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_told_even_if_it_came_while_no_agent_ran() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.end(DOMAIN, OffReason::Shutdown);
+    bench.restart_agent();
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Succeeded");
+    bench.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_node_that_restarted_has_failed_guests() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.state().domains.clear();
+    bench.world.state().ports.clear();
+    bench.restart_agent();
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Failed");
+    assert_eq!(bench.status()["reason"], "NodeRestarted");
+    bench.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_deleted_guest_is_asked_then_killed_then_cleared() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    let now = jiff::Timestamp::now().to_string();
+    bench.world.change(VMI, |vmi| vmi["metadata"]["deletionTimestamp"] = json!(now));
+    let wake = bench.pass().await.expect("a next look");
+    assert_eq!(bench.world.state().asked, 1);
+    assert!(wake <= Duration::from_secs(5), "{wake:?}");
+    assert_eq!(bench.phase(), "Running");
+    bench.world.change(VMI, |vmi| vmi["spec"]["terminationGracePeriodSeconds"] = json!(0));
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Succeeded");
+    bench.assert_nothing_left();
+    bench.world.state().objects.clear();
+    assert_eq!(bench.pass().await, None, "nothing is left to look after");
+}
+
+#[tokio::test]
+async fn nothing_starts_when_a_part_fails_and_the_object_says_why() {
+    for operation in ["ensure a port", "open a volume", "start the domain"] {
+        let mut bench = Bench::new();
+        bench.world.state().failing.insert(operation);
+        let wake = bench.pass().await.expect("a retry");
+        assert_eq!(wake, Duration::from_secs(1), "{operation}");
+        assert!(bench.world.state().started.is_empty(), "{operation}");
+        assert_eq!(bench.phase(), "Scheduled");
+        let condition = bench.condition("Synchronized");
+        assert_eq!(condition["status"], "False", "{operation}");
+        assert!(condition["message"].as_str().is_some_and(|message| message.contains("told to fail")), "{condition}");
+        assert_eq!(bench.pass().await, Some(Duration::from_secs(2)), "the pause doubles");
+        bench.world.state().failing.clear();
+        bench.pass().await;
+        assert_eq!(bench.phase(), "Running", "{operation}");
+        assert!(bench.condition("Synchronized").is_null());
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_never_started_leaves_nothing_when_deleted() {
+    let mut bench = Bench::new();
+    bench.world.state().failing.insert("open a volume");
+    bench.pass().await;
+    bench.world.change(VMI, |vmi| vmi["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Succeeded");
+    bench.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn conflicts_are_resolved_by_reading_again() {
+    let mut bench = Bench::new();
+    bench.world.state().rivals = 3;
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+}
+
+#[tokio::test]
+async fn a_new_guest_waits_until_the_old_one_of_its_name_is_gone() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.put(VMI, vmi("uid-2"));
+    bench.world.put(POD, pod("uid-2"));
+    bench.world.state().failing.insert("destroy the domain");
+    bench.pass().await;
+    assert_eq!(bench.world.state().started.len(), 1, "nothing starts when a removal failed");
+    bench.world.state().failing.clear();
+    bench.pass().await;
+    let state = bench.world.state();
+    assert_eq!(state.started.len(), 2);
+    assert_eq!(state.domains[DOMAIN].owner.as_ref().map(|owner| owner.uid.as_str()), Some("uid-2"));
+    let taps: Vec<_> = state.ports.keys().cloned().collect();
+    assert_eq!(taps, [TapName::of("uid-2", "default").as_str()]);
+}
+
+#[tokio::test]
+async fn a_guest_whose_object_is_gone_is_killed_and_cleared() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.state().objects.clear();
+    bench.restart_agent();
+    assert_eq!(bench.pass().await, None);
+    bench.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_running_guest_is_left_alone_while_the_api_is_unreachable() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.restart_agent();
+    bench.world.state().unreachable = true;
+    let empty = Snapshot::default();
+    assert_eq!(bench.owner.passes(&empty).await, Some(Duration::from_secs(1)));
+    assert_eq!(bench.world.state().domains.len(), 1);
+    bench.world.state().unreachable = false;
+    // The caches are still empty, but the API server says that everything is wanted.
+    bench.owner.passes(&empty).await;
+    assert_eq!(bench.world.state().domains.len(), 1);
+    assert_eq!(bench.phase(), "Running");
+}
+
+#[tokio::test]
+async fn a_connected_guest_agent_completes_the_status() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").agent_connected = true;
+    bench.pass().await;
+    assert_eq!(bench.condition("AgentConnected")["status"], "True");
+    assert_eq!(bench.status()["guestOSInfo"]["prettyName"], "Debian GNU/Linux 13 (trixie)");
+    let nic = &bench.status()["interfaces"][0];
+    assert_eq!((&nic["interfaceName"], &nic["infoSource"]), (&json!("enp1s0"), &json!("domain, guest-agent")));
+    assert_eq!(nic["ipAddresses"], json!(["192.168.10.2"]));
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_realised_is_named_and_not_retried() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({}));
+    let wake = bench.pass().await.expect("a next look");
+    assert!(wake > Duration::from_secs(60), "{wake:?}");
+    let condition = bench.condition("Synchronized");
+    assert_eq!(condition["reason"], "FieldNotSupported");
+    assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm")), "{condition}");
+    assert!(bench.world.state().started.is_empty());
+}
