@@ -112,7 +112,7 @@ pub enum Waiting {
 /// nobody has begun is given to another.
 #[must_use]
 pub fn step(observed: &Observed, nodes: &BTreeMap<String, usize>) -> Step {
-    if matches!(observed.phase, Phase::Succeeded | Phase::Failed) {
+    if matches!(observed.phase, Phase::Succeeded | Phase::Failed) || observed.started {
         return Step::Leave;
     }
     let waiting = match observed.source {
@@ -143,8 +143,7 @@ fn import(observed: &Observed, nodes: &BTreeMap<String, usize>) -> Step {
     match &observed.node {
         None => Step::Schedule,
         // The image's exclusive lock and watcher check keep a second importer out should the first come back.
-        Some(node) if !observed.started && !nodes.is_empty() && !nodes.contains_key(node) => Step::Schedule,
-        Some(_) if observed.started => Step::Leave,
+        Some(node) if !nodes.is_empty() && !nodes.contains_key(node) => Step::Schedule,
         Some(_) => Step::Wait(Phase::ImportScheduled, Waiting::Agent),
     }
 }
@@ -182,7 +181,9 @@ mod tests {
         check(import(Claim::Bound), Step::Schedule);
         let chosen = Observed { node: Some("a".into()), ..import(Claim::Bound) };
         check(chosen.clone(), Step::Wait(Phase::ImportScheduled, Waiting::Agent));
-        check(Observed { started: true, phase: Phase::Other, ..chosen.clone() }, Step::Leave);
+        let started = Observed { started: true, phase: Phase::Other, ..chosen.clone() };
+        check(started.clone(), Step::Leave);
+        check(Observed { claim: Claim::Lost, ..started }, Step::Leave);
         check(Observed { node: Some("gone".into()), ..chosen.clone() }, Step::Schedule);
         check(Observed { node: Some("gone".into()), started: true, ..chosen.clone() }, Step::Leave);
         check(Observed { phase: Phase::Failed, ..chosen }, Step::Leave);

@@ -303,10 +303,7 @@ impl Allocation {
         if self.rounds <= ROUNDS {
             return Ok(());
         }
-        Err(AllocationError::Contended {
-            object: self.request.object.clone(),
-            subnet: self.request.subnet.clone(),
-        })
+        Err(AllocationError::Contended { object: self.request.object.clone(), subnet: self.request.subnet.clone() })
     }
 
     fn assigned(&self, claim: &Claim) -> Result<Assigned, AllocationError> {
@@ -314,12 +311,7 @@ impl Allocation {
         Ok(Assigned { ip: claim.ip, mac: claim.mac.parse().map_err(confused)? })
     }
 
-    fn choose(
-        &self,
-        range: &Range,
-        holdings: &[Holding],
-        after: Option<Ipv4Addr>,
-    ) -> Result<Claim, AllocationError> {
+    fn choose(&self, range: &Range, holdings: &[Holding], after: Option<Ipv4Addr>) -> Result<Claim, AllocationError> {
         let others = || holdings.iter().filter(|holding| holding.object != self.request.object);
         let ip = match self.request.ip {
             Some(ip) => {
@@ -342,12 +334,7 @@ impl Allocation {
             }
         };
         let mac = self.choose_mac(others().filter_map(|h| Some((h.mac?, h.object.as_str()))))?;
-        Ok(Claim {
-            object: self.request.object.clone(),
-            owner: self.request.owner.clone(),
-            ip,
-            mac: mac.to_string(),
-        })
+        Ok(Claim { object: self.request.object.clone(), owner: self.request.owner.clone(), ip, mac: mac.to_string() })
     }
 
     /// Hardware addresses are unique in the cluster, not only in a Subnet: Subnets may share a layer 2.

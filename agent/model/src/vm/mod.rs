@@ -137,13 +137,8 @@ pub struct Decision {
 pub fn decide(observed: &Observed) -> Decision {
     let failure = failures(observed);
     let requests = pending(observed);
-    let mut decision = Decision {
-        action: Action::Nothing,
-        requests,
-        failure,
-        strategy: Some(observed.strategy),
-        retry_at_ms: None,
-    };
+    let mut decision =
+        Decision { action: Action::Nothing, requests, failure, strategy: Some(observed.strategy), retry_at_ms: None };
     match &observed.guest {
         Some(guest) => with_guest(observed, guest, &mut decision),
         None => without_guest(observed, &mut decision),

@@ -115,8 +115,9 @@ pub fn printable(facts: &PrintableFacts<'_>) -> Printable {
     if facts.claim_unbound && waiting {
         return Printable::WaitingForVolumeBinding;
     }
-    let starting =
-        |guest: GuestFacts<'_>| matches!(guest.phase, Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled);
+    let starting = |guest: GuestFacts<'_>| {
+        matches!(guest.phase, Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled)
+    };
     match facts.guest {
         Some(guest) if guest.sync_failure == Some("ErrImagePull") => Printable::ErrImagePull,
         Some(guest) if guest.sync_failure == Some("ImagePullBackOff") => Printable::ImagePullBackOff,

@@ -1,0 +1,175 @@
+//! Which objects a change concerns. Marking too many costs a pass that finds nothing to do; marking too few costs a wait
+//! until the resync, so that in doubt an object is marked.
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+
+use furrow_api::meta::Condition;
+use furrow_api::vmi::{VmiPhase, Volume};
+use furrow_api::{DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance};
+
+use crate::cluster::{Cluster, controller, key_of};
+use crate::dispatch::Key;
+
+/// An object to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A VirtualMachine.
+    Vm(Key),
+    /// A VirtualMachineInstance.
+    Vmi(Key),
+    /// A DataVolume.
+    DataVolume(Key),
+    /// A Subnet.
+    Subnet(Key),
+    /// An IP.
+    Ip(Key),
+    /// The KubeVirt object.
+    KubeVirt(Key),
+}
+
+/// All objects.
+pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
+    let mut marks: Vec<_> = cluster.vms.state().iter().map(|vm| Mark::Vm(key_of(vm.as_ref()))).collect();
+    marks.extend(cluster.vmis.state().iter().map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))));
+    marks.extend(cluster.data_volumes.state().iter().map(|volume| Mark::DataVolume(key_of(volume.as_ref()))));
+    marks.extend(cluster.subnets.state().iter().map(|subnet| Mark::Subnet(key_of(subnet.as_ref()))));
+    marks.extend(cluster.ips.state().iter().map(|ip| Mark::Ip(key_of(ip.as_ref()))));
+    marks.extend(cluster.kubevirts.state().iter().map(|kubevirt| Mark::KubeVirt(key_of(kubevirt.as_ref()))));
+    marks
+}
+
+/// A virtual machine changed; when it is gone, its addresses are.
+pub(crate) fn of_vm(cluster: &Cluster, vm: &VirtualMachine, deleted: bool) -> Vec<Mark> {
+    let mut marks = if deleted { addresses_of(cluster, vm) } else { Vec::new() };
+    marks.push(Mark::Vm(key_of(vm)));
+    marks
+}
+
+/// A guest changed; when it is gone, its addresses may be.
+pub(crate) fn of_vmi(cluster: &Cluster, vmi: &VirtualMachineInstance, deleted: bool) -> Vec<Mark> {
+    let mut marks = if deleted { addresses_of(cluster, vmi) } else { Vec::new() };
+    marks.extend([Mark::Vmi(key_of(vmi)), Mark::Vm(key_of(vmi))]);
+    marks
+}
+
+fn addresses_of(cluster: &Cluster, object: &impl ResourceExt) -> Vec<Mark> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let ips = cluster.ips.state();
+    let own = ips.iter().filter(|ip| ip.spec.namespace == namespace && ip.spec.pod_name == name);
+    own.map(|ip| Mark::Ip(key_of(ip.as_ref()))).collect()
+}
+
+/// A reservation pod changed.
+pub(crate) fn of_pod(_: &Cluster, pod: &Pod, _: bool) -> Vec<Mark> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let owner = controller::<VirtualMachineInstance>(pod);
+    owner.map(|owner| Mark::Vmi(Key::new(&namespace, &owner.name))).into_iter().collect()
+}
+
+/// A DataVolume changed: itself, who uses it, and copies of its claim.
+pub(crate) fn of_data_volume(cluster: &Cluster, volume: &DataVolume, _: bool) -> Vec<Mark> {
+    of_claim_named(cluster, &volume.namespace().unwrap_or_default(), &volume.name_any())
+}
+
+/// A claim changed: its DataVolume, who uses it, and copies of it.
+pub(crate) fn of_claim(cluster: &Cluster, claim: &PersistentVolumeClaim, _: bool) -> Vec<Mark> {
+    of_claim_named(cluster, &claim.namespace().unwrap_or_default(), &claim.name_any())
+}
+
+/// A volume changed: whoever waits for its claim.
+pub(crate) fn of_volume(cluster: &Cluster, volume: &PersistentVolume, _: bool) -> Vec<Mark> {
+    let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let key = claim.and_then(|claim| Some((claim.namespace.clone()?, claim.name.clone()?)));
+    key.map(|(namespace, name)| of_claim_named(cluster, &namespace, &name)).unwrap_or_default()
+}
+
+fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
+    let mut marks = vec![Mark::DataVolume(Key::new(namespace, name))];
+    for vmi in cluster.vmis.state() {
+        if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(|v| claim_name(v) == Some(name))
+        {
+            marks.push(Mark::Vmi(key_of(vmi.as_ref())));
+        }
+    }
+    for vm in cluster.vms.state() {
+        let volumes = &vm.spec.template.spec.volumes;
+        let templates = &vm.spec.data_volume_templates;
+        let uses = volumes.iter().any(|volume| claim_name(volume) == Some(name))
+            || templates.iter().any(|template| template.metadata.name.as_deref() == Some(name));
+        if uses && vm.namespace().as_deref() == Some(namespace) {
+            marks.push(Mark::Vm(key_of(vm.as_ref())));
+        }
+    }
+    for copy in cluster.data_volumes.state() {
+        let source = copy.spec.source.as_ref().and_then(|source| source.pvc.as_ref());
+        let own = copy.namespace().unwrap_or_default();
+        let copies = source.is_some_and(|source| {
+            let from = if source.namespace.is_empty() { own.as_str() } else { source.namespace.as_str() };
+            source.name == name && from == namespace
+        });
+        if copies {
+            marks.push(Mark::DataVolume(key_of(copy.as_ref())));
+        }
+    }
+    marks
+}
+
+/// Name of the claim behind a volume of a guest.
+pub(crate) fn claim_name(volume: &Volume) -> Option<&str> {
+    let by_data_volume = volume.data_volume.as_ref().map(|source| source.name.as_str());
+    by_data_volume.or_else(|| volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str()))
+}
+
+/// A storage class or its profile changed: DataVolumes that are not done.
+pub(crate) fn of_storage<K>(cluster: &Cluster, _: &K, _: bool) -> Vec<Mark> {
+    unfinished_data_volumes(cluster)
+}
+
+/// A node changed: imports that it can take, or has to hand over.
+pub(crate) fn of_node(cluster: &Cluster, _: &Node, _: bool) -> Vec<Mark> {
+    unfinished_data_volumes(cluster)
+}
+
+fn unfinished_data_volumes(cluster: &Cluster) -> Vec<Mark> {
+    let volumes = cluster.data_volumes.state();
+    let unfinished = volumes.iter().filter(|volume| !volume.status.as_ref().is_some_and(|s| s.phase.is_final()));
+    unfinished.map(|volume| Mark::DataVolume(key_of(volume.as_ref()))).collect()
+}
+
+/// A Subnet changed: its counters, and guests that wait for an address.
+pub(crate) fn of_subnet(cluster: &Cluster, subnet: &Subnet, _: bool) -> Vec<Mark> {
+    let mut marks = waiting_guests(cluster);
+    marks.push(Mark::Subnet(key_of(subnet)));
+    marks
+}
+
+/// A part of a network changed: guests that wait for an address.
+pub(crate) fn of_network<K>(cluster: &Cluster, _: &K, _: bool) -> Vec<Mark> {
+    waiting_guests(cluster)
+}
+
+/// An address came or went: its Subnet's counters; when it went, somebody may get it.
+pub(crate) fn of_ip(cluster: &Cluster, ip: &IP, deleted: bool) -> Vec<Mark> {
+    let mut marks = if deleted { waiting_guests(cluster) } else { Vec::new() };
+    marks.extend([Mark::Subnet(Key::new("", &ip.spec.subnet)), Mark::Ip(key_of(ip))]);
+    marks
+}
+
+/// Guests that are held up before they have a pod.
+fn waiting_guests(cluster: &Cluster) -> Vec<Mark> {
+    let held_up = |vmi: &VirtualMachineInstance| {
+        let status = vmi.status.as_ref();
+        status.is_some_and(|status| {
+            status.phase == VmiPhase::Pending
+                && Condition::find(&status.conditions, "Synchronized").is_some_and(|condition| !condition.is_true())
+        })
+    };
+    let vmis = cluster.vmis.state();
+    vmis.iter().filter(|vmi| held_up(vmi)).map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))).collect()
+}
+
+/// The settings changed.
+pub(crate) fn of_kubevirt(_: &Cluster, kubevirt: &KubeVirt, _: bool) -> Vec<Mark> {
+    vec![Mark::KubeVirt(key_of(kubevirt))]
+}

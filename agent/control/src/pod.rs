@@ -1,0 +1,303 @@
+//! The reservation pod: what a guest takes of a node, as the scheduler sees it, and what the node's agent is told. Refuses
+//! to run anything: its only container sleeps.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
+    PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
+
+use furrow_api::quantity::{self, QuantityError};
+use furrow_api::reservation::Reservation;
+use furrow_api::vmi::VirtualMachineInstanceSpec;
+use furrow_api::{KubeVirt, VirtualMachineInstance, names};
+use furrow_model::overhead::{GuestSize, cpu_request_millis, memory_overhead};
+
+/// KubeVirt's default of `cpuAllocationRatio`.
+const CPU_ALLOCATION_RATIO: i64 = 10;
+
+/// Longest name of a pod's VMI in the pod's own name: the API server takes 253, a host name 63.
+const NAME_MAX: usize = 40;
+
+/// Letters of the names that Kubernetes generates: no vowels, so that they spell nothing.
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A guest that cannot be put in the scheduler's terms.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RenderError {
+    /// A quantity is none.
+    #[error("{path} cannot be used")]
+    Quantity {
+        /// Where it stands in the spec.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: QuantityError,
+    },
+    /// Neither `memory.guest` nor a memory request.
+    #[error("spec.domain.memory.guest is missing, and so is spec.domain.resources.requests.memory")]
+    NoMemory,
+    /// A defect.
+    #[error("the reservation cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What a guest takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    cpu_millis: i64,
+    memory_bytes: i64,
+    cpu_limit_millis: Option<i64>,
+    memory_limit_bytes: Option<i64>,
+}
+
+/// Name of a guest's pod. The same guest always has the same, so that a pass that is begun again after a crash makes no
+/// second one.
+pub(crate) fn name(vmi: &VirtualMachineInstance) -> String {
+    let digest = Sha256::digest(vmi.uid().unwrap_or_default());
+    let suffix: String =
+        digest.iter().take(5).map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect();
+    let name: String = vmi.name_any().chars().take(NAME_MAX).collect();
+    format!("virt-launcher-{}-{suffix}", name.trim_end_matches(['-', '.']))
+}
+
+/// The pod. `provider_networks`: what the node must have. `annotations`: Kube-OVN's, for people.
+///
+/// # Errors
+/// When the guest's size cannot be understood.
+pub(crate) fn render(
+    vmi: &VirtualMachineInstance,
+    reservation: &Reservation,
+    provider_networks: &[String],
+    annotations: BTreeMap<String, String>,
+    settings: Option<&KubeVirt>,
+) -> Result<Pod, RenderError> {
+    let taken = taken(&vmi.spec, settings)?;
+    let mut annotations = annotations;
+    annotations.insert(names::ANNOTATION_RESERVATION.to_owned(), serde_json::to_string(reservation)?);
+    let mut labels = vmi.labels().clone();
+    labels.insert(names::LABEL_APP.to_owned(), names::APP_VIRT_LAUNCHER.to_owned());
+    labels.insert(names::LABEL_CREATED_BY.to_owned(), vmi.uid().unwrap_or_default());
+    labels.insert(names::LABEL_VM_NAME.to_owned(), vmi.name_any());
+    let spec = &vmi.spec;
+    Ok(Pod {
+        metadata: ObjectMeta {
+            name: Some(name(vmi)),
+            namespace: vmi.namespace(),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            owner_references: Some(vec![owner(vmi)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            affinity: affinity(spec.affinity.clone(), provider_networks),
+            automount_service_account_token: Some(false),
+            containers: vec![container(&taken)],
+            enable_service_links: Some(false),
+            node_selector: Some(spec.node_selector.clone()).filter(|selector| !selector.is_empty()),
+            priority_class_name: spec.priority_class_name.clone(),
+            restart_policy: Some("Always".to_owned()),
+            scheduler_name: spec.scheduler_name.clone(),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(65534),
+                run_as_group: Some(65534),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
+                ..PodSecurityContext::default()
+            }),
+            // The container sleeps and has nothing to finish.
+            termination_grace_period_seconds: Some(1),
+            tolerations: Some(spec.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+            topology_spread_constraints: Some(spec.topology_spread_constraints.clone()).filter(|list| !list.is_empty()),
+            ..PodSpec::default()
+        }),
+        status: None,
+    })
+}
+
+fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
+    OwnerReference {
+        api_version: VirtualMachineInstance::api_version(&()).into_owned(),
+        kind: VirtualMachineInstance::kind(&()).into_owned(),
+        name: vmi.name_any(),
+        uid: vmi.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+fn container(taken: &Taken) -> Container {
+    let cpu = |millis: i64| ("cpu".to_owned(), Quantity(format!("{millis}m")));
+    let memory = |bytes: i64| ("memory".to_owned(), Quantity(bytes.to_string()));
+    let limits: BTreeMap<_, _> =
+        taken.cpu_limit_millis.map(cpu).into_iter().chain(taken.memory_limit_bytes.map(memory)).collect();
+    Container {
+        name: "compute".to_owned(),
+        image: Some(names::PAUSE_IMAGE.to_owned()),
+        image_pull_policy: Some("Never".to_owned()),
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([cpu(taken.cpu_millis), memory(taken.memory_bytes)])),
+            limits: Some(limits).filter(|limits| !limits.is_empty()),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) }),
+            read_only_root_filesystem: Some(true),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+/// What the guest takes: its own request where it names one, else what its hardware costs.
+fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
+    let domain = &spec.domain;
+    let developer = settings
+        .and_then(|kubevirt| kubevirt.spec.configuration.as_ref())
+        .and_then(|configuration| configuration.developer_configuration.as_ref());
+    let percent = developer.and_then(|developer| developer.memory_overcommit).map_or(100, i64::from).max(1);
+    let ratio = developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from);
+    let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
+    let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
+    let guest = bytes("spec.domain.memory.guest", guest)?;
+    let requested = bytes("spec.domain.resources.requests.memory", requests.get("memory"))?;
+    let memory_limit = bytes("spec.domain.resources.limits.memory", limits.get("memory"))?;
+    let added = domain.memory.as_ref().and_then(|memory| memory.reserved_overhead.as_ref());
+    let added = added.and_then(|reserved| reserved.added_overhead.as_ref());
+    let visible = guest.or(requested).or(memory_limit).ok_or(RenderError::NoMemory)?;
+    let vcpus = vcpus(spec);
+    let overhead = if domain.resources.overcommit_guest_overhead {
+        0
+    } else {
+        memory_overhead(GuestSize {
+            memory_bytes: visible,
+            vcpus,
+            graphics: domain.devices.autoattach_graphics_device != Some(false),
+            tpm: domain.devices.tpm.is_some(),
+            added_bytes: bytes("spec.domain.memory.reservedOverhead.addedOverhead", added)?.unwrap_or_default(),
+        })
+    };
+    let backed = requested.unwrap_or_else(|| visible.saturating_mul(100) / percent);
+    let cpu_request = millis("spec.domain.resources.requests.cpu", requests.get("cpu"))?;
+    Ok(Taken {
+        cpu_millis: cpu_request.unwrap_or_else(|| cpu_request_millis(vcpus, ratio)),
+        memory_bytes: backed.saturating_add(overhead),
+        cpu_limit_millis: millis("spec.domain.resources.limits.cpu", limits.get("cpu"))?,
+        memory_limit_bytes: memory_limit.map(|limit| limit.max(visible).saturating_add(overhead)),
+    })
+}
+
+/// Virtual processors: sockets, cores and threads multiplied; without a topology as many as requested, at least one.
+fn vcpus(spec: &VirtualMachineInstanceSpec) -> i64 {
+    let count = |value: Option<i32>| value.map_or(1, |value| i64::from(value.max(1)));
+    match &spec.domain.cpu {
+        Some(cpu) if cpu.cores.is_some() || cpu.sockets.is_some() || cpu.threads.is_some() => {
+            count(cpu.sockets).saturating_mul(count(cpu.cores)).saturating_mul(count(cpu.threads))
+        }
+        _ => {
+            let resources = &spec.domain.resources;
+            let named = resources.limits.get("cpu").or_else(|| resources.requests.get("cpu"));
+            named.and_then(|quantity| quantity::units(quantity).ok()).unwrap_or(1).max(1)
+        }
+    }
+}
+
+fn bytes(path: &'static str, value: Option<&Quantity>) -> Result<Option<i64>, RenderError> {
+    value.map(quantity::units).transpose().map_err(|source| RenderError::Quantity { path, source })
+}
+
+fn millis(path: &'static str, value: Option<&Quantity>) -> Result<Option<i64>, RenderError> {
+    value.map(quantity::millis).transpose().map_err(|source| RenderError::Quantity { path, source })
+}
+
+/// The guest's own affinity, and nodes only that have its physical networks.
+fn affinity(own: Option<Affinity>, provider_networks: &[String]) -> Option<Affinity> {
+    if provider_networks.is_empty() {
+        return own;
+    }
+    let mut affinity = own.unwrap_or_default();
+    let node = affinity.node_affinity.get_or_insert_with(NodeAffinity::default);
+    let required = node.required_during_scheduling_ignored_during_execution.get_or_insert_with(NodeSelector::default);
+    // Terms are alternatives and a requirement holds within one, so each of them gets ours.
+    if required.node_selector_terms.is_empty() {
+        required.node_selector_terms.push(NodeSelectorTerm::default());
+    }
+    for term in &mut required.node_selector_terms {
+        let expressions = term.match_expressions.get_or_insert_with(Vec::new);
+        expressions.extend(provider_networks.iter().map(|network| NodeSelectorRequirement {
+            key: format!("{network}.provider-network.ovn.kubernetes.io/ready"),
+            operator: "In".to_owned(),
+            values: Some(vec!["true".to_owned()]),
+        }));
+    }
+    Some(affinity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const MIB: i64 = 1 << 20;
+
+    fn vmi(domain: serde_json::Value) -> VirtualMachineInstance {
+        let object = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "11111111-2222-3333-4444-555555555555"},
+            "spec": {"domain": domain},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn check(domain: serde_json::Value, cpu_millis: i64, memory_mib: i64) -> Taken {
+        let taken = taken(&vmi(domain).spec, None).unwrap();
+        assert_eq!((taken.cpu_millis, taken.memory_bytes / MIB), (cpu_millis, memory_mib), "{taken:?}");
+        taken
+    }
+
+    #[test]
+    fn a_guest_takes_its_memory_and_overhead_and_a_tenth_of_its_processors() {
+        check(json!({"devices": {}, "memory": {"guest": "1Gi"}}), 100, 1024 + 100);
+        check(json!({"devices": {}, "cpu": {"cores": 2, "sockets": 2}, "memory": {"guest": "8Gi"}}), 400, 8192 + 138);
+        let headless = json!({"devices": {"autoattachGraphicsDevice": false}, "memory": {"guest": "1Gi"}});
+        check(headless, 100, 1024 + 68);
+    }
+
+    #[test]
+    fn a_request_of_its_own_counts() {
+        let own = json!({"devices": {}, "memory": {"guest": "1Gi"},
+            "resources": {"requests": {"memory": "512Mi", "cpu": "250m"}, "limits": {"memory": "512Mi", "cpu": "2"}}});
+        let taken = check(own, 250, 512 + 108);
+        assert_eq!(taken.cpu_limit_millis, Some(2000));
+        assert_eq!(taken.memory_limit_bytes.map(|bytes| bytes / MIB), Some(1024 + 108), "never below the guest's own");
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let none = taken(&vmi(json!({"devices": {}})).spec, None).unwrap_err();
+        assert!(none.to_string().contains("spec.domain.memory.guest"), "{none}");
+    }
+
+    #[test]
+    fn the_same_guest_has_the_same_pod() {
+        let vmi = vmi(json!({"devices": {}, "memory": {"guest": "1Gi"}}));
+        let name = name(&vmi);
+        assert!(name.starts_with("virt-launcher-web-") && name.len() == "virt-launcher-web-".len() + 5, "{name}");
+        let pod = render(&vmi, &Reservation::default(), &["provider".to_owned()], BTreeMap::new(), None).unwrap();
+        assert_eq!(pod.name_any(), name);
+        let terms = pod.spec.unwrap().affinity.unwrap().node_affinity.unwrap();
+        let terms = terms.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
+        let key = &terms[0].match_expressions.as_ref().unwrap()[0].key;
+        assert_eq!(key, "provider.provider-network.ovn.kubernetes.io/ready");
+    }
+}

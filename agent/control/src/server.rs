@@ -1,0 +1,77 @@
+//! The HTTPS server on the node's loopback: admission webhooks and `/healthz`. Every control process serves, whether it
+//! leads or not; until its caches are filled it answers 503, so that nothing is admitted on what it does not know yet.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum_server::tls_rustls::RustlsConfig;
+
+/// Requests under way have this long when the process ends; the API server's own limit for webhooks is 10 s.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Set once the caches are filled.
+pub(crate) type Filled = Arc<AtomicBool>;
+
+/// A server that listens.
+pub(crate) struct Server {
+    handle: axum_server::Handle<SocketAddr>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+/// Starts to serve. `pki`: the directory with `serving.crt` and `serving.key`.
+///
+/// # Errors
+/// When the certificate cannot be read or the address is taken.
+pub(crate) async fn start(address: SocketAddr, pki: &Path, webhooks: Router, filled: Filled) -> anyhow::Result<Server> {
+    let tls = RustlsConfig::from_pem_file(pki.join("serving.crt"), pki.join("serving.key"))
+        .await
+        .with_context(|| format!("could not read serving.crt and serving.key in {}", pki.display()))?;
+    let app = webhooks.route("/healthz", get(|| async { "ok" })).layer(middleware::from_fn_with_state(filled, gate));
+    let handle = axum_server::Handle::new();
+    let server = axum_server::bind_rustls(address, tls).handle(handle.clone());
+    let mut task = tokio::spawn(server.serve(app.into_make_service()));
+    tokio::select! {
+        // Asking again changes nothing.
+        bound = handle.listening() => match bound {
+            Some(address) => tracing::info!(%address, "serving"),
+            None => (&mut task).await?.with_context(|| format!("could not listen on {address}"))?,
+        },
+        // The task is not lost: its result is looked at only here.
+        ended = &mut task => ended?.with_context(|| format!("could not serve on {address}"))?,
+    }
+    Ok(Server { handle, task })
+}
+
+async fn gate(State(filled): State<Filled>, request: Request, next: Next) -> Response {
+    if !filled.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "caches are not filled yet").into_response();
+    }
+    next.run(request).await
+}
+
+impl Server {
+    /// Waits until it ends, which it does only on an error.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => anyhow::anyhow!("the server ended"),
+            Ok(Err(error)) => anyhow::Error::new(error).context("the server failed"),
+            Err(error) => anyhow::Error::new(error).context("the server panicked"),
+        }
+    }
+
+    /// Takes no new connections and waits a moment for those there are.
+    pub(crate) async fn stop(self) {
+        self.handle.graceful_shutdown(Some(DRAIN));
+        drop(tokio::time::timeout(DRAIN + Duration::from_secs(1), self.task).await);
+    }
+}

@@ -1,0 +1,324 @@
+//! Virtual machines: their DataVolumes, their guest, their status; see `furrow_model::vm` for the run strategies. Refuses
+//! to touch a guest's status, and what a guest is made of beyond the template.
+
+mod render;
+mod status;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use furrow_api::datavolume::DataVolumePhase;
+use furrow_api::vm::RunStrategy;
+use furrow_api::{DataVolume, VirtualMachine, VirtualMachineInstance, names};
+use furrow_model::vm::{Action, Decision, Observed, decide};
+
+use crate::calls::{self, CallError};
+use crate::cluster::{Cluster, controller, find, key_of};
+use crate::dispatch::{Disposition, Key, Next, Reconcile};
+
+use self::status::{Facts, Volumes};
+
+/// Why a pass over a virtual machine failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmError {
+    /// The API server did not do its part.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The cache has not seen yet that the last guest is not quite gone.
+    #[error("guest of {vm} is not quite gone")]
+    Behind {
+        /// The virtual machine.
+        vm: Key,
+    },
+    /// The template has no JSON form: a defect.
+    #[error("template of {vm} cannot be written")]
+    Template {
+        /// The virtual machine.
+        vm: Key,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The controller of virtual machines.
+pub(crate) struct Machines {
+    /// The cluster.
+    pub(crate) cluster: Cluster,
+}
+
+impl Reconcile for Machines {
+    type Error = VmError;
+
+    const NAME: &'static str = "vm";
+
+    fn keys(&self) -> Vec<Key> {
+        self.cluster.vms.state().iter().map(|vm| key_of(vm.as_ref())).collect()
+    }
+
+    /// Observe: the virtual machine, its DataVolumes, its guest. Validate and plan: `furrow_model::vm`. Execute: make
+    /// DataVolumes, start or stop. Report: the status.
+    async fn reconcile(&self, key: &Key) -> Result<Next, VmError> {
+        let Some(vm) = find(&self.cluster.vms, &key.namespace, &key.name) else { return Ok(Next::OnChange) };
+        let namesake = find(&self.cluster.vmis, &key.namespace, &key.name);
+        let guest = namesake.clone().filter(|vmi| owned_by(vmi.as_ref(), &vm));
+        if vm.metadata.deletion_timestamp.is_some() {
+            return self.take_down(&vm, guest.as_deref()).await;
+        }
+        let kept = vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM);
+        let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
+        let failure = self.make_data_volumes(&vm).await?;
+        let volumes = self.volumes(&vm);
+        let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
+        let foreign = namesake.is_some() && guest.is_none();
+        self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign }).await
+    }
+
+    fn disposition(error: &VmError) -> Disposition {
+        match error {
+            VmError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
+            VmError::Behind { .. } => Disposition::Stale,
+            VmError::Call(_) => Disposition::Retry,
+            VmError::Template { .. } => Disposition::OnChange,
+        }
+    }
+}
+
+/// What a pass is going to do and to report.
+struct Plan {
+    decision: Decision,
+    volumes: Volumes,
+    /// Something that could not be created, for the condition Failure.
+    failure: Option<String>,
+    /// A guest of its name belongs to nobody, or to another.
+    foreign: bool,
+}
+
+fn owned_by(object: &impl ResourceExt, vm: &VirtualMachine) -> bool {
+    controller::<VirtualMachine>(object).is_some_and(|owner| Some(&owner.uid) == vm.metadata.uid.as_ref())
+}
+
+impl Machines {
+    /// Deletes the guest, waits until it is gone, then lets go. With `--cascade=orphan` the guest stays.
+    async fn take_down(&self, vm: &VirtualMachine, guest: Option<&VirtualMachineInstance>) -> Result<Next, VmError> {
+        let orphan = vm.finalizers().iter().any(|finalizer| finalizer == "orphan");
+        if !vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM) {
+            return Ok(Next::OnChange);
+        }
+        if !orphan {
+            let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
+            // The cache may not know a guest that was made a moment ago.
+            let now = calls::get(&api, &vm.name_any()).await?.filter(|vmi| owned_by(vmi, vm));
+            if let Some(vmi) = now {
+                if vmi.metadata.deletion_timestamp.is_none() {
+                    self.delete_guest(vm, &vmi).await?;
+                }
+                let new = status::terminating(vm, guest);
+                calls::update_status(&self.api(vm), vm, &new).await?;
+                return Ok(Next::OnChange);
+            }
+        }
+        let mut new = vm.clone();
+        new.finalizers_mut().retain(|finalizer| finalizer != names::FINALIZER_VM);
+        calls::update(&self.api(vm), vm, &new).await?;
+        tracing::info!(vm = %key_of(vm), "virtual machine released");
+        Ok(Next::OnChange)
+    }
+
+    fn api(&self, vm: &VirtualMachine) -> kube::Api<VirtualMachine> {
+        self.cluster.api::<VirtualMachine>(&vm.namespace().unwrap_or_default())
+    }
+
+    async fn keep(&self, vm: &VirtualMachine) -> Result<VirtualMachine, CallError> {
+        let mut new = vm.clone();
+        new.finalizers_mut().push(names::FINALIZER_VM.to_owned());
+        Ok(calls::update(&self.api(vm), vm, &new).await?.unwrap_or(new))
+    }
+
+    /// Makes the DataVolumes of the templates that are not there. Gives what the API server said against one.
+    async fn make_data_volumes(&self, vm: &VirtualMachine) -> Result<Option<String>, VmError> {
+        let namespace = vm.namespace().unwrap_or_default();
+        let api = self.cluster.api::<DataVolume>(&namespace);
+        let mut refusal = None;
+        for template in &vm.spec.data_volume_templates {
+            let name = template.metadata.name.clone().unwrap_or_default();
+            // A claim without DataVolume is one whose DataVolume was deleted after it was filled.
+            let there = find(&self.cluster.data_volumes, &namespace, &name).is_some()
+                || find(&self.cluster.claims, &namespace, &name).is_some();
+            if there {
+                continue;
+            }
+            match calls::create(&api, &render::data_volume(vm, template)).await {
+                Ok(Some(_)) => {
+                    let note = format!("Created DataVolume {name}");
+                    self.cluster.events.normal(vm, "SuccessfulDataVolumeCreate", note);
+                }
+                Ok(None) => {}
+                Err(error) if error.is_refusal() => {
+                    let message = error.message();
+                    self.cluster.events.warning(vm, "FailedDataVolumeCreate", message.clone());
+                    refusal = Some(message);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(refusal)
+    }
+
+    /// The state of all volumes that the template names.
+    fn volumes(&self, vm: &VirtualMachine) -> Volumes {
+        let namespace = vm.namespace().unwrap_or_default();
+        let mut volumes = Volumes::default();
+        let templates = vm.spec.data_volume_templates.iter().filter_map(|template| template.metadata.name.as_deref());
+        let named = vm.spec.template.spec.volumes.iter().filter_map(crate::marks::claim_name);
+        let mut names: Vec<&str> = templates.clone().chain(named).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let claim = find(&self.cluster.claims, &namespace, name);
+            let bound = claim.as_ref().is_some_and(|claim| crate::vmi::claim_bound(claim));
+            volumes.unbound |= claim.is_some() && !bound;
+            let filler = find(&self.cluster.data_volumes, &namespace, name);
+            match filler.map(|filler| filler.status.as_ref().map(|status| status.phase.clone()).unwrap_or_default()) {
+                Some(DataVolumePhase::Succeeded) => {}
+                Some(DataVolumePhase::Failed) => volumes.failed.push(name.to_owned()),
+                Some(_) => volumes.filling = true,
+                None if bound => {}
+                // Somebody else's claim is not this machine's to wait for: its guest says what it misses.
+                None => volumes.filling |= templates.clone().any(|template| template == name),
+            }
+        }
+        volumes
+    }
+
+    fn observe(&self, vm: &VirtualMachine, guest: Option<&VirtualMachineInstance>, volumes: &Volumes) -> Observed {
+        let status = vm.status.as_ref();
+        Observed {
+            strategy: status::strategy(vm),
+            last_strategy: status.and_then(|status| status.run_strategy.as_ref()).and_then(status::known_strategy),
+            guest: guest.map(status::guest),
+            requests: status.map(|status| status::requests(&status.state_change_requests)).unwrap_or_default(),
+            volumes_ready: volumes.failed.is_empty() && !volumes.filling,
+            failure: status.and_then(|status| status.start_failure.as_ref()).map(status::start_failure),
+            now_ms: Timestamp::now().as_millisecond(),
+            jitter_permille: rand::random_range(0..=1000),
+        }
+    }
+
+    /// Start: make the guest first and then write what is remembered, so that a request to start is never lost.
+    /// Stop: the other way round, for the same reason.
+    async fn execute(
+        &self,
+        vm: &VirtualMachine,
+        guest: Option<&VirtualMachineInstance>,
+        mut plan: Plan,
+    ) -> Result<Next, VmError> {
+        let mut started = None;
+        match &plan.decision.action {
+            Action::Start { paused } => match self.start(vm, *paused, plan.foreign).await? {
+                Ok(vmi) => started = Some(vmi),
+                Err(refusal) => {
+                    // What was asked for is not done: it stays remembered as it was.
+                    plan.failure = Some(refusal);
+                    let status = vm.status.clone().unwrap_or_default();
+                    plan.decision.requests = status::requests(&status.state_change_requests);
+                    plan.decision.strategy = status.run_strategy.as_ref().and_then(status::known_strategy);
+                }
+            },
+            Action::SwitchToAlways => {
+                let mut new = vm.clone();
+                match new.spec.running {
+                    Some(_) => new.spec.running = Some(true),
+                    None => new.spec.run_strategy = Some(RunStrategy::Always),
+                }
+                calls::update(&self.api(vm), vm, &new).await?;
+                // The change comes back as an event, and with it the start.
+                return Ok(Next::OnChange);
+            }
+            Action::Stop { .. } | Action::Nothing => {}
+        }
+        let shown = started.as_ref().or(guest);
+        let facts = Facts { guest: shown, volumes: &plan.volumes, failure: plan.failure.as_deref() };
+        let new = status::report(vm, &plan.decision, &facts);
+        let written = calls::update_status(&self.api(vm), vm, &new).await;
+        if let (Action::Stop { uid }, Some(vmi)) = (&plan.decision.action, guest) {
+            written?;
+            if vmi.uid().as_ref() == Some(uid) {
+                self.delete_guest(vm, vmi).await?;
+            }
+        } else {
+            written?;
+        }
+        Ok(next(&plan))
+    }
+
+    /// Makes the guest. The inner error is the API server's, or what stands in the way.
+    async fn start(
+        &self,
+        vm: &VirtualMachine,
+        paused: bool,
+        foreign: bool,
+    ) -> Result<Result<VirtualMachineInstance, String>, VmError> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
+        let vmi = render::guest(vm, paused).map_err(|source| VmError::Template { vm: key_of(vm), source })?;
+        let taken = || format!("could not create VirtualMachineInstance {}: one of its name exists", key_of(vm));
+        if foreign {
+            return Ok(Err(taken()));
+        }
+        match calls::create(&api, &vmi).await {
+            Ok(Some(created)) => {
+                tracing::info!(vm = %key_of(vm), uid = created.uid(), "guest made");
+                let note = format!(
+                    "Started the virtual machine by creating the new virtual machine instance {}",
+                    created.name_any()
+                );
+                self.cluster.events.normal(vm, "SuccessfulCreate", note);
+                Ok(Ok(created))
+            }
+            // The cache did not know it yet: an earlier pass made it, or the one before is not quite gone.
+            Ok(None) => match calls::get(&api, &vm.name_any()).await? {
+                Some(there) if !owned_by(&there, vm) => Ok(Err(taken())),
+                Some(there) if there.metadata.deletion_timestamp.is_none() => Ok(Ok(there)),
+                _ => Err(VmError::Behind { vm: key_of(vm) }),
+            },
+            Err(error) if error.is_refusal() => {
+                self.cluster.events.warning(vm, "FailedCreate", error.message());
+                Ok(Err(error.message()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete_guest(&self, vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> Result<(), CallError> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
+        calls::delete(&api, vmi).await?;
+        tracing::info!(vm = %key_of(vm), uid = vmi.uid(), "guest told to stop");
+        let note = format!("Stopped the virtual machine by deleting the virtual machine instance {}", vmi.name_any());
+        self.cluster.events.normal(vm, "SuccessfulDelete", note);
+        Ok(())
+    }
+}
+
+/// When to look again though nothing changes: at the end of a back-off, or a while after a refusal.
+fn next(plan: &Plan) -> Next {
+    let now_ms = Timestamp::now().as_millisecond();
+    let wait = plan.decision.retry_at_ms.and_then(|at| u64::try_from(at - now_ms).ok());
+    match wait {
+        Some(wait_ms) => Next::After(std::time::Duration::from_millis(wait_ms)),
+        None if plan.decision.retry_at_ms.is_some() => Next::After(std::time::Duration::ZERO),
+        None if plan.failure.is_some() => Next::After(status::REFUSED_AGAIN),
+        None => Next::OnChange,
+    }
+}
+
+/// For owner references to a virtual machine.
+fn owner_reference(vm: &VirtualMachine) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+        api_version: VirtualMachine::api_version(&()).into_owned(),
+        kind: VirtualMachine::kind(&()).into_owned(),
+        name: vm.name_any(),
+        uid: vm.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}

@@ -1,0 +1,358 @@
+//! Guests up to the node that takes them, and after it is done with them; see `furrow_model::vmi` for the stages. Refuses
+//! to write a phase once a node is named in the status: that is its agent's.
+//!
+//! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
+
+mod status;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Resource, ResourceExt};
+
+use furrow_api::reservation::{Reservation, ReservedNic, VmiRef};
+use furrow_api::vmi::VmiPhase;
+use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
+use furrow_model::ipam::{Assigned, Owner, Request};
+use furrow_model::vmi::{Observed, Phase, Stage, stage};
+
+use crate::calls::{self, CallError};
+use crate::cluster::{Cluster, controller, find, find_cluster, key_of};
+use crate::dispatch::{Disposition, Key, Next, Reconcile};
+use crate::ipam::{self, AssignError, Ipam};
+use crate::network::{self, Attachment, NetworkError, Networks};
+use crate::pod::{self, RenderError};
+
+use self::status::HeldUp;
+pub(crate) use self::status::condition;
+pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
+
+/// Why a pass over a guest failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmiError {
+    /// The API server did not do its part.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The guest is held up, and says so in its status.
+    #[error("guest is held up: {0}")]
+    HeldUp(HeldUp),
+}
+
+/// The controller of guests.
+pub(crate) struct Guests {
+    /// The cluster.
+    pub(crate) cluster: Cluster,
+    /// Addresses.
+    pub(crate) ipam: Arc<Ipam>,
+}
+
+impl Reconcile for Guests {
+    type Error = VmiError;
+
+    const NAME: &'static str = "vmi";
+
+    fn keys(&self) -> Vec<Key> {
+        self.cluster.vmis.state().iter().map(|vmi| key_of(vmi.as_ref())).collect()
+    }
+
+    /// Observe: the guest and its pod. Validate and plan: `furrow_model::vmi`. Execute and report: one step of its life.
+    async fn reconcile(&self, key: &Key) -> Result<Next, VmiError> {
+        let Some(vmi) = find(&self.cluster.vmis, &key.namespace, &key.name) else { return Ok(Next::OnChange) };
+        let pod = self.pod(&vmi);
+        match stage(&observe(&vmi, pod.as_deref())) {
+            Stage::Accept => {
+                let accepted = self.write(&vmi, status::accept(&vmi)).await?;
+                self.reserve(&accepted).await
+            }
+            Stage::Reserve => self.reserve(&vmi).await,
+            Stage::Schedule => match pod {
+                Some(pod) => self.schedule(&vmi, &pod).await,
+                None => Ok(Next::OnChange),
+            },
+            Stage::Fail => self.fail(&vmi).await,
+            Stage::DropPod => self.drop_pod(&vmi).await,
+            Stage::Release => self.release(&vmi).await,
+            Stage::Wait => Ok(Next::OnChange),
+        }
+    }
+
+    fn disposition(error: &VmiError) -> Disposition {
+        match error {
+            VmiError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
+            VmiError::Call(_) => Disposition::Retry,
+            VmiError::HeldUp(held_up) if held_up.passing => Disposition::Retry,
+            VmiError::HeldUp(_) => Disposition::OnChange,
+        }
+    }
+}
+
+/// What the model needs to know.
+fn observe(vmi: &VirtualMachineInstance, pod: Option<&Pod>) -> Observed {
+    let status = vmi.status.as_ref();
+    Observed {
+        deleting: vmi.metadata.deletion_timestamp.is_some(),
+        finalizer: vmi.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VMI),
+        phase: status.map_or(Phase::Unset, |status| phase(&status.phase)),
+        taken: status.is_some_and(|status| status.node_name.as_ref().is_some_and(|node| !node.is_empty())),
+        pod: pod.map(|pod| furrow_model::vmi::Pod {
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            ended: pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                .is_some_and(|phase| matches!(phase, "Failed" | "Succeeded")),
+        }),
+    }
+}
+
+/// Whether a claim has its volume.
+pub(crate) fn claim_bound(claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim) -> bool {
+    claim.metadata.deletion_timestamp.is_none() && claim_phase(claim) == "Bound"
+}
+
+/// The model's word for a phase. One that a later version wrote is somebody else's affair, as is Unknown.
+pub(crate) fn phase(phase: &VmiPhase) -> Phase {
+    match phase {
+        VmiPhase::Unset => Phase::Unset,
+        VmiPhase::Pending => Phase::Pending,
+        VmiPhase::Scheduling => Phase::Scheduling,
+        VmiPhase::Scheduled => Phase::Scheduled,
+        VmiPhase::Running => Phase::Running,
+        VmiPhase::Succeeded => Phase::Succeeded,
+        VmiPhase::Failed => Phase::Failed,
+        VmiPhase::WaitingForSync | VmiPhase::Unknown | VmiPhase::Other(_) => Phase::Unknown,
+    }
+}
+
+impl Guests {
+    /// The pod, from the cache. One of its name that another guest owns is not it.
+    fn pod(&self, vmi: &VirtualMachineInstance) -> Option<Arc<Pod>> {
+        let pod = find(&self.cluster.pods, &vmi.namespace().unwrap_or_default(), &pod::name(vmi))?;
+        belongs(&pod, vmi).then_some(pod)
+    }
+
+    /// The pod, from the API server: for what must not be decided on a cache that is a moment old.
+    async fn pod_now(&self, vmi: &VirtualMachineInstance) -> Result<Option<Pod>, CallError> {
+        let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
+        let pod = calls::get(&api, &pod::name(vmi)).await?;
+        Ok(pod.filter(|pod| belongs(pod, vmi)))
+    }
+
+    async fn write(
+        &self,
+        old: &VirtualMachineInstance,
+        new: VirtualMachineInstance,
+    ) -> Result<VirtualMachineInstance, CallError> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&old.namespace().unwrap_or_default());
+        Ok(calls::update(&api, old, &new).await?.unwrap_or(new))
+    }
+
+    /// Volumes, addresses, pod, phase Scheduling.
+    async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
+        let begun = Instant::now();
+        let volumes = match volumes::reserved(&self.cluster, vmi) {
+            Ok(volumes) => volumes,
+            Err(held_up) => return self.hold_up(vmi, held_up).await,
+        };
+        let networks = match Networks::of(&self.cluster).attachments(vmi, &vmi.name_any()) {
+            Ok(networks) => networks,
+            Err(error) => return self.hold_up(vmi, HeldUp::of_network(&error)).await,
+        };
+        let mut nics = Vec::with_capacity(networks.len());
+        let mut annotations = BTreeMap::new();
+        for network in &networks {
+            match self.nic(vmi, network, &mut annotations).await {
+                Ok(nic) => nics.push(nic),
+                Err(AssignError::Call(error)) => return Err(error.into()),
+                Err(error) => return self.hold_up(vmi, HeldUp::of_address(&error)).await,
+            }
+        }
+        let addresses_ms = begun.elapsed().as_millis();
+        let mut provider_networks: Vec<_> = networks.into_iter().map(|network| network.provider_network).collect();
+        provider_networks.sort_unstable();
+        provider_networks.dedup();
+        let reservation = Reservation { vmi: reference(vmi), nics, volumes };
+        let settings = self.cluster.kubevirts.state();
+        let settings = settings.first().map(Arc::as_ref);
+        let rendered = pod::render(vmi, &reservation, &provider_networks, annotations, settings);
+        let pod = match rendered {
+            Ok(pod) => self.create_pod(vmi, pod).await?,
+            Err(error) => return self.hold_up(vmi, HeldUp::of_size(&error)).await,
+        };
+        let elapsed_ms = begun.elapsed().as_millis();
+        tracing::info!(vm = %key_of(vmi), pod = pod.name_any(), addresses_ms, elapsed_ms, "reservation made");
+        self.schedule(vmi, &pod).await
+    }
+
+    /// The address of one interface.
+    async fn nic(
+        &self,
+        vmi: &VirtualMachineInstance,
+        network: &Attachment,
+        annotations: &mut BTreeMap<String, String>,
+    ) -> Result<ReservedNic, AssignError> {
+        let request = Request {
+            object: network.ip_object.clone(),
+            subnet: network.subnet.clone(),
+            owner: address_owner(vmi),
+            ip: network.ip,
+            mac: network.mac,
+        };
+        let Assigned { ip, mac } = self.ipam.assign(&self.cluster, request).await?;
+        let subnet = find_cluster(&self.cluster.subnets, &network.subnet);
+        let range = subnet.as_deref().and_then(|subnet| ipam::range_of(subnet).ok());
+        let gateway = range.as_ref().and_then(furrow_model::ipam::Range::gateway);
+        annotations.extend(network::annotations(network, ip, mac, gateway));
+        Ok(ReservedNic {
+            name: network.interface.clone(),
+            network: network.network.clone(),
+            subnet: network.subnet.clone(),
+            bridge: format!("br-{}", network.provider_network),
+            vlan: network.vlan,
+            mac: mac.to_string(),
+            ip: Some(ip.to_string()),
+            prefix_len: range.map(|range| i32::from(range.prefix())),
+            gateway: gateway.map(|gateway| gateway.to_string()),
+            dns: network.dns.clone(),
+            mtu: network.mtu,
+            ip_object: network.ip_object.clone(),
+        })
+    }
+
+    async fn create_pod(&self, vmi: &VirtualMachineInstance, pod: Pod) -> Result<Pod, VmiError> {
+        let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
+        match calls::create(&api, &pod).await {
+            Ok(Some(created)) => {
+                self.cluster.events.normal(
+                    vmi,
+                    "SuccessfulCreate",
+                    format!("Created virtual machine pod {}", created.name_any()),
+                );
+                Ok(created)
+            }
+            // An earlier pass made it and was interrupted.
+            Ok(None) => match self.pod_now(vmi).await? {
+                Some(pod) => Ok(pod),
+                None => {
+                    let message = format!("could not create Pod {}: one of its name exists", pod.name_any());
+                    self.refused(vmi, message).await
+                }
+            },
+            // A quota that is used up, or a policy: both may change without an event of ours.
+            Err(error) if error.is_refusal() => self.refused(vmi, error.message()).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn refused<T>(&self, vmi: &VirtualMachineInstance, message: String) -> Result<T, VmiError> {
+        let held_up = HeldUp::passing("FailedCreate", message);
+        self.hold_up(vmi, held_up.clone()).await?;
+        Err(VmiError::HeldUp(held_up))
+    }
+
+    /// Says in the status what the guest waits for. A wait that only a change can end is no error of the pass.
+    async fn hold_up(&self, vmi: &VirtualMachineInstance, held_up: HeldUp) -> Result<Next, VmiError> {
+        let new = status::held_up(vmi, &held_up);
+        if status::says_something_new(vmi, &held_up) && held_up.warn {
+            self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
+        }
+        self.write(vmi, new).await?;
+        if held_up.passing { Err(VmiError::HeldUp(held_up)) } else { Ok(Next::OnChange) }
+    }
+
+    /// Phase Scheduling, and what the scheduler says.
+    async fn schedule(&self, vmi: &VirtualMachineInstance, pod: &Pod) -> Result<Next, VmiError> {
+        self.write(vmi, status::scheduling(vmi, pod)).await?;
+        Ok(Next::OnChange)
+    }
+
+    async fn fail(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
+        if let Some(pod) = self.pod_now(vmi).await? {
+            let observed = observe(vmi, Some(&pod));
+            if stage(&observed) != Stage::Fail {
+                return self.schedule(vmi, &pod).await;
+            }
+        }
+        tracing::warn!(vm = %key_of(vmi), "guest failed: its pod was taken away before a node took it");
+        self.write(vmi, status::failed(vmi)).await?;
+        Ok(Next::OnChange)
+    }
+
+    async fn drop_pod(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
+        if let Some(pod) = self.pod_now(vmi).await? {
+            let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
+            calls::delete(&api, &pod).await?;
+            let note = format!("Deleted virtual machine pod {}", pod.name_any());
+            self.cluster.events.normal(vmi, "SuccessfulDelete", note);
+        }
+        // The cache tells when it is on its way, and then that it is gone.
+        Ok(Next::OnChange)
+    }
+
+    async fn release(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
+        let phase = vmi.status.as_ref().map(|status| status.phase.clone()).unwrap_or_default();
+        // Before its end was published, a pod that the cache does not know yet could still be bound.
+        if !phase.is_final() && self.pod_now(vmi).await?.is_some() {
+            return self.drop_pod(vmi).await;
+        }
+        let mut new = vmi.clone();
+        new.finalizers_mut().retain(|finalizer| finalizer != names::FINALIZER_VMI);
+        self.write(vmi, new).await?;
+        tracing::info!(vm = %key_of(vmi), phase = %phase, "guest released");
+        Ok(Next::OnChange)
+    }
+}
+
+fn belongs(pod: &Pod, vmi: &VirtualMachineInstance) -> bool {
+    controller::<VirtualMachineInstance>(pod).is_some_and(|owner| Some(&owner.uid) == vmi.metadata.uid.as_ref())
+}
+
+fn reference(vmi: &VirtualMachineInstance) -> VmiRef {
+    VmiRef { namespace: vmi.namespace().unwrap_or_default(), name: vmi.name_any(), uid: vmi.uid().unwrap_or_default() }
+}
+
+/// Addresses belong to the VM, which outlives its guests; a guest without VM has its own.
+fn address_owner(vmi: &VirtualMachineInstance) -> Owner {
+    let namespace = vmi.namespace().unwrap_or_default();
+    match controller::<VirtualMachine>(vmi) {
+        Some(vm) => Owner { kind: vm.kind.clone(), namespace, name: vm.name.clone(), uid: vm.uid.clone() },
+        None => Owner {
+            kind: VirtualMachineInstance::kind(&()).into_owned(),
+            namespace,
+            name: vmi.name_any(),
+            uid: vmi.uid().unwrap_or_default(),
+        },
+    }
+}
+
+impl HeldUp {
+    fn of_network(error: &NetworkError) -> Self {
+        Self::until_change(error.reason(), calls::chain(error))
+    }
+
+    fn of_address(error: &AssignError) -> Self {
+        use furrow_model::ipam::AllocationError as Allocation;
+        let message = calls::chain(error);
+        match error {
+            AssignError::Allocation(Allocation::Exhausted { .. }) => Self::until_change("SubnetExhausted", message),
+            AssignError::Allocation(Allocation::Subnet { .. }) => Self::until_change("SubnetInvalid", message),
+            AssignError::Allocation(Allocation::NotOpen { .. }) => Self::until_change("AddressInvalid", message),
+            AssignError::Allocation(Allocation::IpTaken { .. } | Allocation::MacTaken { .. }) => {
+                Self::until_change("AddressInUse", message)
+            }
+            AssignError::NoSubnet(_) => Self::until_change("SubnetNotFound", message),
+            AssignError::Allocation(Allocation::ForeignOwner { .. }) => Self::passing("AddressInUse", message),
+            AssignError::Allocation(Allocation::Contended { .. } | Allocation::Confused { .. })
+            | AssignError::Claim { .. }
+            | AssignError::Call(_) => Self::passing("AddressNotAssigned", message),
+        }
+    }
+
+    fn of_size(error: &RenderError) -> Self {
+        Self::until_change("InvalidSpec", calls::chain(error))
+    }
+}

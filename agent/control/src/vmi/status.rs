@@ -1,0 +1,209 @@
+//! The status of a guest as control writes it, before a node takes it. Pure: from one state of the object to the next.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use furrow_api::meta::Condition;
+use furrow_api::vmi::{PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase};
+use furrow_api::{VirtualMachineInstance, names};
+
+/// What a guest waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldUp {
+    /// Reason of the condition Synchronized, and of the event.
+    pub(crate) reason: &'static str,
+    /// What could not be done to which object.
+    pub(crate) message: String,
+    /// It may pass without a change that anybody would tell of.
+    pub(crate) passing: bool,
+    /// Somebody should look at it.
+    pub(crate) warn: bool,
+    /// DataVolumes are being filled: no failure, and shown by a condition of its own.
+    pub(crate) filling: bool,
+}
+
+impl HeldUp {
+    /// Nothing helps but a change of the cluster.
+    pub(crate) fn until_change(reason: &'static str, message: String) -> Self {
+        Self { reason, message, passing: false, warn: true, filling: false }
+    }
+
+    /// It may pass.
+    pub(crate) fn passing(reason: &'static str, message: String) -> Self {
+        Self { passing: true, ..Self::until_change(reason, message) }
+    }
+
+    /// Its DataVolumes are being filled.
+    pub(crate) fn filling(message: String) -> Self {
+        Self { warn: false, filling: true, ..Self::until_change("NotAllDVsReady", message) }
+    }
+
+    /// Its claims are not bound yet.
+    pub(crate) fn binding(message: String) -> Self {
+        Self { warn: false, ..Self::until_change("PvcNotBound", message) }
+    }
+}
+
+impl std::fmt::Display for HeldUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+fn now() -> Time {
+    Time(Timestamp::now())
+}
+
+/// A condition without times.
+pub(crate) fn condition(type_: &str, status: bool, reason: &str, message: &str) -> Condition {
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    Condition {
+        type_: type_.to_owned(),
+        status: if status { "True" } else { "False" }.to_owned(),
+        reason: text(reason),
+        message: text(message),
+        ..Condition::default()
+    }
+}
+
+fn enter(status: &mut VirtualMachineInstanceStatus, phase: VmiPhase) {
+    if status.phase == phase {
+        return;
+    }
+    status.phase = phase.clone();
+    status.phase_transition_timestamps.retain(|entry| entry.phase != phase);
+    let entry = PhaseTransitionTimestamp { phase, phase_transition_timestamp: Some(now()) };
+    status.phase_transition_timestamps.push(entry);
+}
+
+fn remove(conditions: &mut Vec<Condition>, type_: &str) {
+    conditions.retain(|condition| condition.type_ != type_);
+}
+
+/// Finalizer on, phase Pending.
+pub(crate) fn accept(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
+    let mut new = vmi.clone();
+    if !new.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VMI) {
+        new.finalizers_mut().push(names::FINALIZER_VMI.to_owned());
+    }
+    let status = new.status.get_or_insert_default();
+    enter(status, VmiPhase::Pending);
+    let message = "virt-launcher pod has not yet been scheduled";
+    condition("Ready", false, "PodNotExists", message).set(&mut status.conditions, now());
+    new
+}
+
+/// Whether the status does not say already that it waits for this.
+pub(crate) fn says_something_new(vmi: &VirtualMachineInstance, held_up: &HeldUp) -> bool {
+    let conditions = vmi.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let old = Condition::find(conditions, "Synchronized");
+    !old.is_some_and(|old| {
+        old.reason.as_deref() == Some(held_up.reason) && old.message.as_ref() == Some(&held_up.message)
+    })
+}
+
+/// What the guest waits for.
+pub(crate) fn held_up(vmi: &VirtualMachineInstance, held_up: &HeldUp) -> VirtualMachineInstance {
+    let mut new = vmi.clone();
+    let status = new.status.get_or_insert_default();
+    let uses = vmi.spec.volumes.iter().any(|volume| volume.data_volume.is_some());
+    if held_up.filling {
+        remove(&mut status.conditions, "Synchronized");
+        condition("DataVolumesReady", false, held_up.reason, &held_up.message).set(&mut status.conditions, now());
+        return new;
+    }
+    if uses && !matches!(held_up.reason, "PvcNotBound" | "FailedPvcNotFound" | "FailedDataVolumeImport") {
+        volumes_ready(status);
+    }
+    condition("Synchronized", false, held_up.reason, &held_up.message).set(&mut status.conditions, now());
+    new
+}
+
+fn volumes_ready(status: &mut VirtualMachineInstanceStatus) {
+    let message = "All of the VMI's DVs are bound and ready";
+    condition("DataVolumesReady", true, "AllDVsReady", message).set(&mut status.conditions, now());
+}
+
+/// The pod exists: phase Scheduling, and what the scheduler says of it.
+pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMachineInstance {
+    let mut new = vmi.clone();
+    let uses = vmi.spec.volumes.iter().any(|volume| volume.data_volume.is_some());
+    let status = new.status.get_or_insert_default();
+    enter(status, VmiPhase::Scheduling);
+    if let Some(uid) = pod.uid() {
+        status.active_pods.entry(uid).or_default();
+    }
+    if uses {
+        volumes_ready(status);
+    }
+    remove(&mut status.conditions, "Synchronized");
+    let message = "Guest VM is not reported as running";
+    condition("Ready", false, "GuestNotRunning", message).set(&mut status.conditions, now());
+    match unschedulable(pod) {
+        Some((reason, message)) => {
+            condition("PodScheduled", false, &reason, &message).set(&mut status.conditions, now());
+        }
+        None => remove(&mut status.conditions, "PodScheduled"),
+    }
+    new
+}
+
+/// Reason and message of the scheduler.
+fn unschedulable(pod: &Pod) -> Option<(String, String)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let refused =
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some((refused.reason.clone().unwrap_or_default(), refused.message.clone().unwrap_or_default()))
+}
+
+/// Phase Failed: its pod was taken away.
+pub(crate) fn failed(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
+    let mut new = vmi.clone();
+    let status = new.status.get_or_insert_default();
+    enter(status, VmiPhase::Failed);
+    status.reason = Some("PodDeleted".to_owned());
+    let message = "virt-launcher pod was deleted before a node took the guest";
+    condition("Ready", false, "PodNotExists", message).set(&mut status.conditions, now());
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conditions(vmi: &VirtualMachineInstance) -> Vec<(String, String, String)> {
+        let conditions = &vmi.status.as_ref().unwrap().conditions;
+        let row = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone().unwrap_or_default());
+        conditions.iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_guest_is_accepted_held_up_and_scheduled() {
+        let accepted = accept(&VirtualMachineInstance::default());
+        assert_eq!(accepted.finalizers(), [names::FINALIZER_VMI]);
+        let full = HeldUp::until_change("SubnetExhausted", "subnet s is full".into());
+        assert!(says_something_new(&accepted, &full));
+        let held = held_up(&accepted, &full);
+        assert!(!says_something_new(&held, &full));
+        let synchronized = ("Synchronized".to_owned(), "False".to_owned(), "SubnetExhausted".to_owned());
+        assert!(conditions(&held).contains(&synchronized));
+        let scheduled = scheduling(&held, &Pod::default());
+        assert_eq!(conditions(&scheduled), [("Ready".into(), "False".into(), "GuestNotRunning".into())]);
+        let phases: Vec<_> =
+            scheduled.status.unwrap().phase_transition_timestamps.into_iter().map(|t| t.phase).collect();
+        assert_eq!(phases, [VmiPhase::Pending, VmiPhase::Scheduling]);
+    }
+
+    #[test]
+    fn what_the_scheduler_says_is_shown_and_forgotten() {
+        let refused = serde_json::json!({"status": {"conditions":
+            [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]}});
+        let pod: Pod = serde_json::from_value(refused).unwrap();
+        let shown = scheduling(&accept(&VirtualMachineInstance::default()), &pod);
+        assert!(conditions(&shown).contains(&("PodScheduled".into(), "False".into(), "Unschedulable".into())));
+        let bound = scheduling(&shown, &Pod::default());
+        assert_eq!(conditions(&bound).len(), 1);
+    }
+}
