@@ -1,0 +1,279 @@
+//! Reads a source over HTTP: as one stream that survives broken connections, and in parts.
+//!
+//! A connection that breaks is taken up where it was (`Range`, with `If-Range` so that a changed
+//! file is noticed). Bounds: 10 redirects, 15 s to connect, 30 s without a byte, 5 attempts in a
+//! row without progress. Refuses to follow proxies of the environment and to decompress transfer
+//! encodings: bytes are those of the file.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
+use reqwest::{Certificate, Client, Response, StatusCode, Url};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::error::ImportError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_REDIRECTS: usize = 10;
+/// Attempts in a row that brought no byte.
+const MAX_ATTEMPTS: u32 = 5;
+/// Pieces between the network and the reader: about 16 KiB to 64 KiB each.
+const QUEUE: usize = 64;
+
+/// Where to read from.
+#[derive(Clone)]
+pub(super) struct Source {
+    client: Client,
+    url: Url,
+    login: Option<(String, String)>,
+    handle: Handle,
+    /// Length of the file in bytes, once known.
+    pub(super) len: Option<u64>,
+    /// Tells one version of the file from another.
+    validator: Option<String>,
+    /// Bytes that came over the network.
+    received: Arc<AtomicU64>,
+}
+
+impl Source {
+    /// A source that nothing was asked of yet.
+    pub(super) fn new(
+        url: &str,
+        login: Option<(String, String)>,
+        certificates: &[String],
+        handle: Handle,
+    ) -> Result<Self, ImportError> {
+        let setup = |what: String| ImportError::Setup(what);
+        let parsed = Url::parse(url).map_err(|e| setup(format!("{url:?} is no URL: {e}")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(setup(format!("{url:?} is neither http nor https")));
+        }
+        let mut trusted = Vec::new();
+        for pem in certificates {
+            let found = Certificate::from_pem_bundle(pem.as_bytes());
+            trusted.extend(found.map_err(|e| setup(format!("a certificate is malformed: {e}")))?);
+        }
+        let mut builder = Client::builder()
+            .user_agent(concat!("furrow-import/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(IDLE_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+            .no_proxy();
+        if !trusted.is_empty() {
+            builder = builder.tls_certs_merge(trusted);
+        }
+        let client = builder.build().map_err(|e| setup(chain(&e)))?;
+        Ok(Self { client, url: parsed, login, handle, len: None, validator: None, received: Arc::default() })
+    }
+
+    /// The URL without what might be a secret in it.
+    fn shown(&self) -> String {
+        let mut shown = self.url.clone();
+        shown.set_query(None);
+        let _ = shown.set_password(None);
+        let _ = shown.set_username("");
+        shown.to_string()
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> ImportError {
+        ImportError::Transfer { url: self.shown(), why: chain(error) }
+    }
+
+    async fn get(&self, range: Option<(u64, Option<u64>)>) -> Result<Response, ImportError> {
+        let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some((user, password)) = &self.login {
+            request = request.basic_auth(user, Some(password));
+        }
+        if let Some((first, last)) = range {
+            let last = last.map(|last| last.to_string()).unwrap_or_default();
+            request = request.header(RANGE, format!("bytes={first}-{last}"));
+            if let Some(validator) = &self.validator {
+                request = request.header(IF_RANGE, validator);
+            }
+        }
+        let response = request.send().await.map_err(|e| self.broken(&e.without_url()))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let passing = status.is_server_error()
+            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY);
+        Err(ImportError::Status { url: self.shown(), status: status.to_string(), permanent: !passing })
+    }
+
+    /// Begins to read at the beginning, and learns the length.
+    pub(super) fn open(&mut self) -> Result<Stream, ImportError> {
+        let response = self.handle.clone().block_on(self.get(None))?;
+        self.len = response.content_length();
+        self.validator = validator(response.headers());
+        Ok(self.pump(Some(response), 0))
+    }
+
+    /// Reads from `offset` to the end. The server must answer ranges.
+    pub(super) fn stream(&self, offset: u64) -> Stream {
+        self.pump(None, offset)
+    }
+
+    /// Reads a part of the file.
+    pub(super) fn part(&self, offset: u64, len: usize) -> Result<Vec<u8>, ImportError> {
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let mut bytes = Vec::with_capacity(len);
+        let mut stream = self.pump_until(None, offset, Some(offset + len as u64 - 1));
+        let read = (&mut stream).take(len as u64).read_to_end(&mut bytes).map_err(ImportError::of_read)?;
+        if read < len {
+            let why = format!("it ended at byte {}, before byte {}", offset + read as u64, offset + len as u64);
+            return Err(ImportError::Transfer { url: self.shown(), why });
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that came over the network so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn pump(&self, response: Option<Response>, offset: u64) -> Stream {
+        self.pump_until(response, offset, None)
+    }
+
+    fn pump_until(&self, response: Option<Response>, offset: u64, last: Option<u64>) -> Stream {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let pump = Pump { source: self.clone(), offset, last, sender };
+        self.handle.spawn(pump.run(response));
+        Stream { receiver, rest: Bytes::new() }
+    }
+}
+
+/// The task that keeps a stream flowing.
+struct Pump {
+    source: Source,
+    offset: u64,
+    last: Option<u64>,
+    sender: mpsc::Sender<Result<Bytes, ImportError>>,
+}
+
+impl Pump {
+    async fn run(mut self, mut response: Option<Response>) {
+        let mut attempts = 0;
+        loop {
+            let before = self.offset;
+            let result = match response.take() {
+                Some(response) => self.forward(response).await,
+                None => match self.resume().await {
+                    Ok(response) => self.forward(response).await,
+                    Err(error) => Err(error),
+                },
+            };
+            attempts = if self.offset > before { 0 } else { attempts + 1 };
+            match result {
+                Ok(()) => return,
+                Err(error) if error.is_permanent() || !self.may_resume(&error) || attempts >= MAX_ATTEMPTS => {
+                    // The reader is gone if this fails, and then nobody wants to know.
+                    let _ = self.sender.send(Err(error)).await;
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(500 << attempts.min(4))).await,
+            }
+        }
+    }
+
+    /// A file that cannot be told from its next version is not put together from two parts.
+    fn may_resume(&self, error: &ImportError) -> bool {
+        let passing = matches!(error, ImportError::Transfer { .. } | ImportError::Status { .. });
+        passing && (self.source.validator.is_some() || self.offset == 0)
+    }
+
+    async fn resume(&self) -> Result<Response, ImportError> {
+        let response = self.source.get(Some((self.offset, self.last))).await?;
+        if response.status() == StatusCode::PARTIAL_CONTENT {
+            let begins = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).and_then(range_start);
+            return if begins == Some(self.offset) {
+                Ok(response)
+            } else {
+                Err(ImportError::NoRanges { url: self.source.shown() })
+            };
+        }
+        let same = validator(response.headers()) == self.source.validator;
+        match (same, self.offset) {
+            (true, 0) if self.last.is_none() => Ok(response),
+            (true, _) => Err(ImportError::NoRanges { url: self.source.shown() }),
+            (false, _) => Err(ImportError::Changed { url: self.source.shown() }),
+        }
+    }
+
+    /// Passes the body on; an error when it ends before its length.
+    async fn forward(&mut self, mut response: Response) -> Result<(), ImportError> {
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    self.offset += chunk.len() as u64;
+                    self.source.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    if self.sender.send(Ok(chunk)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return self.complete(),
+                Err(error) => return Err(self.source.broken(&error.without_url())),
+            }
+        }
+    }
+
+    fn complete(&self) -> Result<(), ImportError> {
+        let end = self.last.map(|last| last + 1).or(self.source.len);
+        if end.is_some_and(|end| self.offset < end) {
+            let why = format!("it ended at byte {} of {}", self.offset, end.unwrap_or(0));
+            return Err(ImportError::Transfer { url: self.source.shown(), why });
+        }
+        Ok(())
+    }
+}
+
+/// The first byte of a `Content-Range: bytes 5-9/20`.
+fn range_start(value: &str) -> Option<u64> {
+    value.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+}
+
+/// A strong entity tag, or the time of the last change.
+fn validator(headers: &HeaderMap) -> Option<String> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    text(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Bytes of a source, in order. Blocks; not for async code.
+pub(super) struct Stream {
+    receiver: mpsc::Receiver<Result<Bytes, ImportError>>,
+    rest: Bytes,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(0),
+            }
+        }
+        let len = self.rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&self.rest.split_to(len));
+        Ok(len)
+    }
+}

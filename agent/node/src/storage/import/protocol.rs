@@ -1,0 +1,46 @@
+//! What the agent and its import child say to each other: one JSON document on the child's
+//! standard input, JSON lines on its standard output. Both are the same binary, so the format has
+//! no versions. Carries the key and passwords, which is why it is not an argument.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The whole of a child's task.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Spec {
+    /// ceph.conf, a copy in the child's directory.
+    pub(super) conf: PathBuf,
+    /// Ceph user without `client.`.
+    pub(super) ceph_user: String,
+    /// Its key.
+    pub(super) ceph_key: String,
+    pub(super) pool: String,
+    pub(super) image: String,
+    /// A larger image is refused, bytes.
+    pub(super) capacity_bytes: u64,
+    /// Leave a snapshot to clone from: the volume is one that others are copied from.
+    pub(super) golden: bool,
+    pub(super) url: String,
+    /// Basic authentication.
+    pub(super) login: Option<(String, String)>,
+    /// Further certificates to trust, PEM.
+    pub(super) certificates: Vec<String>,
+    /// Where bytes may be spooled: the child's directory.
+    pub(super) directory: PathBuf,
+}
+
+/// What a child reports.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Report {
+    /// Bytes of the source that were worked off.
+    Progress { done: u64, total: Option<u64> },
+    /// Everything is safe in the image.
+    Done { read: u64, written: u64, virtual_size: u64, peak_kib: u64 },
+    /// It ended without success.
+    Failed { reason: String, message: String, permanent: bool },
+}
+
+/// A report longer than this is none of ours.
+pub(super) const MAX_REPORT_BYTES: usize = 16 << 10;
