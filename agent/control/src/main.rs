@@ -7,6 +7,7 @@
 //! ```
 
 mod address;
+mod admission;
 mod calls;
 mod cluster;
 mod datavolume;
@@ -116,7 +117,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let events = Events::start(client.clone(), &identity);
     let cluster = Cluster::start(client.clone(), events);
     let filled = Arc::new(AtomicBool::new(false));
-    let webhooks = axum::Router::new();
+    let webhooks = admission::router(Arc::new(cluster.clone()));
     let mut server = server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");

@@ -1,0 +1,72 @@
+//! What is wrong with an object: one cause a field, with the field's path. Refuses to know what is right.
+
+use std::fmt::Display;
+
+/// A field that an object is refused for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// Kubernetes' word: `FieldValueInvalid` and the like.
+    pub(crate) reason: &'static str,
+    /// Path from the object's root, such as `spec.volumes[0].name`.
+    pub(crate) field: String,
+    /// A sentence that contains the path: kubectl shows nothing else.
+    pub(crate) message: String,
+}
+
+/// Causes in the order in which they were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Causes {
+    found: Vec<Cause>,
+}
+
+impl Causes {
+    /// A value that cannot be.
+    pub(crate) fn invalid(&mut self, field: impl Into<String>, text: impl Display) {
+        self.push("FieldValueInvalid", field.into(), text);
+    }
+
+    /// A value that is missing.
+    pub(crate) fn required(&mut self, field: impl Into<String>, text: impl Display) {
+        self.push("FieldValueRequired", field.into(), text);
+    }
+
+    /// A value that something else has.
+    pub(crate) fn duplicate(&mut self, field: impl Into<String>, text: impl Display) {
+        self.push("FieldValueDuplicate", field.into(), text);
+    }
+
+    /// A value that means something, which this version does not do.
+    pub(crate) fn unsupported(&mut self, field: impl Into<String>, text: impl Display) {
+        self.push("FieldValueNotSupported", field.into(), text);
+    }
+
+    /// A value that this user may not ask for.
+    pub(crate) fn forbidden(&mut self, field: impl Into<String>, text: impl Display) {
+        self.push("FieldValueForbidden", field.into(), text);
+    }
+
+    /// What was found.
+    pub(crate) fn into_vec(self) -> Vec<Cause> {
+        self.found
+    }
+
+    /// KubeVirt's own texts name the field already; others get it in front.
+    fn push(&mut self, reason: &'static str, field: String, text: impl Display) {
+        let text = text.to_string();
+        let message = if text.contains(&field) { text } else { format!("{field}: {text}") };
+        self.found.push(Cause { reason, field, message });
+    }
+}
+
+#[cfg(test)]
+impl Causes {
+    /// Fields and the beginning of what is said of them, for tables.
+    pub(crate) fn fields(&self) -> Vec<&str> {
+        self.found.iter().map(|cause| cause.field.as_str()).collect()
+    }
+
+    /// All sentences.
+    pub(crate) fn text(&self) -> String {
+        self.found.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,90 @@
+//! Defaults, as pairs of objects before and after.
+
+use super::*;
+use crate::admission::testing::{FakeCluster, create};
+
+fn patched(answer: Answer, object: &Value) -> Value {
+    match answer {
+        Answer::Allowed(_) => object.clone(),
+        Answer::Patched(patch) => {
+            let mut object = object.clone();
+            for operation in patch.as_array().unwrap() {
+                let key = operation["path"].as_str().unwrap().trim_start_matches('/');
+                match operation["op"].as_str().unwrap() {
+                    "replace" => object[key] = operation["value"].clone(),
+                    _ => drop(object.as_object_mut().unwrap().remove(key)),
+                }
+            }
+            object
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn vmi(spec: Value) -> Value {
+    let object = json!({"metadata": {"name": "a"}, "spec": spec, "status": {"nodeName": "n1"}});
+    let answer = of_vmi(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
+    patched(answer, &object)
+}
+
+#[tokio::test]
+async fn a_guest_that_says_little_is_completed() {
+    let made = vmi(json!({"domain": {"devices": {}, "resources": {"requests": {"memory": "64Mi", "cpu": 2}}},
+        "volumes": [{"name": "root", "dataVolume": {"name": "r"}}]}))
+    .await;
+    assert_eq!(made["spec"]["networks"], json!([{"name": "default", "pod": {}}]));
+    assert_eq!(made["spec"]["domain"]["devices"]["interfaces"], json!([{"name": "default", "bridge": {}}]));
+    assert_eq!(made["spec"]["domain"]["devices"]["disks"], json!([{"name": "root", "disk": {}}]));
+    assert_eq!(made["spec"]["domain"]["memory"]["guest"], "64Mi");
+    assert_eq!(made["spec"]["domain"]["cpu"], json!({"sockets": 2, "cores": 1, "threads": 1}));
+    assert_eq!(made["spec"]["domain"]["machine"]["type"], "q35");
+    assert_eq!(made.get("status"), None);
+}
+
+#[tokio::test]
+async fn what_a_guest_says_stays() {
+    let spec = json!({"domain": {"cpu": {"cores": 4}, "memory": {"guest": "1Gi"}, "machine": {"type": "pc-q35-9.2"},
+        "devices": {"autoattachPodInterface": false, "disks": [{"name": "root", "disk": {"bus": "scsi"}}]},
+        "resources": {"requests": {"memory": "512Mi"}}}, "volumes": [{"name": "root", "dataVolume": {"name": "r"}}]});
+    let made = vmi(spec.clone()).await["spec"].clone();
+    assert_eq!(made["domain"]["cpu"], json!({"sockets": 1, "cores": 4, "threads": 1}));
+    for path in ["/domain/memory", "/domain/machine", "/domain/devices", "/volumes", "/networks"] {
+        assert_eq!(made.pointer(path), spec.pointer(path), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_makes_no_sense_is_left_to_the_schema() {
+    for spec in
+        [json!(null), json!([]), json!({}), json!({"domain": 3}), json!({"domain": {"devices": []}, "volumes": 1})]
+    {
+        let made = vmi(spec.clone()).await;
+        assert_eq!(made["metadata"]["name"], "a", "{spec}");
+    }
+}
+
+#[tokio::test]
+async fn a_virtual_machine_keeps_its_machine_type() {
+    let object = json!({"metadata": {"name": "a"}, "spec": {"runStrategy": "Halted",
+        "template": {"spec": {"domain": {"devices": {}}}},
+        "dataVolumeTemplates": [{"metadata": {"name": "d"}, "spec": {"pvc": {}, "source": {"pvc": {"name": "golden"}}}}]}});
+    let answer = of_vm(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
+    let made = patched(answer, &object);
+    assert_eq!(made["spec"]["template"]["spec"]["domain"], json!({"devices": {}, "machine": {"type": "q35"}}));
+    let template = &made["spec"]["dataVolumeTemplates"][0]["spec"];
+    assert_eq!(template["source"]["pvc"]["namespace"], "shop");
+    assert_eq!(template["pvc"]["volumeMode"], "Block");
+    let again = of_vm(Arc::new(FakeCluster::usual()), create(made)).await.unwrap();
+    assert_eq!(again, Answer::Allowed(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_data_volume_is_a_block_device() {
+    let object =
+        json!({"metadata": {"name": "a"}, "spec": {"storage": {"volumeMode": "Filesystem"}, "source": {"blank": {}}}});
+    let answer = of_data_volume(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
+    assert_eq!(patched(answer, &object), object);
+    let object = json!({"metadata": {"name": "a"}, "spec": {"storage": {}, "source": {"blank": {}}}});
+    let answer = of_data_volume(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
+    assert_eq!(patched(answer, &object)["spec"]["storage"]["volumeMode"], "Block");
+}

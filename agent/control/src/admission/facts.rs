@@ -1,0 +1,60 @@
+//! What admission asks of the cluster, in its own words, and the answers from this process's caches. A cache may be a
+//! moment old; where that would refuse what is right, the API server is asked. Refuses to judge.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_model::mac::Mac;
+use k8s_openapi::api::authentication::v1::UserInfo;
+
+/// Something that could not be found out.
+#[derive(Debug, thiserror::Error)]
+#[error("could not decide: {0}")]
+pub(crate) struct FactsError(pub(crate) String);
+
+/// Somebody who has a hardware address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MacHolder {
+    pub(crate) mac: Mac,
+    /// Namespace of the virtual machine.
+    pub(crate) namespace: String,
+    /// Name of the virtual machine.
+    pub(crate) name: String,
+}
+
+/// Somebody who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddressHolder {
+    /// The IP object.
+    pub(crate) object: String,
+    pub(crate) subnet: String,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) mac: Option<Mac>,
+}
+
+/// The cluster, as far as admission needs it.
+pub(crate) trait Facts: Send + Sync + 'static {
+    /// Provisioner of a storage class; `None` when there is no such class.
+    fn provisioner(&self, class: &str) -> impl Future<Output = Result<Option<String>, FactsError>> + Send;
+    /// Subnets that are not being deleted.
+    fn subnets(&self) -> Vec<Arc<Subnet>>;
+    /// Vlans that are not being deleted.
+    fn vlans(&self) -> Vec<Arc<Vlan>>;
+    /// ProviderNetworks that are not being deleted.
+    fn provider_networks(&self) -> Vec<Arc<ProviderNetwork>>;
+    /// Hardware addresses that virtual machines have or ask for.
+    fn macs(&self) -> Vec<MacHolder>;
+    /// Addresses that are given.
+    fn addresses(&self) -> Vec<AddressHolder>;
+    /// Machine type of virtual machines that name none.
+    fn default_machine_type(&self) -> Option<String>;
+    /// Whether a user may copy a claim of a namespace.
+    fn may_clone(
+        &self,
+        user: &UserInfo,
+        namespace: &str,
+        claim: &str,
+    ) -> impl Future<Output = Result<bool, FactsError>> + Send;
+}

@@ -1,0 +1,70 @@
+//! What a guest's spec must satisfy beyond its schema. Wording follows KubeVirt's admitter where that has one, since users
+//! search for it. Pure; refuses to look at the cluster, except for the hardware addresses it is told of.
+
+mod compute;
+mod disks;
+mod networks;
+#[cfg(test)]
+mod tests;
+
+use furrow_api::vmi::VirtualMachineInstanceSpec;
+use serde_json::Value;
+
+use super::causes::Causes;
+use super::facts::MacHolder;
+use super::supported;
+
+/// Longest name that fits into a label's value; a guest's pod carries it as one.
+const NAME_MAX: usize = 63;
+
+/// Who a guest is: its hardware addresses are not in anybody's way but others'.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Identity<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+/// Checks a spec. `base`: where it stands in its object; `raw`: the same spec as it was written.
+pub(crate) fn check(
+    base: &str,
+    raw: &Value,
+    spec: &VirtualMachineInstanceSpec,
+    (identity, holders): (Identity<'_>, &[MacHolder]),
+    causes: &mut Causes,
+) {
+    supported::refuse(base, raw, supported::GUEST, causes);
+    if let Some(hostname) = spec.hostname.as_deref().filter(|hostname| !hostname.is_empty() && !is_label(hostname)) {
+        let field = format!("{base}.hostname");
+        causes.invalid(&field, format!("{field} does not conform to the kubernetes DNS_LABEL rules: {hostname:?}"));
+    }
+    compute::check(base, spec, causes);
+    disks::check(base, spec, causes);
+    networks::check(base, spec, causes);
+    networks::check_hardware_addresses(base, spec, identity, holders, causes);
+}
+
+/// Checks the name of a guest or of the virtual machine that makes it.
+pub(crate) fn check_name(name: &str, causes: &mut Causes) {
+    // Without a name the API server makes one of generateName, which it checks itself.
+    if name.is_empty() {
+        return;
+    }
+    if name.len() > NAME_MAX {
+        causes.invalid("metadata.name", format!("must have at most {NAME_MAX} characters, has {}", name.len()));
+    } else if !is_label(name) {
+        causes.invalid(
+            "metadata.name",
+            "must consist of lower case letters, digits and '-': it is the guest's host name",
+        );
+    }
+}
+
+/// RFC 1123 label, as Kubernetes has it.
+pub(crate) fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    (1..=NAME_MAX).contains(&bytes.len())
+        && bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
+        && bytes.first().copied().is_some_and(inner)
+        && bytes.last().copied().is_some_and(inner)
+}

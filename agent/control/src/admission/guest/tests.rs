@@ -1,0 +1,240 @@
+//! Rules of a guest's spec, as tables: a valid guest with one thing changed, and the fields that are refused for it.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::admission::causes::Causes;
+
+fn valid() -> Value {
+    json!({
+        "domain": {
+            "memory": {"guest": "128Mi"},
+            "devices": {
+                "disks": [{"name": "root", "disk": {"bus": "virtio"}}, {"name": "seed", "disk": {"bus": "virtio"}}],
+                "interfaces": [{"name": "lan", "bridge": {}}],
+            },
+        },
+        "networks": [{"name": "lan", "multus": {"networkName": "default/vlan100"}}],
+        "volumes": [
+            {"name": "root", "dataVolume": {"name": "root"}},
+            {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config\n"}},
+        ],
+    })
+}
+
+fn causes_of(spec: &Value) -> Causes {
+    let mut causes = Causes::default();
+    let typed = serde_json::from_value(spec.clone()).unwrap();
+    let holders = [
+        MacHolder { mac: "02:00:00:00:00:aa".parse().unwrap(), namespace: "shop".into(), name: "other".into() },
+        MacHolder { mac: "02:00:00:00:00:bb".parse().unwrap(), namespace: "bank".into(), name: "vault".into() },
+        MacHolder { mac: "02:00:00:00:00:cc".parse().unwrap(), namespace: "shop".into(), name: "self".into() },
+    ];
+    check("spec", spec, &typed, (Identity { namespace: "shop", name: "self" }, &holders), &mut causes);
+    causes
+}
+
+fn with(pointer: &str, value: Value) -> Value {
+    let mut spec = valid();
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    match spec.pointer_mut(parent).unwrap() {
+        Value::Object(map) => drop(map.insert(key.to_owned(), value)),
+        Value::Array(list) if key == "-" => list.push(value),
+        Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+        other => panic!("{other}"),
+    }
+    spec
+}
+
+fn check_change(pointer: &str, value: Value, expected: &[&str]) {
+    let spec = with(pointer, value);
+    assert_eq!(causes_of(&spec).fields(), expected, "{spec}");
+}
+
+fn check_text(pointer: &str, value: Value, expected: &str) {
+    let text = causes_of(&with(pointer, value)).text();
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_usual_guest_is_let_in() {
+    assert_eq!(causes_of(&valid()).fields(), [""; 0]);
+}
+
+#[test]
+fn disks_and_volumes_belong_together() {
+    check_text(
+        "/domain/devices/disks/1",
+        json!({"name": "sed", "disk": {}}),
+        "spec.domain.devices.disks[1].name 'sed' not found.",
+    );
+    check_change("/domain/devices/disks/1", json!({"name": "root"}), &["spec.domain.devices.disks[1].name"]);
+    check_change("/volumes/1", json!({"name": "seed"}), &["spec.volumes[1]"]);
+    let two = json!({"name": "seed", "dataVolume": {"name": "a"}, "persistentVolumeClaim": {"claimName": "b"}});
+    check_text("/volumes/1", two, "spec.volumes[1] must have exactly one source type set");
+    check_change("/volumes/-", json!({"name": "root", "dataVolume": {"name": "x"}}), &["spec.volumes[2].name"]);
+    check_change("/volumes/-", json!({"name": "Upper", "dataVolume": {"name": "x"}}), &["spec.volumes[2].name"]);
+    check_change(
+        "/volumes/-",
+        json!({"name": "again", "persistentVolumeClaim": {"claimName": "root"}}),
+        &["spec.volumes[2]"],
+    );
+}
+
+#[test]
+fn disks_have_one_target_and_sane_values() {
+    check_change(
+        "/domain/devices/disks/0",
+        json!({"name": "root", "disk": {}, "cdrom": {}}),
+        &["spec.domain.devices.disks[0]"],
+    );
+    check_change(
+        "/domain/devices/disks/0",
+        json!({"name": "root", "cdrom": {"bus": "virtio"}}),
+        &["spec.domain.devices.disks[0].cdrom.bus"],
+    );
+    check_change(
+        "/domain/devices/disks/0",
+        json!({"name": "root", "disk": {"bus": "virtio"}, "serial": "a b"}),
+        &["spec.domain.devices.disks[0].serial"],
+    );
+    check_change(
+        "/domain/devices/disks/0",
+        json!({"name": "root", "disk": {"readonly": true}}),
+        &["spec.domain.devices.disks[0].disk.readonly"],
+    );
+    check_change("/domain/devices/disks/1", json!({"name": "seed", "disk": {"readonly": true}}), &[]);
+}
+
+#[test]
+fn boot_order_is_one_sequence() {
+    let mut spec = with("/domain/devices/disks/0", json!({"name": "root", "disk": {}, "bootOrder": 1}));
+    spec["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(2);
+    assert_eq!(causes_of(&spec).fields(), [""; 0]);
+    spec["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(1);
+    assert_eq!(causes_of(&spec).fields(), ["spec.domain.devices.interfaces[0].bootOrder"]);
+}
+
+#[test]
+fn seeds_are_single_and_short() {
+    let field = "spec.volumes[1].cloudInitNoCloud";
+    let seed = |source: Value| json!({"name": "seed", "cloudInitNoCloud": source});
+    check_text(
+        "/volumes/1",
+        seed(json!({"userData": "x".repeat(2049)})),
+        &format!("{field}.userData userdata exceeds 2048 byte limit. Should use UserDataSecretRef for larger data."),
+    );
+    check_change("/volumes/1", seed(json!({"userData": "x".repeat(2048)})), &[]);
+    check_change("/volumes/1", seed(json!({})), &[field]);
+    check_change("/volumes/1", seed(json!({"userData": "a", "secretRef": {"name": "s"}})), &[field]);
+    check_change("/volumes/1", seed(json!({"secretRef": {"name": "s"}, "networkData": "a"})), &[]);
+    check_change("/volumes/1", seed(json!({"userDataBase64": "not base64!"})), &[&format!("{field}.userDataBase64")]);
+    let second = json!({"name": "other", "cloudInitConfigDrive": {"userData": "a"}});
+    check_change("/volumes/-", second, &["spec.volumes[2].cloudInitConfigDrive"]);
+}
+
+#[test]
+fn networks_and_interfaces_belong_together() {
+    check_text(
+        "/domain/devices/interfaces/0",
+        json!({"name": "wan", "bridge": {}}),
+        "spec.networks[0].name 'lan' not found.\nspec.domain.devices.interfaces[0].name 'wan' not found.",
+    );
+    check_change("/networks/0", json!({"name": "lan"}), &["spec.networks[0]"]);
+    check_change(
+        "/networks/0",
+        json!({"name": "lan", "pod": {}, "multus": {"networkName": "a"}}),
+        &["spec.networks[0]"],
+    );
+    check_change(
+        "/networks/0",
+        json!({"name": "lan", "multus": {"networkName": "a/b/c"}}),
+        &["spec.networks[0].multus.networkName"],
+    );
+    let interface = "spec.domain.devices.interfaces[0]";
+    check_change(
+        "/domain/devices/interfaces/0",
+        json!({"name": "lan", "bridge": {}, "masquerade": {}}),
+        &[interface, &format!("{interface}.masquerade")],
+    );
+    check_change("/domain/devices/interfaces/0/model", json!("ne1000"), &[&format!("{interface}.model")]);
+    let mut pod = with("/networks/0", json!({"name": "lan", "pod": {}}));
+    pod["domain"]["devices"]["interfaces"][0] = json!({"name": "lan", "masquerade": {}});
+    assert_eq!(causes_of(&pod).fields(), [""; 0]);
+}
+
+#[test]
+fn a_hardware_address_is_nobody_elses() {
+    let field = "spec.domain.devices.interfaces[0].macAddress";
+    let pointer = "/domain/devices/interfaces/0/macAddress";
+    check_change(pointer, json!("02:00:00:00:00:01"), &[]);
+    check_change(pointer, json!("02-00-00-00-00-CC"), &[]);
+    check_change(pointer, json!("01:00:5e:00:00:01"), &[field]);
+    check_text(
+        pointer,
+        json!("02-00-00-00-00-AA"),
+        &format!("{field} 02:00:00:00:00:aa is already that of virtual machine other"),
+    );
+    let text = causes_of(&with(pointer, json!("02:00:00:00:00:bb"))).text();
+    assert!(text.contains("another namespace") && !text.contains("vault"), "{text}");
+    let mut twice = with(pointer, json!("02:00:00:00:00:01"));
+    let second = json!({"name": "two", "bridge": {}, "macAddress": "02:00:00:00:00:01"});
+    twice["domain"]["devices"]["interfaces"].as_array_mut().unwrap().push(second);
+    twice["networks"].as_array_mut().unwrap().push(json!({"name": "two", "pod": {}}));
+    assert_eq!(causes_of(&twice).fields(), ["spec.domain.devices.interfaces[1].macAddress"]);
+}
+
+#[test]
+fn memory_must_be_named_and_fit() {
+    check_text(
+        "/domain/memory",
+        json!({}),
+        "spec.domain.memory.guest: no memory requested, at least one of memory.guest or resources.requests.memory must \
+         be set",
+    );
+    check_change("/domain/memory/guest", json!("12Qi"), &["spec.domain.memory.guest"]);
+    check_change("/domain/memory/guest", json!("64"), &["spec.domain.memory.guest"]);
+    check_change("/domain/resources", json!({"limits": {"memory": "64Mi"}}), &["spec.domain.memory.guest"]);
+    check_change(
+        "/domain/resources",
+        json!({"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}),
+        &["spec.domain.resources.requests.cpu"],
+    );
+    check_change(
+        "/domain/resources",
+        json!({"requests": {"ephemeral-storage": "1Gi"}}),
+        &["spec.domain.resources.requests.ephemeral-storage"],
+    );
+    check_change("/domain/memory/hugepages", json!({"pageSize": "4Mi"}), &["spec.domain.memory.hugepages.pageSize"]);
+}
+
+#[test]
+fn firmware_and_machine_are_possible() {
+    check_change("/domain/firmware", json!({"uuid": "nope"}), &["spec.domain.firmware.uuid"]);
+    let field = "spec.domain.firmware.bootloader.efi.secureBoot";
+    check_change("/domain/firmware", json!({"bootloader": {"efi": {}}}), &[field]);
+    check_change("/domain/firmware", json!({"bootloader": {"efi": {"secureBoot": false}}}), &[]);
+    check_change(
+        "/domain/firmware",
+        json!({"bootloader": {"bios": {}, "efi": {"secureBoot": false}}}),
+        &["spec.domain.firmware.bootloader"],
+    );
+    check_change("/domain/machine", json!({"type": "pc"}), &["spec.domain.machine.type"]);
+    check_change("/domain/machine", json!({"type": "pc-q35-9.2"}), &[]);
+    check_change("/domain/cpu", json!({"sockets": 16, "cores": 16}), &["spec.domain.cpu"]);
+    check_change("/domain/clock", json!({"utc": {}, "timezone": "Europe/Berlin"}), &["spec.domain.clock"]);
+}
+
+#[test]
+fn names_are_host_names() {
+    let check = |name: &str, expected: usize| {
+        let mut causes = Causes::default();
+        check_name(name, &mut causes);
+        assert_eq!(causes.fields().len(), expected, "{name}");
+    };
+    check("web-1", 0);
+    check("", 0);
+    check("web.example", 1);
+    check(&"x".repeat(63), 0);
+    check(&"x".repeat(64), 1);
+}

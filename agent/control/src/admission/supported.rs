@@ -1,0 +1,276 @@
+//! The one list of fields that are part of the API and not realised yet. Each is refused with its path: a field that is
+//! ignored in silence is the worst answer. The agent refuses the same ones again (`guest::unsupported` there), since it
+//! may be of another version.
+//!
+//! A test walks the CRDs and fails for a field that stands neither here nor in the list of realised ones.
+
+use serde_json::Value;
+
+use super::causes::Causes;
+
+/// When a field counts as used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum When {
+    /// It says something: neither null nor false nor empty. An empty object says something, by being there.
+    Set,
+    /// It is there, and is not `{enabled: false}`.
+    Enabled,
+    /// It is set, to none of these words.
+    NotIn(&'static [&'static str]),
+}
+
+/// A field that is refused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refused {
+    /// Path below `spec`; `[]` stands for every element of a list.
+    pub(crate) path: &'static str,
+    /// When.
+    pub(crate) when: When,
+    /// What to tell the user, after the path.
+    pub(crate) why: &'static str,
+}
+
+const fn set(path: &'static str, why: &'static str) -> Refused {
+    Refused { path, when: When::Set, why }
+}
+
+const fn enabled(path: &'static str, why: &'static str) -> Refused {
+    Refused { path, when: When::Enabled, why }
+}
+
+const fn only(path: &'static str, words: &'static [&'static str], why: &'static str) -> Refused {
+    Refused { path, when: When::NotIn(words), why }
+}
+
+const NO_HOTPLUG: &str = "plugging in while running is not supported yet";
+const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
+const NO_IO_THREADS: &str = "I/O threads are not supported yet";
+const NO_PINNING: &str = "dedicated CPUs are not supported yet";
+const NO_PROBES: &str = "probes are not supported yet";
+const NO_TAGS: &str = "device tags are not supported yet";
+const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
+const NO_CONTAINER: &str =
+    "images from a registry are not supported yet: import the image with a DataVolume of source http";
+const NO_FILE_VOLUME: &str =
+    "volumes made of files are not supported yet: use dataVolume, persistentVolumeClaim or cloud-init";
+const NO_DNS: &str = "guests have no DNS of their own yet; name servers are those of the Subnet";
+
+/// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
+pub(crate) const GUEST: &[Refused] = &[
+    set("accessCredentials", "credentials for the guest are not supported yet: use cloud-init"),
+    only("architecture", &["amd64"], "only amd64 is supported"),
+    set("dnsConfig", NO_DNS),
+    set("dnsPolicy", NO_DNS),
+    only(
+        "evictionStrategy",
+        &["None", "LiveMigrateIfPossible"],
+        "live migration is not supported yet, so that a drain cannot wait for it: use None or LiveMigrateIfPossible",
+    ),
+    set("livenessProbe", NO_PROBES),
+    set("readinessProbe", NO_PROBES),
+    set("resourceClaims", NO_PASSTHROUGH),
+    set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
+    set("startStrategy", "starting paused is not supported yet"),
+    set("subdomain", NO_DNS),
+    set("utilityVolumes", NO_HOTPLUG),
+    set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
+    set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
+    set("networks[].multus.default", "list the network first instead"),
+    set("domain.chassis", "chassis information is not supported yet"),
+    set("domain.cpu.dedicatedCpuPlacement", NO_PINNING),
+    set("domain.cpu.isolateEmulatorThread", NO_PINNING),
+    set("domain.cpu.numa", NO_PINNING),
+    set("domain.cpu.realtime", NO_PINNING),
+    set("domain.cpu.maxSockets", NO_HOTPLUG),
+    set("domain.memory.maxGuest", NO_HOTPLUG),
+    set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
+    set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
+    set("domain.firmware.bootloader.efi.persistent", "keeping UEFI variables is not supported yet"),
+    set("domain.ioThreads", NO_IO_THREADS),
+    set("domain.ioThreadsPolicy", NO_IO_THREADS),
+    set("domain.launchSecurity", "confidential computing is not supported yet"),
+    only("domain.rebootPolicy", &["Reboot"], "only Reboot is supported yet"),
+    set("domain.features.apic.endOfInterrupt", "this APIC feature is not supported yet"),
+    set("domain.features.hypervPassthrough", "name the Hyper-V features one by one"),
+    set("domain.features.hyperv.evmcs", "this Hyper-V feature is not supported yet"),
+    set("domain.features.hyperv.vendorid", "this Hyper-V feature is not supported yet"),
+    set("domain.features.hyperv.tlbflush.direct", "this Hyper-V feature is not supported yet"),
+    set("domain.features.hyperv.tlbflush.extended", "this Hyper-V feature is not supported yet"),
+    set("domain.features.pvspinlock", "paravirtual spinlocks cannot be chosen yet"),
+    set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
+    set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
+    set("domain.devices.downwardMetrics", "host metrics in the guest are not supported yet"),
+    set("domain.devices.filesystems", "shared file systems are not supported yet"),
+    set("domain.devices.gpus", "GPUs are not supported yet"),
+    set("domain.devices.hostDevices", NO_PASSTHROUGH),
+    set("domain.devices.panicDevices", "panic devices are not supported yet"),
+    set("domain.devices.sound", "sound is not supported yet"),
+    enabled("domain.devices.tpm", "a TPM is not supported yet"),
+    set("domain.devices.useVirtioTransitional", "legacy virtio is not supported"),
+    set("domain.devices.video", "the graphics adapter cannot be chosen yet"),
+    set("domain.devices.watchdog.diag288", "this watchdog is of another architecture"),
+    set("domain.devices.disks[].blockSize", "block sizes cannot be chosen yet"),
+    set("domain.devices.disks[].changedBlockTracking", "changed block tracking is not supported yet"),
+    set("domain.devices.disks[].dedicatedIOThread", NO_IO_THREADS),
+    set("domain.devices.disks[].lun", "SCSI LUNs are not supported yet"),
+    set("domain.devices.disks[].tag", NO_TAGS),
+    set("domain.devices.disks[].disk.pciAddress", "PCI addresses cannot be chosen yet"),
+    only("domain.devices.disks[].cdrom.tray", &["closed"], "an open tray is not supported yet"),
+    set("domain.devices.interfaces[].acpiIndex", "ACPI indices are not supported yet"),
+    set("domain.devices.interfaces[].binding", NO_BINDING),
+    set("domain.devices.interfaces[].dhcpOptions", "DHCP options are those of the Subnet"),
+    set("domain.devices.interfaces[].macvtap", NO_BINDING),
+    set("domain.devices.interfaces[].passt", NO_BINDING),
+    set("domain.devices.interfaces[].passtBinding", NO_BINDING),
+    set("domain.devices.interfaces[].pciAddress", "PCI addresses cannot be chosen yet"),
+    set("domain.devices.interfaces[].ports", "restricting ports is not supported yet; all ports are reachable"),
+    set("domain.devices.interfaces[].slirp", NO_BINDING),
+    set("domain.devices.interfaces[].sriov", NO_BINDING),
+    set("domain.devices.interfaces[].tag", NO_TAGS),
+    set("volumes[].configMap", NO_FILE_VOLUME),
+    set("volumes[].containerDisk", NO_CONTAINER),
+    set("volumes[].containerPath", NO_FILE_VOLUME),
+    set("volumes[].downwardAPI", NO_FILE_VOLUME),
+    set("volumes[].downwardMetrics", "host metrics in the guest are not supported yet"),
+    set("volumes[].emptyDisk", "scratch disks are not supported yet: use a DataVolume of source blank"),
+    set(
+        "volumes[].ephemeral",
+        "throw-away overlays are not supported yet: clone the claim with a DataVolume of source pvc",
+    ),
+    set("volumes[].hostDisk", "files of the node are not given to guests"),
+    set("volumes[].memoryDump", "memory dumps are not supported yet"),
+    set("volumes[].secret", NO_FILE_VOLUME),
+    set("volumes[].serviceAccount", NO_FILE_VOLUME),
+    set("volumes[].sysprep", NO_FILE_VOLUME),
+    set("volumes[].dataVolume.hotpluggable", NO_HOTPLUG),
+    set("volumes[].persistentVolumeClaim.hotpluggable", NO_HOTPLUG),
+];
+
+/// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.
+pub(crate) const MACHINE: &[Refused] = &[
+    set("instancetype", "instancetypes are not supported yet"),
+    set("preference", "preferences are not supported yet"),
+    only(
+        "runStrategy",
+        &["Always", "Halted", "Manual", "Once", "RerunOnFailure"],
+        "migration from another cluster is not supported yet",
+    ),
+    only("updateVolumesStrategy", &["Replacement"], "moving volumes is not supported yet"),
+];
+
+const NO_SOURCE: &str = "this source is not supported yet: use http, pvc or blank";
+const NO_IMPORT_POD: &str = "no pod fills a DataVolume, so that there is nothing it could apply to";
+
+/// Below `spec` of a DataVolume.
+pub(crate) const DATA_VOLUME: &[Refused] = &[
+    set("checkpoints", "copies in several passes are not supported yet"),
+    only("contentType", &["kubevirt"], "only kubevirt (a disk image) is supported"),
+    set("finalCheckpoint", "copies in several passes are not supported yet"),
+    set("preallocation", "blocks are allocated when they are written"),
+    set("priorityClassName", NO_IMPORT_POD),
+    set("serviceAccountName", NO_IMPORT_POD),
+    set("sourceRef", "references to sources are not supported yet: name the source itself"),
+    set("source.gcs", NO_SOURCE),
+    set("source.imageio", NO_SOURCE),
+    set("source.registry", NO_SOURCE),
+    set("source.s3", NO_SOURCE),
+    set("source.snapshot", NO_SOURCE),
+    set("source.upload", NO_SOURCE),
+    set("source.vddk", NO_SOURCE),
+    set("source.http.extraHeaders", "more request headers are not supported yet"),
+    set("source.http.secretExtraHeaders", "more request headers are not supported yet"),
+];
+
+const OVERLAY: &str = "this belongs to an overlay network, and there is none: guests are on the VLAN itself";
+const NO_ISOLATION: &str = "access rules are not supported yet";
+
+/// Below `spec` of a Subnet.
+pub(crate) const SUBNET: &[Refused] = &[
+    set("acls", NO_ISOLATION),
+    set("allowEWTraffic", OVERLAY),
+    set("allowSubnets", NO_ISOLATION),
+    set("dhcpV6Options", "IPv6 is not supported yet"),
+    set("disableInterConnection", OVERLAY),
+    set("enableEcmp", OVERLAY),
+    set("enableExternalLBAddress", OVERLAY),
+    set("enableIPv6RA", "IPv6 is not supported yet"),
+    set("enableLb", OVERLAY),
+    set("enableMulticastSnoop", OVERLAY),
+    set("externalEgressGateway", OVERLAY),
+    set("gatewayNode", OVERLAY),
+    set("gatewayNodeSelectors", OVERLAY),
+    only("gatewayType", &["distributed"], OVERLAY),
+    set("ipv6RAConfigs", "IPv6 is not supported yet"),
+    set("logicalGateway", OVERLAY),
+    set("natOutgoing", OVERLAY),
+    set("namespaceSelectors", "a guest names its network by a NetworkAttachmentDefinition"),
+    set("namespaces", "a guest names its network by a NetworkAttachmentDefinition"),
+    set("nodeNetwork", OVERLAY),
+    set("policyRoutingPriority", OVERLAY),
+    set("policyRoutingTableID", OVERLAY),
+    set("private", NO_ISOLATION),
+    only("protocol", &["IPv4"], "only IPv4 is supported yet"),
+    set("routeTable", OVERLAY),
+    set("u2oInterconnection", OVERLAY),
+    set("u2oInterconnectionIP", OVERLAY),
+    set("vips", "addresses for Vip objects are not supported yet: use excludeIps"),
+    only("vpc", &["ovn-cluster"], OVERLAY),
+];
+
+/// Below `spec` of a Vlan.
+pub(crate) const VLAN: &[Refused] =
+    &[set("providerInterfaceName", "the NIC is named by the ProviderNetwork"), set("vlanId", "use id")];
+
+/// Below `spec` of a ProviderNetwork.
+pub(crate) const PROVIDER_NETWORK: &[Refused] = &[
+    set("autoCreateVlanSubinterfaces", "VLAN interfaces of the node are left alone"),
+    set("exchangeLinkName", "the bridge does not take the NIC's name"),
+    set("preserveVlanInterfaces", "VLAN interfaces of the node are left alone"),
+    set("vlanInterfaces", "VLAN interfaces of the node are left alone"),
+];
+
+/// Refuses the fields of a table that a spec uses. `base`: where the spec stands in its object.
+pub(crate) fn refuse(base: &str, spec: &Value, table: &[Refused], causes: &mut Causes) {
+    for entry in table {
+        let segments: Vec<_> = entry.path.split('.').collect();
+        visit(base.to_owned(), spec, &segments, &mut |path, value| {
+            if counts(entry.when, value) {
+                causes.unsupported(path, entry.why);
+            }
+        });
+    }
+}
+
+fn visit(path: String, value: &Value, segments: &[&str], found: &mut impl FnMut(String, &Value)) {
+    let Some((first, rest)) = segments.split_first() else { return found(path, value) };
+    let name = first.trim_end_matches("[]");
+    let Some(child) = value.get(name) else { return };
+    let path = format!("{path}.{name}");
+    match child {
+        Value::Array(elements) if first.ends_with("[]") => {
+            for (index, element) in elements.iter().enumerate() {
+                visit(format!("{path}[{index}]"), element, rest, found);
+            }
+        }
+        _ => visit(path, child, rest, found),
+    }
+}
+
+fn counts(when: When, value: &Value) -> bool {
+    let is_set = match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(elements) => !elements.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::Object(_) => true,
+    };
+    is_set
+        && match when {
+            When::Set => true,
+            When::Enabled => value.get("enabled") != Some(&Value::Bool(false)),
+            When::NotIn(words) => value.as_str().is_none_or(|word| !words.contains(&word)),
+        }
+}
+
+#[cfg(test)]
+#[path = "supported_tests.rs"]
+mod tests;

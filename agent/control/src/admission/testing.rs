@@ -1,0 +1,128 @@
+//! A cluster for admission's tests: state in fields, and a switch that makes it fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use k8s_openapi::api::authentication::v1::UserInfo;
+use serde_json::{Value, json};
+
+use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
+use super::review::{Answer, Request};
+
+/// The fake.
+#[derive(Debug, Default)]
+pub(super) struct FakeCluster {
+    pub(super) classes: BTreeMap<String, String>,
+    pub(super) subnets: Vec<Arc<Subnet>>,
+    pub(super) vlans: Vec<Arc<Vlan>>,
+    pub(super) provider_networks: Vec<Arc<ProviderNetwork>>,
+    pub(super) macs: Vec<MacHolder>,
+    pub(super) addresses: Vec<AddressHolder>,
+    /// Namespaces that every user may copy from.
+    pub(super) open_namespaces: Vec<String>,
+    pub(super) broken: bool,
+}
+
+impl FakeCluster {
+    /// A cluster as bootstrap leaves it, with the field report's network.
+    pub(super) fn usual() -> Self {
+        Self {
+            classes: BTreeMap::from([("csi-rbd-sc".into(), "rbd.furrow.io".into()), ("nfs".into(), "nfs.io".into())]),
+            provider_networks: vec![from(
+                json!({"metadata": {"name": "provider"}, "spec": {"defaultInterface": "eth1"}}),
+            )],
+            vlans: vec![from(json!({"metadata": {"name": "ovn-vlan"}, "spec": {"id": 100, "provider": "provider"}}))],
+            ..Self::default()
+        }
+    }
+}
+
+fn from<K: serde::de::DeserializeOwned>(mut value: Value) -> Arc<K>
+where
+    K: kube::Resource<DynamicType = ()>,
+{
+    value["apiVersion"] = json!(K::api_version(&()));
+    value["kind"] = json!(K::kind(&()));
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+/// A subnet of the fake cluster.
+pub(super) fn subnet(name: &str, spec: Value) -> Arc<Subnet> {
+    from(json!({"metadata": {"name": name}, "spec": spec}))
+}
+
+impl Facts for FakeCluster {
+    async fn provisioner(&self, class: &str) -> Result<Option<String>, FactsError> {
+        if self.broken {
+            return Err(FactsError("read StorageClass".into()));
+        }
+        Ok(self.classes.get(class).cloned())
+    }
+
+    fn subnets(&self) -> Vec<Arc<Subnet>> {
+        self.subnets.clone()
+    }
+
+    fn vlans(&self) -> Vec<Arc<Vlan>> {
+        self.vlans.clone()
+    }
+
+    fn provider_networks(&self) -> Vec<Arc<ProviderNetwork>> {
+        self.provider_networks.clone()
+    }
+
+    fn macs(&self) -> Vec<MacHolder> {
+        self.macs.clone()
+    }
+
+    fn addresses(&self) -> Vec<AddressHolder> {
+        self.addresses.clone()
+    }
+
+    fn default_machine_type(&self) -> Option<String> {
+        None
+    }
+
+    async fn may_clone(&self, _: &UserInfo, namespace: &str, _: &str) -> Result<bool, FactsError> {
+        if self.broken {
+            Err(FactsError("ask".into()))
+        } else {
+            Ok(self.open_namespaces.iter().any(|n| n == namespace))
+        }
+    }
+}
+
+/// A user's attempt to create an object in namespace `shop`.
+pub(super) fn create(object: Value) -> Request {
+    Request {
+        uid: "u".into(),
+        operation: "CREATE".into(),
+        user_info: UserInfo { username: Some("ann".into()), ..UserInfo::default() },
+        namespace: Some("shop".into()),
+        object,
+        old_object: Value::Null,
+    }
+}
+
+/// A user's attempt to replace an object in namespace `shop`.
+pub(super) fn update(old: Value, new: Value) -> Request {
+    Request { operation: "UPDATE".into(), old_object: old, ..create(new) }
+}
+
+/// Fields an answer refuses, `[]` if it lets the object in.
+pub(super) fn refused(answer: &Answer) -> Vec<&str> {
+    match answer {
+        Answer::Refused(causes) => causes.iter().map(|cause| cause.field.as_str()).collect(),
+        Answer::Allowed(_) => Vec::new(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a refusal says.
+pub(super) fn words(answer: &Answer) -> String {
+    match answer {
+        Answer::Refused(causes) => causes.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join("\n"),
+        other => panic!("{other:?}"),
+    }
+}
