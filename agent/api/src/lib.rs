@@ -4,6 +4,8 @@
 //! ([`crds`]) and the names that all parts share ([`names`]). Decides nothing: what is valid beyond a schema is
 //! admission's affair, what follows from an object is the model's.
 
+#![expect(clippy::duplicated_attributes, reason = "kube's printcolumn is a list of attributes with the same keys")]
+
 pub mod cdiconfig;
 pub mod crds;
 pub mod datavolume;

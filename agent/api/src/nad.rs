@@ -17,7 +17,6 @@ pub struct NetworkAttachmentDefinitionSpec {
     pub config: Option<String>,
 }
 
-
 /// What Furrow reads of [`NetworkAttachmentDefinitionSpec::config`]; other keys are for CNI plugins.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

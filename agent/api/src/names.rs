@@ -40,7 +40,7 @@ pub const ANNOTATION_IMPORT: &str = "furrow.io/import";
 /// An allocation that a Subnet has promised and whose IP object may not exist yet.
 pub const ANNOTATION_PENDING_ALLOCATION: &str = "furrow.io/pending-allocation";
 /// Keeps a VMI until its guest is gone.
-pub const FINALIZER_VMI: &str = "foregroundDeleteVirtualMachine";
+pub const FINALIZER_VMI: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// Keeps a VM until its VMI is gone.
 pub const FINALIZER_VM: &str = "kubevirt.io/virtualMachineControllerFinalize";
 

@@ -18,8 +18,8 @@ use crate::meta::is_false;
 #[serde(rename_all = "camelCase")]
 pub struct ProviderNetworkSpec {
     /// NIC on every node that has no entry of its own. At most 15 characters.
-    #[serde(default)]
-    #[schemars(length(min = 1, max = 15))]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 15))]
     pub default_interface: String,
     /// NICs of particular nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

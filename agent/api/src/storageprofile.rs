@@ -1,6 +1,5 @@
 //! StorageProfile (cdi.kubevirt.io): what a storage class can do, by which DataVolumes are completed.
 
-
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

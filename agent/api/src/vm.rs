@@ -11,9 +11,7 @@ use crate::{
     datavolume::DataVolumeSpec,
     meta::{Condition, Empty, TemplateMeta, is_false},
     open_enum::open_enum,
-    vmi::{
-        ChangedBlockTrackingStatus, DataVolumeRef, Disk, MigratedVolume, PvcVolume, VirtualMachineInstanceSpec,
-    },
+    vmi::{ChangedBlockTrackingStatus, DataVolumeRef, Disk, MigratedVolume, PvcVolume, VirtualMachineInstanceSpec},
 };
 
 open_enum! {
@@ -88,7 +86,11 @@ open_enum! {
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "kubevirt.io", version = "v1", kind = "VirtualMachine", plural = "virtualmachines", namespaced)]
 #[kube(status = "VirtualMachineStatus", derive = "PartialEq", derive = "Default", category = "all")]
-#[kube(shortname = "vm", shortname = "vms", doc = "A virtual machine: it keeps its disks and addresses over stop and start.")]
+#[kube(
+    shortname = "vm",
+    shortname = "vms",
+    doc = "A virtual machine: it keeps its disks and addresses over stop and start."
+)]
 #[kube(printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"))]
 #[kube(printcolumn(name = "Status", type_ = "string", json_path = ".status.printableStatus"))]
 #[kube(printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#)]

@@ -92,7 +92,6 @@ pub struct Devices {
     pub video: Option<VideoDevice>,
 }
 
-
 open_enum! {
     /// The bus a disk is plugged into.
     listed enum DiskBus {
@@ -281,7 +280,6 @@ pub struct CustomBlockSize {
     pub discard_granularity: Option<i32>,
 }
 
-
 open_enum! {
     /// What a triggered watchdog does.
     listed enum WatchdogAction {
@@ -316,7 +314,6 @@ pub struct WatchdogDevice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<WatchdogAction>,
 }
-
 
 open_enum! {
     /// Bus of an input device.

@@ -134,7 +134,6 @@ pub struct Cpu {
     pub realtime: Option<Realtime>,
 }
 
-
 open_enum! {
     /// What a CPU feature's entry asks for.
     listed enum CpuFeaturePolicy {
@@ -367,7 +366,6 @@ pub struct Timer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hyperv: Option<PresentTimer>,
 }
-
 
 open_enum! {
     /// What happens to ticks that QEMU could not deliver in time.

@@ -98,8 +98,7 @@ pub struct Interface {
     pub ports: Vec<Port>,
     /// MAC address; absent: allocated, and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^([0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5})]
-    #[schemars([0-9A-Fa-f]{2}(-[0-9A-Fa-f]{2}){5})$"))]
+    #[schemars(regex(pattern = MAC_PATTERN))]
     pub mac_address: Option<String>,
     /// Lower boots first; unique over disks and interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]

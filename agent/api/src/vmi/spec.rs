@@ -41,7 +41,13 @@ open_enum! {
 
 /// What a guest is made of and where it may run.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "kubevirt.io", version = "v1", kind = "VirtualMachineInstance", plural = "virtualmachineinstances", namespaced)]
+#[kube(
+    group = "kubevirt.io",
+    version = "v1",
+    kind = "VirtualMachineInstance",
+    plural = "virtualmachineinstances",
+    namespaced
+)]
 #[kube(status = "VirtualMachineInstanceStatus", derive = "PartialEq", derive = "Default", category = "all")]
 #[kube(shortname = "vmi", shortname = "vmis", doc = "A guest that runs, or ran, on a node.")]
 #[kube(printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"))]
@@ -49,8 +55,12 @@ open_enum! {
 #[kube(printcolumn(name = "IP", type_ = "string", json_path = ".status.interfaces[0].ipAddress"))]
 #[kube(printcolumn(name = "NodeName", type_ = "string", json_path = ".status.nodeName"))]
 #[kube(printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#)]
-#[kube(printcolumn = r#"{"name":"Live-Migratable","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type=='LiveMigratable')].status"}"#)]
-#[kube(printcolumn = r#"{"name":"Paused","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type=='Paused')].status"}"#)]
+#[kube(
+    printcolumn = r#"{"name":"Live-Migratable","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type=='LiveMigratable')].status"}"#
+)]
+#[kube(
+    printcolumn = r#"{"name":"Paused","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type=='Paused')].status"}"#
+)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineInstanceSpec {
     /// Priority class of the guest.

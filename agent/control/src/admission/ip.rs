@@ -1,13 +1,13 @@
 //! IP objects that users write, to keep an address for a virtual machine or for something else. Those that control writes
 //! follow from an allocation and never come here: the webhook's `matchConditions` leave them out.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use furrow_api::IP;
 use furrow_model::ipam::Range;
 use furrow_model::mac::Mac;
 use kube::ResourceExt;
-use std::net::Ipv4Addr;
 
 use super::causes::Causes;
 use super::facts::{Facts, FactsError};
@@ -51,11 +51,10 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
         causes.invalid("spec.v4IpAddress", "must be the same as ipAddress");
     }
     let subnet_spec = &subnet.spec;
-    if let Ok(range) = Range::parse(&subnet_spec.cidr_block, subnet_spec.gateway.as_deref(), &[]) {
-        if !range.open(address) {
-            let text = format!("{address} is not an address that Subnet {} gives", spec.subnet);
-            causes.invalid("spec.ipAddress", text);
-        }
+    if let Ok(range) = Range::parse(&subnet_spec.cidr_block, subnet_spec.gateway.as_deref(), &[])
+        && !range.open(address)
+    {
+        causes.invalid("spec.ipAddress", format!("{address} is not an address that Subnet {} gives", spec.subnet));
     }
     if let Some(holder) = in_subnet().find(|holder| holder.address == Some(address)) {
         causes.duplicate("spec.ipAddress", format!("{address} is already given, to IP {}", holder.object));

@@ -51,14 +51,11 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
 }
 
 fn addresses(spec: &SubnetSpec, causes: &mut Causes) {
-    let field = match Range::parse(&spec.cidr_block, spec.gateway.as_deref(), &spec.exclude_ips) {
-        Ok(range) => {
-            excluded_outside(spec, &range, causes);
-            return;
-        }
-        Err(error) => (error.to_string(), error),
+    let error = match Range::parse(&spec.cidr_block, spec.gateway.as_deref(), &spec.exclude_ips) {
+        Ok(range) => return excluded_outside(spec, &range, causes),
+        Err(error) => error,
     };
-    let (text, error) = field;
+    let text = error.to_string();
     let field = match error {
         RangeError::Cidr(_) | RangeError::Prefix(_) => "spec.cidrBlock".to_owned(),
         RangeError::Gateway { .. } => "spec.gateway".to_owned(),

@@ -38,10 +38,7 @@ impl FakeCluster {
     }
 }
 
-fn from<K: serde::de::DeserializeOwned>(mut value: Value) -> Arc<K>
-where
-    K: kube::Resource<DynamicType = ()>,
-{
+fn from<K: serde::de::DeserializeOwned + kube::Resource<DynamicType = ()>>(mut value: Value) -> Arc<K> {
     value["apiVersion"] = json!(K::api_version(&()));
     value["kind"] = json!(K::kind(&()));
     Arc::new(serde_json::from_value(value).unwrap())
