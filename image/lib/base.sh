@@ -8,7 +8,7 @@ ensure_base() {
     "$image_dir/lib/base.sh" "$image_dir/lib/fixed-ids")
   base_dir=$cache/image/base-$key-$SOURCE_DATE_EPOCH
   [ ! -e "$base_dir" ] || return 0
-  need mmdebstrap mmdebstrap
+  "$image_dir/need" mmdebstrap
   work=$base_dir.tmp
   rm -rf "$work"
   mkdir -p "$work"

@@ -12,11 +12,6 @@ export LC_ALL=C TZ=UTC
 say() { printf '%s [%3d s] %s\n' "${0##*/}" "$SECONDS" "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-# need COMMAND PACKAGE: the commands of the build host are named with their package.
-need() {
-  command -v "$1" >/dev/null || die "cannot find $1: install Debian's package $2"
-}
-
 # entries FILE: the first word of each line that is not a comment.
 entries() { sed 's/#.*//' "$1" | awk 'NF { print $1 }'; }
 

@@ -26,6 +26,7 @@ gather_parts() {
   install -m 644 "$repo_dir"/agent/api/crds/*.yaml "$repo_dir"/agent/control/manifests/*.yaml \
     "$stage/usr/share/furrow/manifests"
   say "our programs: cargo build --release"
+  "$image_dir/need" binutils mmdebstrap
   "$image_dir/cargo" build --release --locked "${our_programs[@]/#/-p}" >&2
   for program in "${our_programs[@]}"; do
     install -s -m 755 "$target/$program" "$stage/usr/bin/$program"

@@ -14,6 +14,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
+"$here/../../image/need" e2fsprogs mmdebstrap qemu-utils
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1764547200} LC_ALL=C TZ=UTC
 export E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH
 

@@ -10,6 +10,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
+"$here/../../image/need" mmdebstrap qemu-utils
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1764547200} LC_ALL=C TZ=UTC
 
 boot_start=2048 boot_sectors=$((28 * 2048))
