@@ -172,6 +172,15 @@ impl Sandboxed {
         self.lines.next_line().await.map_err(|source| SandboxError::Talk { program: self.program.clone(), source })
     }
 
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid {
+            // Not reaped yet, so the number is still its own; it may have ended meanwhile.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+    }
+
     /// Kills it, if it still runs, and waits until it is gone.
     pub async fn kill(mut self) {
         // The only failure is that it is gone already.

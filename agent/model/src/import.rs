@@ -9,6 +9,9 @@ pub const SNIFF_BYTES: usize = 512;
 pub const MAX_RESTARTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const IN_USE_WAIT: Duration = Duration::from_secs(3);
+/// Four times what a cluster takes to forget a dead client.
+const LONGEST_IN_USE: Duration = Duration::from_secs(120);
 
 /// A compression around an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,18 +67,37 @@ fn is_html(head: &[u8]) -> bool {
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
 }
 
+/// What kind of failure ended an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Trying again cannot help.
+    Permanent,
+    /// It may pass.
+    Passing,
+    /// The volume is open elsewhere. After a killed import or agent that is its own dead client,
+    /// which the cluster forgets after half a minute: it is waited for and counts as no restart.
+    InUse,
+}
+
 /// What follows a failed import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// It starts again after this time.
+    /// It starts again after this time, and that counts as a restart.
     Retry(Duration),
+    /// It starts again after this time.
+    Wait(Duration),
     /// It is given up.
     GiveUp,
 }
 
-/// Decides what follows when an import failed that had been restarted `restarts` times before.
-pub fn after_failure(permanent: bool, restarts: u32) -> Next {
-    if permanent || restarts >= MAX_RESTARTS {
+/// Decides what follows when an import failed that had been restarted `restarts` times before
+/// and has waited for `waited` because of others.
+pub fn after_failure(severity: Severity, restarts: u32, waited: Duration) -> Next {
+    if severity == Severity::InUse && waited < LONGEST_IN_USE {
+        return Next::Wait(IN_USE_WAIT);
+    }
+    if severity == Severity::Permanent || restarts >= MAX_RESTARTS {
         return Next::GiveUp;
     }
     Next::Retry(FIRST_WAIT.saturating_mul(1 << restarts.min(16)).min(LONGEST_WAIT))
@@ -111,11 +133,14 @@ mod tests {
 
     #[test]
     fn waits_double_and_end() {
-        let waits: Vec<_> = (0..7).map(|restarts| after_failure(false, restarts)).collect();
+        let waits: Vec<_> = (0..7).map(|restarts| after_failure(Severity::Passing, restarts, Duration::ZERO)).collect();
         let seconds = |n| Next::Retry(Duration::from_secs(n));
         assert_eq!(waits[..5], [seconds(2), seconds(4), seconds(8), seconds(16), seconds(32)]);
         assert_eq!(waits[5..], [Next::GiveUp, Next::GiveUp]);
-        assert_eq!(after_failure(true, 0), Next::GiveUp);
+        assert_eq!(after_failure(Severity::Permanent, 0, Duration::ZERO), Next::GiveUp);
+        let in_use = |waited| after_failure(Severity::InUse, MAX_RESTARTS, Duration::from_secs(waited));
+        assert_eq!(in_use(119), Next::Wait(IN_USE_WAIT));
+        assert_eq!(in_use(120), Next::GiveUp);
     }
 
     #[test]

@@ -32,7 +32,7 @@ struct State {
 }
 
 /// How many used buffers are kept.
-const MAX_SPARE: usize = 8;
+const MAX_SPARE: usize = 4;
 
 struct Pending {
     buffer: Vec<u8>,

@@ -8,6 +8,8 @@
 //!   guests --> volumes --------+       (the import's bytes: a sandboxed child's own librbd)
 //! ```
 
+#[cfg(test)]
+mod contract;
 mod csi;
 mod images;
 mod import;

@@ -12,6 +12,8 @@ use furrow_api::import::{HttpImport, ImportJob};
 use furrow_api::names::CEPH_USER_AGENT;
 use furrow_host::sandbox::{Sandbox, Sandboxed, private_directory, unprivileged_user};
 
+use furrow_model::import::Severity;
+
 use super::Place;
 use super::inputs::Inputs;
 use super::protocol::{MAX_REPORT_BYTES, Report, Spec};
@@ -24,12 +26,14 @@ const USERS: [&str; 2] = ["furrow-import", "nobody"];
 /// A child reports twice a second; one that says nothing for so long hangs. Longer than librados
 /// may take to give up on an OSD, several times over: discarding a large image reports nothing.
 const SILENCE: Duration = Duration::from_secs(600);
+/// How long a cancelled child may take to close the image.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Private memory, the last resort above the queues' own bounds (128 MiB in all), in bytes. Most
 /// of it is never touched: thread stacks and allocator arenas count here.
 const DATA_BYTES: u64 = 1 << 30;
 const OPEN_FILES: u64 = 1024;
 
-type Refused = (Failure, bool);
+type Refused = (Failure, Severity);
 
 /// What a run does next.
 pub(super) enum Outcome {
@@ -78,7 +82,7 @@ pub(super) async fn start(place: &Place, uid: &str, mut spec: Spec) -> Result<Ru
     let directory = place.directory.join(uid);
     let failed = |error: &(dyn std::error::Error + 'static)| {
         let message = format!("could not start the import: {}", chain(error));
-        (Failure { reason: "ImportFailed".to_owned(), message }, false)
+        (Failure { reason: "ImportFailed".to_owned(), message }, Severity::Passing)
     };
     let user = unprivileged_user(&USERS).map_err(|e| failed(&e))?;
     private_directory(&directory, &user).map_err(|e| failed(&e))?;
@@ -129,6 +133,16 @@ impl Run {
         let Some(child) = self.child.take() else { return };
         if tokio::time::timeout(Duration::from_secs(60), child.wait()).await.is_err() {
             tracing::warn!("an import that had ended did not go away in time");
+        }
+    }
+
+    /// Asks the child to end, so that it closes the image; kills it when it does not.
+    pub(super) async fn stop(mut self) {
+        let Some(child) = self.child.take() else { return };
+        child.terminate();
+        // Dropping the wait kills the child.
+        if tokio::time::timeout(STOP_LIMIT, child.wait()).await.is_err() {
+            tracing::warn!("an import did not end in time and was killed");
         }
     }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use furrow_host::sandbox::give_up_rights;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;
 use super::fetch::Source;
@@ -51,11 +53,9 @@ pub(crate) fn import_child() -> anyhow::Result<()> {
         Ok((copied, read)) => {
             Report::Done { read, written: copied.written, virtual_size: copied.virtual_size, peak_kib: peak_kib() }
         }
-        Err(error) => Report::Failed {
-            reason: error.reason().to_owned(),
-            message: chain(&error),
-            permanent: error.is_permanent(),
-        },
+        Err(error) => {
+            Report::Failed { reason: error.reason().to_owned(), message: chain(&error), severity: error.severity() }
+        }
     };
     say(&report);
     Ok(())
@@ -74,7 +74,9 @@ fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
         .enable_all()
         .build()
         .map_err(|e| ImportError::Setup(format!("no runtime: {e}")))?;
-    let mut source = Source::new(&spec.url, spec.login.clone(), &spec.certificates, runtime.handle().clone())?;
+    let stop = CancellationToken::new();
+    runtime.spawn(cancel_when_asked(stop.clone()));
+    let mut source = Source::new(&spec.url, spec.login.clone(), &spec.certificates, (runtime.handle().clone(), stop))?;
     let target = Target::open(spec)?;
     let progress = Arc::new(Progress::default());
     let copied = while_reporting(&progress, || copy(spec, &mut source, &target, &progress))?;
@@ -82,6 +84,15 @@ fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
     let read = source.received();
     runtime.shutdown_background();
     Ok((copied, read))
+}
+
+/// Ends the flow of bytes on SIGTERM: the copy then fails, and the image is closed as on any
+/// error. Killed at once, it would stay open for the cluster for another half a minute.
+async fn cancel_when_asked(stop: CancellationToken) {
+    if let Ok(mut asked) = signal(SignalKind::terminate()) {
+        asked.recv().await;
+        stop.cancel();
+    }
 }
 
 /// Reports progress until `work` is done.

@@ -3,6 +3,7 @@
 
 use furrow_host::rbd::{RbdError, RbdErrorKind};
 use furrow_host::sandbox::RightsError;
+use furrow_model::import::Severity;
 use furrow_model::qcow2::Qcow2Error;
 
 /// A failed import.
@@ -52,6 +53,9 @@ pub(super) enum ImportError {
     /// The sandbox.
     #[error("could not shut the import in")]
     Rights(#[from] RightsError),
+    /// The agent asked for the end.
+    #[error("the import was cancelled")]
+    Cancelled,
     /// A thread of the import died.
     #[error("a part of the import panicked")]
     Panicked,
@@ -61,7 +65,7 @@ impl ImportError {
     /// The condition's reason.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Setup(_) | Self::Rights(_) | Self::Panicked => "ImportFailed",
+            Self::Setup(_) | Self::Rights(_) | Self::Panicked | Self::Cancelled => "ImportFailed",
             Self::Status { .. } | Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } => {
                 "TransferFailed"
             }
@@ -73,16 +77,20 @@ impl ImportError {
         }
     }
 
-    /// Whether trying again cannot help.
-    pub(super) fn is_permanent(&self) -> bool {
-        match self {
+    /// Whether trying again can help.
+    pub(super) fn severity(&self) -> Severity {
+        let permanent = match self {
+            Self::InUse { .. } => return Severity::InUse,
+            // Another client took the lock since the look at the watchers.
+            Self::Target(error) if error.kind() == RbdErrorKind::Busy => return Severity::InUse,
             Self::Status { permanent, .. } => *permanent,
             Self::Setup(_) | Self::Format { .. } | Self::Qcow2(_) | Self::Damaged(_) => true,
             Self::TooLarge { .. } | Self::TooLong { .. } => true,
             Self::Target(error) => error.kind() == RbdErrorKind::Denied,
             Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } | Self::Spool(_) => false,
-            Self::InUse { .. } | Self::Rights(_) | Self::Panicked => false,
-        }
+            Self::Rights(_) | Self::Panicked | Self::Cancelled => false,
+        };
+        if permanent { Severity::Permanent } else { Severity::Passing }
     }
 
     /// What a `Read` failed with: our own error inside it, or one of the decompressor.

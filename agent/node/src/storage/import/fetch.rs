@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use furrow_model::import::Severity;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;
 
@@ -23,8 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 /// Attempts in a row that brought no byte.
 const MAX_ATTEMPTS: u32 = 5;
-/// Pieces between the network and the reader: about 16 KiB to 64 KiB each.
-const QUEUE: usize = 64;
+/// Pieces between the network and the reader: up to 400 KiB each, as hyper reads them.
+const QUEUE: usize = 12;
 
 /// Where to read from.
 #[derive(Clone)]
@@ -33,6 +35,7 @@ pub(super) struct Source {
     url: Url,
     login: Option<(String, String)>,
     handle: Handle,
+    stop: CancellationToken,
     /// Length of the file in bytes, once known.
     pub(super) len: Option<u64>,
     /// Tells one version of the file from another.
@@ -47,7 +50,7 @@ impl Source {
         url: &str,
         login: Option<(String, String)>,
         certificates: &[String],
-        handle: Handle,
+        (handle, stop): (Handle, CancellationToken),
     ) -> Result<Self, ImportError> {
         let setup = |what: String| ImportError::Setup(what);
         let parsed = Url::parse(url).map_err(|e| setup(format!("{url:?} is no URL: {e}")))?;
@@ -69,7 +72,7 @@ impl Source {
             builder = builder.tls_certs_merge(trusted);
         }
         let client = builder.build().map_err(|e| setup(chain(&e)))?;
-        Ok(Self { client, url: parsed, login, handle, len: None, validator: None, received: Arc::default() })
+        Ok(Self { client, url: parsed, login, handle, stop, len: None, validator: None, received: Arc::default() })
     }
 
     /// The URL without what might be a secret in it.
@@ -109,7 +112,9 @@ impl Source {
 
     /// Begins to read at the beginning, and learns the length.
     pub(super) fn open(&mut self) -> Result<Stream, ImportError> {
-        let response = self.handle.clone().block_on(self.get(None))?;
+        let stop = self.stop.clone();
+        let first = self.handle.clone().block_on(stop.run_until_cancelled(self.get(None)));
+        let response = first.unwrap_or(Err(ImportError::Cancelled))?;
         self.len = response.content_length();
         self.validator = validator(response.headers());
         Ok(self.pump(Some(response), 0))
@@ -147,7 +152,14 @@ impl Source {
     fn pump_until(&self, response: Option<Response>, offset: u64, last: Option<u64>) -> Stream {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let pump = Pump { source: self.clone(), offset, last, sender };
-        self.handle.spawn(pump.run(response));
+        let stop = self.stop.clone();
+        self.handle.spawn(async move {
+            let sender = pump.sender.clone();
+            // Safe to cancel: what was not passed on is fetched again by nobody.
+            if stop.run_until_cancelled(pump.run(response)).await.is_none() {
+                let _ = sender.send(Err(ImportError::Cancelled)).await;
+            }
+        });
         Stream { receiver, rest: Bytes::new() }
     }
 }
@@ -175,7 +187,11 @@ impl Pump {
             attempts = if self.offset > before { 0 } else { attempts + 1 };
             match result {
                 Ok(()) => return,
-                Err(error) if error.is_permanent() || !self.may_resume(&error) || attempts >= MAX_ATTEMPTS => {
+                Err(error)
+                    if error.severity() == Severity::Permanent
+                        || !self.may_resume(&error)
+                        || attempts >= MAX_ATTEMPTS =>
+                {
                     // The reader is gone if this fails, and then nobody wants to know.
                     let _ = self.sender.send(Err(error)).await;
                     return;

@@ -2,6 +2,7 @@
 //! only; an object that is missing is waited for by trying again.
 
 use furrow_api::import::HttpImport;
+use furrow_model::import::Severity;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
@@ -15,10 +16,10 @@ pub(super) struct Inputs {
     pub(super) certificates: Vec<String>,
 }
 
-type Refused = (Failure, bool);
+type Refused = (Failure, Severity);
 
 fn failure(message: String) -> Refused {
-    (Failure { reason: "ImportInputMissing".to_owned(), message }, false)
+    (Failure { reason: "ImportInputMissing".to_owned(), message }, Severity::Passing)
 }
 
 /// Reads the objects that the import names.

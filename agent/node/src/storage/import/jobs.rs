@@ -11,7 +11,7 @@ use std::time::Duration;
 use furrow_api::DataVolume;
 use furrow_api::import::{ImportJob, ImportSource};
 use furrow_api::names::{ANNOTATION_IMPORT, LABEL_IMPORT_NODE};
-use furrow_model::import::{Next, after_failure};
+use furrow_model::import::{Next, Severity, after_failure};
 use futures::StreamExt as _;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -104,7 +104,7 @@ impl Jobs {
         let token = self.stop.child_token();
         self.running.insert(uid.clone(), token.clone());
         let status = Status::new(&self.context.client, &self.context.place.node, dv, &namespace);
-        let job = Job {
+        let mut job = Job {
             context: Arc::clone(&self.context),
             restarts: dv.status.as_ref().and_then(|s| s.restart_count).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             golden: !dv.owner_references().iter().any(|owner| owner.kind == "VirtualMachine"),
@@ -112,10 +112,14 @@ impl Jobs {
             uid: uid.clone(),
             namespace,
             status,
+            waited: Duration::ZERO,
+            child: None,
         };
         self.tasks.spawn(async move {
-            // Safe to cancel: dropping the job kills its child, and an import begins anew.
-            token.run_until_cancelled(job.run()).await;
+            // Safe to cancel: an import begins anew, and its child is ended below.
+            if token.run_until_cancelled(job.run()).await.is_none() {
+                job.stop().await;
+            }
             uid
         });
     }
@@ -143,11 +147,13 @@ struct Job {
     namespace: String,
     golden: bool,
     restarts: u32,
+    waited: Duration,
+    child: Option<attempt::Run>,
 }
 
 impl Job {
     /// Until the DataVolume is Succeeded or Failed, or is not ours any more.
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let task: ImportJob = match serde_json::from_str(&self.text) {
             Ok(task) => task,
             Err(error) => {
@@ -161,36 +167,50 @@ impl Job {
                 Ok(()) => return,
                 Err(failure) => failure,
             };
-            let (failure, permanent) = failure;
+            let (failure, severity) = failure;
             tracing::warn!(
-                datavolume = %self.status.name(), reason = %failure.reason, error = %failure.message, permanent,
+                datavolume = %self.status.name(), reason = %failure.reason, error = %failure.message, ?severity,
                 restarts = self.restarts, "import failed"
             );
-            match after_failure(permanent, self.restarts) {
+            match after_failure(severity, self.restarts, self.waited) {
                 Next::GiveUp => return self.status.failed(&failure).await,
-                Next::Retry(wait) => self.wait(&failure, wait).await,
+                Next::Retry(wait) => {
+                    self.restarts += 1;
+                    self.wait(&failure, wait).await;
+                }
+                Next::Wait(wait) => {
+                    self.waited += wait;
+                    self.wait(&failure, wait).await;
+                }
             }
         }
     }
 
     async fn wait(&mut self, failure: &Failure, wait: Duration) {
-        self.restarts += 1;
         self.status.restarting(failure, self.restarts).await;
         tokio::time::sleep(wait).await;
     }
 
-    /// One child; the error says whether trying again cannot help.
+    /// Ends the child of a job that was cancelled.
+    async fn stop(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.stop().await;
+        }
+    }
+
+    /// One child; the error says whether trying again can help.
     async fn attempt(
         &mut self,
         task: &ImportJob,
         http: &furrow_api::import::HttpImport,
-    ) -> Result<(), (Failure, bool)> {
+    ) -> Result<(), (Failure, Severity)> {
         let Ok(_turn) = self.context.turns.acquire().await else { return Ok(()) };
         let inputs: Inputs = inputs::read(&self.context.client, &self.namespace, http).await?;
         self.status.started().await;
         let started = std::time::Instant::now();
         let place = &self.context.place;
-        let mut run = attempt::start(place, &self.uid, attempt::spec(place, task, http, inputs, self.golden)).await?;
+        let spec = attempt::spec(place, task, http, inputs, self.golden);
+        let run = self.child.insert(attempt::start(place, &self.uid, spec).await?);
         loop {
             match run.next().await {
                 Outcome::Progress { done, total } => self.status.progress(done, total).await,
@@ -203,12 +223,12 @@ impl Job {
                     self.status.succeeded().await;
                     return Ok(());
                 }
-                Outcome::Ended(Report::Failed { reason, message, permanent }) => {
-                    return Err((Failure { reason, message }, permanent));
+                Outcome::Ended(Report::Failed { reason, message, severity }) => {
+                    return Err((Failure { reason, message }, severity));
                 }
                 Outcome::Ended(Report::Progress { .. }) => {}
                 Outcome::Broken(message) => {
-                    return Err((Failure { reason: "ImportFailed".to_owned(), message }, false));
+                    return Err((Failure { reason: "ImportFailed".to_owned(), message }, Severity::Passing));
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! standard input, JSON lines on its standard output. Both are the same binary, so the format has
 //! no versions. Carries the key and passwords, which is why it is not an argument.
 
+use furrow_model::import::Severity;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ pub(super) enum Report {
     /// Everything is safe in the image.
     Done { read: u64, written: u64, virtual_size: u64, peak_kib: u64 },
     /// It ended without success.
-    Failed { reason: String, message: String, permanent: bool },
+    Failed { reason: String, message: String, severity: Severity },
 }
 
 /// A report longer than this is none of ours.

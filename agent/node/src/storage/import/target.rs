@@ -14,7 +14,7 @@ use super::protocol::Spec;
 use crate::storage::images::{BASE, NOTE_IMPORT};
 
 /// Bytes on their way to Ceph. librbd keeps them until they are acknowledged.
-const IN_FLIGHT: usize = 24 << 20;
+const IN_FLIGHT: usize = 12 << 20;
 /// Zeros are looked for in pieces of this size, in bytes: the smallest allocation that pays.
 const PIECE: usize = 64 << 10;
 /// A gap of zeros shorter than this is written, for fewer requests.
