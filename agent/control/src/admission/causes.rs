@@ -9,8 +9,19 @@ pub(crate) struct Cause {
     pub(crate) reason: &'static str,
     /// Path from the object's root, such as `spec.volumes[0].name`.
     pub(crate) field: String,
-    /// A sentence that contains the path: kubectl shows nothing else.
+    /// What is wrong, in a sentence; KubeVirt's name the path themselves.
     pub(crate) message: String,
+}
+
+impl Cause {
+    /// The sentence with the path, for clients that show one text and no list of causes.
+    pub(crate) fn with_path(&self) -> String {
+        if self.message.contains(&self.field) {
+            self.message.clone()
+        } else {
+            format!("{}: {}", self.field, self.message)
+        }
+    }
 }
 
 /// Causes in the order in which they were found.
@@ -50,11 +61,8 @@ impl Causes {
         self.found
     }
 
-    /// KubeVirt's own texts name the field already; others get it in front.
     fn push(&mut self, reason: &'static str, field: String, text: impl Display) {
-        let text = text.to_string();
-        let message = if text.contains(&field) { text } else { format!("{field}: {text}") };
-        self.found.push(Cause { reason, field, message });
+        self.found.push(Cause { reason, field, message: text.to_string() });
     }
 }
 
@@ -67,6 +75,6 @@ impl Causes {
 
     /// All sentences.
     pub(crate) fn text(&self) -> String {
-        self.found.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join("\n")
+        self.found.iter().map(Cause::with_path).collect::<Vec<_>>().join("\n")
     }
 }

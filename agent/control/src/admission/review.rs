@@ -130,7 +130,7 @@ impl Answer {
 }
 
 fn refusal(causes: &[Cause]) -> Value {
-    let message = causes.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join(", ");
+    let message = causes.iter().map(Cause::with_path).collect::<Vec<_>>().join(", ");
     let details: Vec<_> = causes
         .iter()
         .map(|cause| json!({"reason": cause.reason, "field": cause.field, "message": cause.message}))

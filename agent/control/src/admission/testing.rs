@@ -7,6 +7,7 @@ use furrow_api::{ProviderNetwork, Subnet, Vlan};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
+use super::causes::Cause;
 use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
 use super::review::{Answer, Request};
 
@@ -119,7 +120,7 @@ pub(super) fn refused(answer: &Answer) -> Vec<&str> {
 /// What a refusal says.
 pub(super) fn words(answer: &Answer) -> String {
     match answer {
-        Answer::Refused(causes) => causes.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join("\n"),
+        Answer::Refused(causes) => causes.iter().map(Cause::with_path).collect::<Vec<_>>().join("\n"),
         other => panic!("{other:?}"),
     }
 }
