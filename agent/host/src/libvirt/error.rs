@@ -93,7 +93,7 @@ pub enum LibvirtError {
 
 impl LibvirtError {
     pub(super) fn from_virt(operation: &'static str, error: &Error) -> Self {
-        let message = error.message().to_owned();
+        let message = without_times(error.message());
         let code: Result<ErrorNumber, _> = error.code().into();
         match code {
             Ok(ErrorNumber::NoDomain) => Self::NoDomain { operation },
@@ -124,5 +124,26 @@ impl LibvirtError {
             | Self::KeyringFormat { .. }
             | Self::Thread { .. } => false,
         }
+    }
+}
+
+/// QEMU begins what it says with the time. Without it the same failure reads the same, and is reported once.
+fn without_times(message: &str) -> String {
+    let is_time = |word: &str| {
+        let shape: String = word.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        shape.starts_with("0000-00-00T00:00:00") && shape.ends_with('Z')
+    };
+    message.split_whitespace().filter(|word| !is_time(word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_times;
+
+    #[test]
+    fn a_message_of_qemu_loses_its_times_and_line_ends() {
+        let message =
+            "closed the monitor (vm='a'): 2026-11-24T12:22:46.122255Z qemu: error: no\nqemu: file.c:3877: bad";
+        assert_eq!(without_times(message), "closed the monitor (vm='a'): qemu: error: no qemu: file.c:3877: bad");
     }
 }

@@ -40,11 +40,35 @@ pub(super) struct Snapshot {
     pub(super) vmi: Option<Arc<VirtualMachineInstance>>,
     /// Causes so far.
     pub(super) dirty: u64,
+    /// Causes so far that end a pause after a failure: what failed may work now.
+    pub(super) urgent: u64,
 }
 
 impl Snapshot {
     fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.vmi.is_none()
+    }
+
+    /// Whether this differs from an earlier one in what is wanted, or in what the node can do. A guest's own events
+    /// and the status that its owner writes do not count: a start that fails causes both, and would be retried without
+    /// a pause because of them.
+    pub(super) fn differs_in_wish(&self, earlier: &Self) -> bool {
+        let pods = |snapshot: &Self| {
+            let mut pods: Vec<_> = snapshot.pods.iter().map(|pod| (pod.uid.clone(), pod.ending)).collect();
+            pods.sort();
+            pods
+        };
+        let wish = |snapshot: &Self| {
+            let vmi = snapshot.vmi.as_ref()?;
+            Some((vmi.uid(), vmi.metadata.deletion_timestamp.is_some()))
+        };
+        let spec = |snapshot: &Self| snapshot.vmi.as_ref().map(|vmi| vmi.spec.clone());
+        // The VMI appears in the watch by the owner's own claim.
+        let appeared =
+            earlier.vmi.is_none() && self.vmi.as_ref().is_some_and(|v| v.metadata.deletion_timestamp.is_none());
+        self.urgent != earlier.urgent
+            || pods(self) != pods(earlier)
+            || !appeared && (wish(self) != wish(earlier) || spec(self) != spec(earlier))
     }
 }
 
@@ -266,7 +290,12 @@ impl Dispatch {
     }
 
     fn mark_all(&self) {
-        self.owners.values().for_each(|owner| owner.send_modify(|snapshot| snapshot.dirty += 1));
+        for owner in self.owners.values() {
+            owner.send_modify(|snapshot| {
+                snapshot.dirty += 1;
+                snapshot.urgent += 1;
+            });
+        }
     }
 
     /// Changes a guest's snapshot and wakes its owner, making one when everything has been seen once.

@@ -317,12 +317,16 @@ impl Pass<'_> {
     fn log_start(&self, stages: Stages, libvirt: Duration) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let pod = self.subject.pod.as_ref();
-        // Kubernetes gives this time to the second only; it is here to find gross delays.
+        // Kubernetes gives these times to the second only: they are up to 999 ms too long.
         let bound_ms = pod.and_then(|pod| pod.bound_ms).map(|bound| now_ms() - bound);
+        let vmi = self.subject.vmi.as_ref();
+        let created = vmi.and_then(|vmi| vmi.metadata.creation_timestamp.as_ref());
+        let created_ms = created.map(|time| now_ms() - time.0.as_millisecond());
         let seen = pod.map_or(self.observed_at, |pod| pod.seen);
         tracing::info!(
             vm = %self.key,
             uid = %self.subject.uid().unwrap_or_default(),
+            created_ms,
             bound_ms,
             observe_ms = millis(self.observed_at.saturating_duration_since(seen)),
             claim_ms = millis(stages.claim),

@@ -55,7 +55,10 @@ pub(super) struct Known {
     pub(super) reported: Option<String>,
     /// When the wish to stop was first seen, with the UID it was about.
     stop_since: Option<(String, i64)>,
+    /// The pause after the last failure; doubled by the next.
     retry: Option<Duration>,
+    /// The last pass failed.
+    pausing: bool,
 }
 
 /// Runs until nothing is left of the guest, or the agent stops. Returns its key.
@@ -66,17 +69,12 @@ pub(super) async fn run(
     artefacts: Artefacts,
 ) -> Key {
     let mut owner = Owner::new(context, key, artefacts);
-    loop {
+    while let Some(wake) = {
         let snapshot = snapshots.borrow_and_update().clone();
-        let wake = owner.passes(&snapshot).await;
-        let Some(wake) = wake else { break };
-        let stop = owner.context.stop.clone();
-        // Safe to cancel: a change stays marked in the channel until it is borrowed, a missed timer is recomputed.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            changed = snapshots.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(wake) => {}
+        owner.passes(&snapshot).await.map(|wake| (snapshot, wake))
+    } {
+        if !owner.sleep(&mut snapshots, wake).await {
+            break;
         }
     }
     owner.key
@@ -101,6 +99,24 @@ impl Owner {
         self.known.artefacts = artefacts;
     }
 
+    /// Waits for a reason to make a pass: any change, or after a failure its pause or a change of what is wanted. False:
+    /// the agent stops.
+    async fn sleep(&self, snapshots: &mut watch::Receiver<Snapshot>, (seen, wake): (Snapshot, Duration)) -> bool {
+        let until = Instant::now() + wake;
+        loop {
+            // Safe to cancel: a change stays marked in the channel until it is borrowed, a missed timer is recomputed.
+            tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => return false,
+                () = tokio::time::sleep_until(until) => return true,
+                changed = snapshots.changed() => if changed.is_err() { return false },
+            }
+            if !self.known.pausing || snapshots.borrow_and_update().differs_in_wish(&seen) {
+                return true;
+            }
+        }
+    }
+
     /// Makes passes until one has nothing left to do at once. `None`: nothing is left of the guest.
     pub(super) async fn passes(&mut self, snapshot: &Snapshot) -> Option<Duration> {
         for _ in 0..MAX_PASSES {
@@ -108,7 +124,9 @@ impl Owner {
                 return None;
             }
             // Boxed, as below: the states of a pass are large, and this future is part of a task.
-            match Box::pin(self.pass(snapshot)).await {
+            let result = Box::pin(self.pass(snapshot)).await;
+            self.known.pausing = result.is_err();
+            match result {
                 Ok(Next::Now) => {}
                 Ok(Next::At(at_ms)) => {
                     self.known.retry = None;

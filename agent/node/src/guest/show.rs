@@ -42,7 +42,7 @@ pub(crate) async fn show(
     let params = ListParams::default().fields(&format!("spec.nodeName={}", facts.node));
     let pods = answered(pods.list(&params)).await?;
     let pods = pods.items.iter().filter_map(BoundPod::read).filter(|pod| pod.key == key).map(Arc::new).collect();
-    let snapshot = Snapshot { pods, vmi: None, dirty: 0 };
+    let snapshot = Snapshot { pods, vmi: None, ..Snapshot::default() };
     let subject = Subject::observe(&Place { client: &client, node: &facts.node }, &key, &snapshot, None).await?;
     let domain = domains.observe(&key.domain_name()).await?;
     let request = subject.request();

@@ -77,7 +77,7 @@ pub(crate) fn ended(vmi: &mut VirtualMachineInstance, end: End, now: &Time) {
     status.reason = Some(end.reason.to_owned());
     let ready = wanted("False", "GuestNotRunning", end.message);
     apply(&mut status.conditions, "Ready", Some(ready), now);
-    for gone in ["AgentConnected", "Paused"] {
+    for gone in ["AgentConnected", "Paused", "Synchronized"] {
         apply(&mut status.conditions, gone, None, now);
     }
 }

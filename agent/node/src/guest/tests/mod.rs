@@ -108,7 +108,7 @@ impl Bench {
             vmi.filter(|vmi| vmi.metadata.labels.as_ref().is_some_and(|l| l.contains_key("kubevirt.io/nodeName")));
         let pod: Option<Pod> = serde_json::from_value(self.world.object(POD)).ok();
         let pods = pod.iter().filter_map(BoundPod::read).map(Arc::new).collect();
-        Snapshot { pods, vmi: labelled.map(Arc::new), dirty: 0 }
+        Snapshot { pods, vmi: labelled.map(Arc::new), ..Snapshot::default() }
     }
 
     async fn pass(&mut self) -> Option<Duration> {
@@ -373,4 +373,21 @@ async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     assert_eq!(condition["reason"], "FieldNotSupported");
     assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm")), "{condition}");
     assert!(bench.world.state().started.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_failing_start_causes_itself_does_not_cut_its_pause_short() {
+    let mut bench = Bench::new();
+    let before = bench.snapshot();
+    bench.world.state().failing.insert("open a volume");
+    bench.pass().await;
+    let after = bench.snapshot();
+    assert!(after.vmi.is_some(), "the claim made the VMI appear");
+    assert!(!after.differs_in_wish(&before));
+    bench.world.change(VMI, |vmi| vmi["status"]["reason"] = json!("changed"));
+    assert!(!bench.snapshot().differs_in_wish(&after), "a status is no wish");
+    bench.world.change(VMI, |vmi| vmi["spec"]["terminationGracePeriodSeconds"] = json!(1));
+    assert!(bench.snapshot().differs_in_wish(&after), "a spec is");
+    bench.world.change(POD, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert!(bench.snapshot().differs_in_wish(&before), "and so is the end of a pod");
 }
