@@ -1,5 +1,7 @@
 //! The schemas against the types and against the fields that published manifests use.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use furrow_api::{
     CDIConfig, DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet,
     VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration, Vlan, crds,
