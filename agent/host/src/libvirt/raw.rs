@@ -110,19 +110,19 @@ pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Err
 }
 
 fn value_text(param: &sys::virTypedParameter) -> Option<String> {
-    // SAFETY (every read of the union below): `type_` names the member that libvirt filled.
-    match param.type_ as sys::virTypedParameterType {
-        sys::VIR_TYPED_PARAM_INT => Some(unsafe { param.value.i }.to_string()),
-        sys::VIR_TYPED_PARAM_UINT => Some(unsafe { param.value.ui }.to_string()),
-        sys::VIR_TYPED_PARAM_LLONG => Some(unsafe { param.value.l }.to_string()),
-        sys::VIR_TYPED_PARAM_ULLONG => Some(unsafe { param.value.ul }.to_string()),
-        sys::VIR_TYPED_PARAM_BOOLEAN => Some((unsafe { param.value.b } != 0).to_string()),
-        sys::VIR_TYPED_PARAM_STRING => {
-            let text = unsafe { param.value.s };
-            // SAFETY: a non-null string member is NUL-terminated.
-            (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    // SAFETY: `type_` names the member that libvirt filled; a non-null string member is NUL-terminated.
+    unsafe {
+        match param.type_ as sys::virTypedParameterType {
+            sys::VIR_TYPED_PARAM_INT => Some(param.value.i.to_string()),
+            sys::VIR_TYPED_PARAM_UINT => Some(param.value.ui.to_string()),
+            sys::VIR_TYPED_PARAM_LLONG => Some(param.value.l.to_string()),
+            sys::VIR_TYPED_PARAM_ULLONG => Some(param.value.ul.to_string()),
+            sys::VIR_TYPED_PARAM_BOOLEAN => Some((param.value.b != 0).to_string()),
+            sys::VIR_TYPED_PARAM_STRING if !param.value.s.is_null() => {
+                Some(CStr::from_ptr(param.value.s).to_string_lossy().into_owned())
+            }
+            _ => None,
         }
-        _ => None,
     }
 }
 

@@ -15,7 +15,6 @@ use furrow_model::guest::{End, Next, Step};
 use furrow_model::port::TapName;
 use futures::future::try_join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
@@ -217,7 +216,7 @@ impl Pass<'_> {
         self.note_ports(known, request);
         known.artefacts.files.insert(uid.clone());
         known.prepared = None;
-        let prepared = self.prepare_parts(vmi, request, &uid).await;
+        let prepared = Box::pin(self.prepare_parts(vmi, request, &uid)).await;
         let prepared = prepared.inspect_err(|_| self.context.images.release(&name))?;
         known.latest = Some(Arc::new(prepared.claimed.clone()));
         known.ports_ensured = true;
@@ -235,10 +234,10 @@ impl Pass<'_> {
         request: &GuestRequest,
         uid: &str,
     ) -> Result<Prepared, Failure> {
-        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
         let node = self.context.facts.node.as_str();
-        let claim =
-            timed(async { Ok::<_, Failure>(publish(&api, vmi, |vmi| status::claim(vmi, node, &now())).await?) });
+        let claim = timed(async {
+            Ok::<_, Failure>(publish(&self.context.client, vmi, |vmi| status::claim(vmi, node, &now())).await?)
+        });
         let volumes = timed(async {
             let checks = request.volumes().map(|volume| self.check_volume(request, volume));
             Ok::<HashMap<_, _>, Failure>(try_join_all(checks).await?.into_iter().collect())
@@ -358,9 +357,8 @@ impl Pass<'_> {
             report: known.report.as_ref().map(|(report, _)| report),
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
         };
-        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
         let node = self.context.facts.node.as_str();
-        let written = publish(&api, vmi, |vmi| status::running(vmi, &guest, node, &now())).await?;
+        let written = publish(&self.context.client, vmi, |vmi| status::running(vmi, &guest, node, &now())).await?;
         known.latest = Some(Arc::new(written));
         known.reported = None;
         Ok(renewed.map_or(ControlFlow::Continue(()), ControlFlow::Break))
@@ -385,8 +383,7 @@ impl Pass<'_> {
 
     async fn publish_end(&self, known: &mut Known, end: End) -> Result<(), Failure> {
         let Some(vmi) = &self.subject.vmi else { return Ok(()) };
-        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
-        match publish(&api, vmi, |vmi| status::ended(vmi, end, &now())).await {
+        match publish(&self.context.client, vmi, |vmi| status::ended(vmi, end, &now())).await {
             Ok(written) => {
                 let note = if end.succeeded {
                     "The VirtualMachineInstance was shut down."
@@ -412,11 +409,16 @@ impl Pass<'_> {
         tracing::warn!(vm = %self.key, reason = failure.reason, error = %failure.message, "guest is not as it should be");
         let current = known.latest.clone().or_else(|| self.subject.vmi.clone());
         let Some(vmi) = current else { return };
-        let api: Api<VirtualMachineInstance> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        let node = self.context.facts.node.as_str();
+        let bound = self.subject.pod.is_some();
         let change = |vmi: &mut VirtualMachineInstance| {
+            // Only the node that a VMI names may write it, so a node that refuses one has to claim it for that.
+            if bound {
+                status::claim(vmi, node, &now());
+            }
             status::sync_failed(vmi, failure.reason, &failure.message, &now());
         };
-        match publish(&api, &vmi, change).await {
+        match publish(&self.context.client, &vmi, change).await {
             Ok(written) => {
                 known.latest = Some(Arc::new(written));
                 self.context.events.warning(&vmi, "SyncFailed", &failure.message);

@@ -51,10 +51,10 @@ impl Subject {
         };
         let uid = vmi.as_ref().and_then(|vmi| vmi.uid());
         let mut pod = uid.as_deref().and_then(|uid| best_pod(&snapshot.pods, uid));
-        if let (Some(vmi), None) = (&vmi, &pod) {
-            if is_claimed(vmi, place.node) {
-                pod = live_pod(place, key, &vmi.uid().unwrap_or_default()).await?;
-            }
+        if let (Some(vmi), None) = (&vmi, &pod)
+            && is_claimed(vmi, place.node)
+        {
+            pod = live_pod(place, key, &vmi.uid().unwrap_or_default()).await?;
         }
         Ok(Self { vmi, pod })
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::names;
+use futures::future::BoxFuture;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Map, Value};
 
 /// An answer of the API server takes milliseconds; past this the connection is dead.
@@ -48,33 +49,39 @@ pub(crate) async fn answered<T>(
     }
 }
 
-/// Applies `change` to the VMI and writes what differs. Returns the object as it is afterwards.
-pub(crate) async fn publish(
-    api: &Api<VirtualMachineInstance>,
-    vmi: &VirtualMachineInstance,
-    change: impl Fn(&mut VirtualMachineInstance) + Send + Sync,
-) -> Result<VirtualMachineInstance, PublishError> {
-    let (name, uid) = (vmi.name_any(), vmi.uid());
-    let mut current = vmi.clone();
-    for _ in 0..MAX_CONFLICTS {
-        if current.uid() != uid {
-            return Err(PublishError::Gone);
+/// Applies `change` to the VMI and writes what differs. Returns the object as it is afterwards. Boxed: the future holds
+/// several VMIs.
+pub(crate) fn publish<'a>(
+    client: &Client,
+    vmi: &'a VirtualMachineInstance,
+    change: impl Fn(&mut VirtualMachineInstance) + Send + Sync + 'a,
+) -> BoxFuture<'a, Result<VirtualMachineInstance, PublishError>> {
+    let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &vmi.namespace().unwrap_or_default());
+    Box::pin(async move {
+        let (name, uid) = (vmi.name_any(), vmi.uid());
+        let mut current = vmi.clone();
+        for _ in 0..MAX_CONFLICTS {
+            if current.uid() != uid {
+                return Err(PublishError::Gone);
+            }
+            if current.status.as_ref().is_some_and(|status| status.phase.is_final()) {
+                return Ok(current);
+            }
+            let mut changed = current.clone();
+            change(&mut changed);
+            let Some(patch) = patch(&current, &changed)? else { return Ok(current) };
+            match answered(api.patch(&name, &params(), &Patch::Merge(&patch))).await {
+                Ok(written) => return Ok(written),
+                Err(PublishError::Api(error)) if is_conflict(&error) => current = answered(api.get(&name)).await?,
+                Err(error) => return Err(error),
+            }
         }
-        if current.status.as_ref().is_some_and(|status| status.phase.is_final()) {
-            return Ok(current);
-        }
-        let mut changed = current.clone();
-        change(&mut changed);
-        let Some(patch) = patch(&current, &changed)? else { return Ok(current) };
-        let params =
-            PatchParams { field_manager: Some(names::FIELD_MANAGER_AGENT.to_owned()), ..PatchParams::default() };
-        match answered(api.patch(&name, &params, &Patch::Merge(&patch))).await {
-            Ok(written) => return Ok(written),
-            Err(PublishError::Api(error)) if is_conflict(&error) => current = answered(api.get(&name)).await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(PublishError::Conflicts)
+        Err(PublishError::Conflicts)
+    })
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(names::FIELD_MANAGER_AGENT.to_owned()), ..PatchParams::default() }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

@@ -160,7 +160,7 @@ struct Piece<'a> {
 impl Piece<'_> {
     async fn read(&self, secrets: &Api<Secret>) -> Result<Option<Vec<u8>>, SeedError> {
         if let Some(name) = self.secret {
-            return self.from_secret(secrets, name).await.map(Some);
+            return self.read_secret(secrets, name).await.map(Some);
         }
         if let (field, Some(text)) = self.base64 {
             let compact: String = text.split_ascii_whitespace().collect();
@@ -170,7 +170,7 @@ impl Piece<'_> {
         Ok(self.plain.map(|text| text.as_bytes().to_vec()))
     }
 
-    async fn from_secret(&self, secrets: &Api<Secret>, name: &str) -> Result<Vec<u8>, SeedError> {
+    async fn read_secret(&self, secrets: &Api<Secret>, name: &str) -> Result<Vec<u8>, SeedError> {
         let volume = || self.volume.to_owned();
         let secret = secrets.get(name).await.map_err(|source| SeedError::Secret {
             volume: volume(),

@@ -242,7 +242,7 @@ fn topology(spec: &DomainSpec) -> CpuTopology {
 fn memory(spec: &DomainSpec, old: Option<&MemoryStatus>) -> MemoryStatus {
     let kib = spec.memory_kib;
     // Whole mebibytes are what people wrote and want to read back.
-    let guest = Quantity(if kib % 1024 == 0 { format!("{}Mi", kib / 1024) } else { format!("{kib}Ki") });
+    let guest = Quantity(if kib.is_multiple_of(1024) { format!("{}Mi", kib / 1024) } else { format!("{kib}Ki") });
     MemoryStatus {
         guest_at_boot: Some(guest.clone()),
         guest_current: Some(guest.clone()),

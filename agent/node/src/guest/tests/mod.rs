@@ -371,6 +371,7 @@ async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     assert!(wake > Duration::from_secs(60), "{wake:?}");
     let condition = bench.condition("Synchronized");
     assert_eq!(condition["reason"], "FieldNotSupported");
+    assert_eq!(bench.status()["nodeName"], "node-1", "only the node that is named may write");
     assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm")), "{condition}");
     assert!(bench.world.state().started.is_empty());
 }
