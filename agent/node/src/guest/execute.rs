@@ -267,13 +267,13 @@ impl Pass<'_> {
                 .map_err(|error| Failure::from(&error))?;
             let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
             let xml = render(&spec, &facts)?;
-            let _permit = self.context.starts.acquire().await;
-            let began = Instant::now();
-            self.context.domains.start(xml).await?;
-            Ok::<_, Failure>(began.elapsed())
+            let (_permit, queue) = timed(self.context.starts.acquire()).await;
+            let (started, libvirt) = timed(self.context.domains.start(xml)).await;
+            started?;
+            Ok::<_, Failure>((queue, libvirt))
         };
-        let libvirt = started.await.inspect_err(|_| self.context.images.release(&name))?;
-        self.log_start(prepared.stages, libvirt);
+        let (queue, libvirt) = started.await.inspect_err(|_| self.context.images.release(&name))?;
+        self.log_start(prepared.stages, queue, libvirt);
         self.context.events.normal(&prepared.claimed, "Created", "VirtualMachineInstance defined.");
         self.context.events.normal(&prepared.claimed, "Started", "VirtualMachineInstance started.");
         Ok(ControlFlow::Continue(()))
@@ -313,7 +313,7 @@ impl Pass<'_> {
         written.map_err(seed_failure)
     }
 
-    fn log_start(&self, stages: Stages, libvirt: Duration) {
+    fn log_start(&self, stages: Stages, queue: Duration, libvirt: Duration) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let pod = self.subject.pod.as_ref();
         // Kubernetes gives these times to the second only: they are up to 999 ms too long.
@@ -332,6 +332,7 @@ impl Pass<'_> {
             volumes_ms = millis(stages.volumes),
             ports_ms = millis(stages.ports),
             seed_ms = millis(stages.seed),
+            queue_ms = millis(queue),
             libvirt_ms = millis(libvirt),
             total_ms = millis(seen.elapsed()),
             "guest started"

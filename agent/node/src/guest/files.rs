@@ -14,7 +14,7 @@ const QEMU_USER: &str = "libvirt-qemu";
 pub(super) fn ensure_guest_dir(dir: &Path) -> Result<(), SeedError> {
     let failed = |source| SeedError::Write { path: dir.to_owned(), source };
     if let Some(parent) = dir.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),

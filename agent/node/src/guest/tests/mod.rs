@@ -392,3 +392,8 @@ async fn what_a_failing_start_causes_itself_does_not_cut_its_pause_short() {
     bench.world.change(POD, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     assert!(bench.snapshot().differs_in_wish(&before), "and so is the end of a pod");
 }
+
+#[test]
+fn what_the_model_writes_into_a_domain_is_what_the_host_looks_for() {
+    assert_eq!(furrow_model::domain::METADATA_NAMESPACE, furrow_host::libvirt::METADATA_NAMESPACE);
+}
