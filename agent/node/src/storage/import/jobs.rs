@@ -210,6 +210,8 @@ impl Job {
         let started = std::time::Instant::now();
         let place = &self.context.place;
         let spec = attempt::spec(place, task, http, inputs, self.golden);
+        // The run before clears the directory when it is dropped, and this one has the same.
+        self.child = None;
         let run = self.child.insert(attempt::start(place, &self.uid, spec).await?);
         loop {
             match run.next().await {
