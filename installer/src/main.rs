@@ -1,2 +1,130 @@
-//! placeholder
-fn main() {}
+//! furrow-install: brings a machine to what its node.yaml says. `validate` and `plan` change nothing; `bootstrap` executes
+//! the plan and can be killed at any point; `status` says how the node is.
+
+mod approve;
+mod config;
+mod disks;
+mod pki;
+mod plan;
+mod record;
+mod status;
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Parser, Subcommand};
+use furrow_host::cmd::Cmd;
+
+use crate::config::NodeConfig;
+use crate::plan::Step;
+use crate::steps::Node;
+
+/// Installs and bootstraps a Furrow node.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a node.yaml: names line, key and what was expected.
+    Validate { file: PathBuf },
+    /// Print what `bootstrap` would do. Changes nothing.
+    Plan {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+        /// Only the names of the steps, one a line.
+        #[arg(long)]
+        names: bool,
+    },
+    /// Bring this node to what its node.yaml says. Goes on where an earlier run was stopped.
+    Bootstrap {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+        /// Print the plan and stop.
+        #[arg(long)]
+        dry_run: bool,
+        /// Stop after this step.
+        #[arg(long)]
+        until: Option<String>,
+        /// Die by SIGKILL after this step's action, before it is recorded: for tests.
+        #[arg(long, env = "FURROW_CRASH_AFTER", hide = true)]
+        crash_after: Option<String>,
+    },
+    /// How this node is, with reasons. Exit code 1 when something is not well.
+    Status,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(act(Arguments::parse().command)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("furrow-install: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(command: Command) -> Result<bool> {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow!("a TLS provider is installed already"))?;
+    match command {
+        Command::Validate { file } => {
+            read(&file)?;
+            println!("{} is valid", file.display());
+        }
+        Command::Plan { file, names } => {
+            for (number, step) in steps_for(&read(&file)?).await?.iter().enumerate() {
+                if names {
+                    println!("{}", step.name());
+                } else {
+                    println!("{:2}. {:17} {step}", number + 1, step.name());
+                }
+            }
+        }
+        Command::Bootstrap { file, dry_run, until, crash_after } => {
+            let config = read(&file)?;
+            let mut steps = steps_for(&config).await?;
+            if let Some(last) = until {
+                let end = steps.iter().position(|s| s.name() == last).with_context(|| format!("no step `{last}`"))?;
+                steps.truncate(end + 1);
+            }
+            for step in &steps {
+                println!("plan: {:17} {step}", step.name());
+            }
+            if !dry_run {
+                let node = Node::new(config);
+                steps::run(&node, &steps, crash_after.as_deref())
+                    .await
+                    .map_err(|(step, error)| anyhow::Error::from(error).context(format!("step {step} failed")))?;
+            }
+        }
+        Command::Status => return Ok(status::print().await),
+    }
+    Ok(true)
+}
+
+fn read(file: &Path) -> Result<NodeConfig> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
+    config::parse(&text).with_context(|| format!("{} is not valid", file.display()))
+}
+
+/// The whole plan; nothing is written before it is valid.
+async fn steps_for(config: &NodeConfig) -> Result<Vec<Step>> {
+    let listed = Cmd::new("/usr/bin/lsblk").args(disks::LSBLK_ARGS).run().await.context("could not list the disks")?;
+    let devices = disks::parse(&listed.text())?;
+    let resolved = |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string());
+    let chosen = disks::choose(&devices, &config.ceph.disks, &resolved)?;
+    Ok(plan::plan(config, chosen))
+}

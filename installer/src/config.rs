@@ -1,0 +1,277 @@
+//! `/etc/furrow/node.yaml`: what an administrator says about a node. Strict: an unknown key, a wrong type or a value out
+//! of range is refused with line, key and what was expected. Reads nothing but the text it is given.
+//!
+//! Every key is documented in `installer/node.yaml.md`; a test keeps the two equal.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::Deserialize;
+
+/// The only version of the document so far.
+pub(crate) const API_VERSION: &str = "furrow.io/v1alpha1";
+
+/// The document.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct NodeConfig {
+    /// `furrow.io/v1alpha1`.
+    pub(crate) api_version: String,
+    /// `Node`.
+    pub(crate) kind: String,
+    /// Host name, and the node's name in Kubernetes.
+    pub(crate) hostname: String,
+    /// The management network.
+    pub(crate) management: Management,
+    /// What the node is.
+    #[serde(default)]
+    pub(crate) role: Role,
+    /// Kubernetes.
+    #[serde(default)]
+    pub(crate) kubernetes: Kubernetes,
+    /// Storage.
+    pub(crate) ceph: Ceph,
+}
+
+/// The network that nodes talk to each other on.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Management {
+    /// NIC or bond. It is never given to Open vSwitch.
+    pub(crate) interface: String,
+    /// The node's address on it.
+    pub(crate) address: IpAddr,
+}
+
+/// What a node is to the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Role {
+    /// Runs the control plane, and guests. Without `join`, makes a new cluster.
+    #[default]
+    Server,
+    /// Runs guests only.
+    Agent,
+}
+
+/// Settings of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Kubernetes {
+    /// Addresses of pods.
+    pub(crate) cluster_cidr: String,
+    /// Addresses of Services.
+    pub(crate) service_cidr: String,
+    /// Address of the cluster's DNS, inside `serviceCidr`.
+    pub(crate) cluster_dns: Ipv4Addr,
+    /// More names and addresses for the API server's certificate.
+    pub(crate) tls_sans: Vec<String>,
+    /// Labels of the node.
+    pub(crate) node_labels: BTreeMap<String, String>,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Kubernetes {
+        Kubernetes {
+            cluster_cidr: "10.42.0.0/16".into(),
+            service_cidr: "10.43.0.0/16".into(),
+            cluster_dns: Ipv4Addr::new(10, 43, 0, 10),
+            tls_sans: Vec::new(),
+            node_labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// Settings of Ceph.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Ceph {
+    /// Disks for OSDs. Each entry selects one or more; a disk that holds data is refused unless the entry says `wipe: true`.
+    pub(crate) disks: Vec<DiskSelector>,
+    /// Memory that an OSD aims at, MiB.
+    #[serde(default = "default_osd_memory")]
+    pub(crate) osd_memory_mib: u32,
+}
+
+fn default_osd_memory() -> u32 {
+    1024
+}
+
+/// Which disks; all criteria that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct DiskSelector {
+    /// Device path, such as `/dev/nvme0n1` or `/dev/disk/by-id/...`.
+    pub(crate) path: Option<String>,
+    /// Serial number or WWN.
+    pub(crate) id: Option<String>,
+    /// Model, as `lsblk` shows it.
+    pub(crate) model: Option<String>,
+    /// Partition label.
+    pub(crate) partition_label: Option<String>,
+    /// Least size, such as `500G` or `2T` (powers of 1000) or `1Ti` (of 1024).
+    pub(crate) min_size: Option<String>,
+    /// Allows erasing what the disk holds.
+    pub(crate) wipe: bool,
+}
+
+/// Why a document is refused.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// Not YAML, an unknown key, a wrong type; the parser names line and column.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value that the type allows and the meaning does not.
+    #[error("{key}: {found} is not allowed, expected {expected}")]
+    Value { key: String, found: String, expected: String },
+}
+
+/// Parses and validates a document.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    let config: NodeConfig = serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn refuse(key: impl Into<String>, found: impl ToString, expected: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { key: key.into(), found: format!("`{}`", found.to_string()), expected: expected.into() })
+}
+
+fn check(config: &NodeConfig) -> Result<(), ConfigError> {
+    if config.api_version != API_VERSION {
+        return refuse("apiVersion", &config.api_version, API_VERSION);
+    }
+    if config.kind != "Node" {
+        return refuse("kind", &config.kind, "Node");
+    }
+    if !is_dns_label(&config.hostname) {
+        return refuse("hostname", &config.hostname, "a DNS label: 1-63 of a-z, 0-9 and -, not at the ends");
+    }
+    if config.management.interface.is_empty() || config.management.interface.len() > 15 {
+        return refuse("management.interface", &config.management.interface, "a device name of 1-15 characters");
+    }
+    if config.role == Role::Agent {
+        return refuse("role", "agent", "server: joining a cluster is not supported yet");
+    }
+    for (key, cidr) in
+        [("kubernetes.clusterCidr", &config.kubernetes.cluster_cidr), ("kubernetes.serviceCidr", &config.kubernetes.service_cidr)]
+    {
+        if !is_cidr(cidr) {
+            return refuse(key, cidr, "an IPv4 network such as 10.42.0.0/16");
+        }
+    }
+    if config.ceph.disks.is_empty() {
+        return refuse("ceph.disks", "[]", "at least one selector");
+    }
+    if config.ceph.osd_memory_mib < 896 {
+        return refuse("ceph.osdMemoryMib", config.ceph.osd_memory_mib, "at least 896 MiB, Ceph's own minimum");
+    }
+    config.ceph.disks.iter().enumerate().try_for_each(|(n, disk)| check_selector(n, disk))
+}
+
+fn check_selector(n: usize, disk: &DiskSelector) -> Result<(), ConfigError> {
+    let key = format!("ceph.disks[{n}]");
+    let criteria = [&disk.path, &disk.id, &disk.model, &disk.partition_label, &disk.min_size];
+    if criteria.iter().all(|c| c.is_none()) {
+        return refuse(key, "no criterion", "at least one of path, id, model, partitionLabel, minSize");
+    }
+    if let Some(size) = &disk.min_size
+        && size_bytes(size).is_none()
+    {
+        return refuse(format!("{key}.minSize"), size, "a size such as 500G, 2T or 1Ti");
+    }
+    match &disk.path {
+        Some(path) if !path.starts_with("/dev/") => refuse(format!("{key}.path"), path, "a path below /dev/"),
+        _ => Ok(()),
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    inner && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|b| b <= 28)
+}
+
+/// Bytes of a size such as `500G` or `1Ti`.
+pub(crate) fn size_bytes(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor: u64 = match &text[end..] {
+        "" => 1,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return None,
+    };
+    text[..end].parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "apiVersion: furrow.io/v1alpha1\nkind: Node\nhostname: n1\nmanagement:\n  interface: eth0\n  address: 10.0.0.1\nceph:\n  disks:\n    - path: /dev/vdb\n";
+
+    fn check_refused(from: &str, to: &str, expected: &str) {
+        let text = GOOD.replace(from, to);
+        assert_ne!(text, GOOD, "the test changes nothing");
+        let error = parse(&text).expect_err("it was accepted").to_string();
+        assert!(error.contains(expected), "`{error}` does not contain `{expected}`");
+    }
+
+    #[test]
+    fn a_minimal_document_is_accepted_and_has_defaults() {
+        let config = parse(GOOD).expect("good");
+        assert_eq!(config.kubernetes.cluster_cidr, "10.42.0.0/16");
+        assert_eq!(config.role, Role::Server);
+        assert_eq!(config.ceph.osd_memory_mib, 1024);
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_what_was_expected() {
+        check_refused("v1alpha1", "v2", "apiVersion: `furrow.io/v2` is not allowed, expected furrow.io/v1alpha1");
+        check_refused("hostname: n1", "hostname: N_1", "hostname: `N_1` is not allowed, expected a DNS label");
+        check_refused("path: /dev/vdb", "path: vdb", "ceph.disks[0].path: `vdb` is not allowed, expected a path below /dev/");
+        check_refused("path: /dev/vdb", "wipe: true", "ceph.disks[0]: `no criterion`");
+        check_refused("path: /dev/vdb", "minSize: big", "ceph.disks[0].minSize");
+        check_refused("kind: Node", "kind: Node\nrole: agent", "joining a cluster is not supported yet");
+    }
+
+    #[test]
+    fn syntax_errors_name_line_and_key() {
+        check_refused("hostname: n1", "hostnam: n1", "hostnam");
+        check_refused("hostname: n1", "hostnam: n1", "line 3");
+        check_refused("address: 10.0.0.1", "address: somewhere", "line 6");
+    }
+
+    #[test]
+    fn every_key_is_in_the_reference() {
+        let reference = include_str!("../node.yaml.md");
+        let source = include_str!("config.rs").split("#[cfg(test)]").next().unwrap_or("");
+        let fields = source.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(f, _)| f));
+        for field in fields.filter(|f| !f.contains([' ', '('])) {
+            let mut key = String::new();
+            let mut upper = false;
+            for c in field.chars() {
+                match c {
+                    '_' => upper = true,
+                    c if upper => {
+                        key.extend(c.to_uppercase());
+                        upper = false;
+                    }
+                    c => key.push(c),
+                }
+            }
+            assert!(reference.contains(&format!("`{key}`")), "node.yaml.md does not document `{key}`");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `furrow-install status`: what this node is doing, with reasons. Reads only.
+
+use std::time::Duration;
+
+use furrow_host::cmd::Cmd;
+use k8s_openapi::api::core::v1::Node as KubeNode;
+use kube::Api;
+
+use crate::record;
+use crate::steps::{STATE, client};
+
+/// Health checks of Ceph that a single node cannot help having; they are shown, but are no fault.
+const EXPECTED: [&str; 3] = ["POOL_NO_REDUNDANCY", "MON_DISK_LOW", "OSD_NO_DOWN_OUT_INTERVAL"];
+
+/// Prints a line for each part of the node. Says whether all of them are well.
+pub(crate) async fn print() -> bool {
+    let mut well = true;
+    let mut line = |part: &str, state: Result<String, String>| {
+        well &= state.is_ok();
+        let (mark, text) = match state {
+            Ok(text) => ("ok  ", text),
+            Err(text) => ("FAIL", text),
+        };
+        println!("{part:14} {mark} {text}");
+    };
+    let finished = record::load(std::path::Path::new(STATE)).finished;
+    line("bootstrap", if finished.contains_key("node-ready") { Ok(format!("{} steps done", finished.len())) } else { Err(format!("{} steps done, node-ready is not", finished.len())) });
+    line("kubernetes", kubernetes().await);
+    line("ceph", ceph().await);
+    line("open vswitch", command("/usr/bin/ovs-vsctl", &["--timeout=5", "get", "Open_vSwitch", ".", "ovs_version"]).await);
+    for unit in ["k3s", "libvirtd", "furrow-agent", "furrow-control"] {
+        line(unit, command("/usr/bin/systemctl", &["is-active", unit]).await);
+    }
+    well
+}
+
+async fn command(program: &'static str, args: &[&str]) -> Result<String, String> {
+    let out = Cmd::new(program).args(args).timeout(Duration::from_secs(10)).run_unchecked().await;
+    let out = out.map_err(|e| e.to_string())?;
+    let text = out.text().trim().trim_matches('"').to_owned();
+    if out.code == Some(0) { Ok(text) } else { Err(format!("{text} {}", out.stderr_tail.trim())) }
+}
+
+async fn kubernetes() -> Result<String, String> {
+    let client = client().await.map_err(|e| e.to_string())?;
+    let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    let get = Api::<KubeNode>::all(client);
+    let get = get.get(&name);
+    let node = tokio::time::timeout(Duration::from_secs(10), get).await;
+    let node = node.map_err(|_| "the API server does not answer within 10 s".to_owned())?.map_err(|e| e.to_string())?;
+    let status = node.status.unwrap_or_default();
+    let version = status.node_info.map(|i| i.kubelet_version).unwrap_or_default();
+    let ready = status.conditions.unwrap_or_default().into_iter().find(|c| c.type_ == "Ready");
+    match ready {
+        Some(c) if c.status == "True" => Ok(format!("node {name} is Ready, {version}")),
+        Some(c) => Err(c.message.unwrap_or_default()),
+        None => Err("the node has no Ready condition".into()),
+    }
+}
+
+async fn ceph() -> Result<String, String> {
+    let text = command("/usr/bin/ceph", &["--connect-timeout", "5", "health", "detail", "-f", "json"]).await?;
+    let health: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let status = health["status"].as_str().unwrap_or("no status");
+    let checks = health["checks"].as_object().cloned().unwrap_or_default();
+    let say = |name: &str| format!("{name}: {}", checks[name]["summary"]["message"].as_str().unwrap_or(""));
+    let faults: Vec<String> = checks.keys().filter(|c| !EXPECTED.contains(&c.as_str())).map(|c| say(c)).collect();
+    let known: Vec<String> = checks.keys().filter(|c| EXPECTED.contains(&c.as_str())).map(|c| say(c)).collect();
+    let all = [faults.as_slice(), known.as_slice()].concat().join("; ");
+    let text = if all.is_empty() { status.to_owned() } else { format!("{status} ({all})") };
+    if status == "HEALTH_ERR" { Err(text) } else { Ok(text) }
+}

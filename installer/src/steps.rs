@@ -1,0 +1,187 @@
+//! Executes the plan: for each step look, do what is missing, record. One `match`, no decisions.
+//!
+//! Owns the order of looking, doing and recording, and the time limits. A kill at any point is answered by the next run:
+//! each step finds what an earlier one left.
+
+mod ceph;
+mod identity;
+mod kubernetes;
+mod ready;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use furrow_host::cmd::{Cmd, CmdError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::config::NodeConfig;
+use crate::pki::{self, PkiError};
+use crate::plan::Step;
+use crate::record;
+
+pub(crate) use kubernetes::client;
+
+/// Where everything of Furrow's own lies.
+pub(crate) const STATE: &str = "/var/lib/furrow";
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Command(#[from] CmdError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("could not {what} {path}")]
+    File {
+        what: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("kubernetes refused to {what}")]
+    Kubernetes {
+        what: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("the kubeconfig {path} cannot be used: {reason}")]
+    Kubeconfig { path: String, reason: String },
+    #[error("certificate request {name} is refused: {reason}")]
+    Refused { name: String, reason: String },
+    #[error("waited {seconds} s for {what}: {last}")]
+    Timeout { what: String, seconds: u64, last: String },
+    #[error("{0} gave an answer that makes no sense: {1}")]
+    Answer(&'static str, String),
+    #[error("disk {path} belongs to another Ceph cluster ({fsid}); `wipe: true` would erase it")]
+    ForeignOsd { path: String, fsid: String },
+}
+
+pub(crate) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StepError {
+    let path = path.display().to_string();
+    move |source| StepError::File { what, path, source }
+}
+
+/// What the steps know of the node.
+pub(crate) struct Node {
+    pub(crate) config: NodeConfig,
+    pub(crate) state: PathBuf,
+    started: Instant,
+}
+
+impl Node {
+    pub(crate) fn new(config: NodeConfig) -> Node {
+        Node { config, state: PathBuf::from(STATE), started: Instant::now() }
+    }
+
+    /// A line of progress with the time since the start, and the same to systemd's status.
+    pub(crate) fn say(&self, text: &str) {
+        println!("[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(text)]);
+    }
+
+    /// Calls `probe` until it answers Ok, and says why it waits every few seconds.
+    pub(crate) async fn wait<T, F>(&self, what: &str, limit: Duration, mut probe: F) -> Result<T, StepError>
+    where
+        F: AsyncFnMut() -> Result<T, String>,
+    {
+        let from = Instant::now();
+        let mut said = Instant::now();
+        loop {
+            let last = match probe().await {
+                Ok(value) => return Ok(value),
+                Err(last) => last,
+            };
+            if from.elapsed() >= limit {
+                return Err(StepError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), last });
+            }
+            if said.elapsed() >= Duration::from_secs(5) {
+                said = Instant::now();
+                self.say(&format!("waiting for {what}: {last}"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Runs `systemctl` with these arguments.
+pub(crate) async fn systemctl(args: &[&str]) -> Result<String, StepError> {
+    Ok(Cmd::new("/usr/bin/systemctl").args(args).timeout(Duration::from_secs(90)).run().await?.text())
+}
+
+/// Whether a unit is active.
+pub(crate) async fn is_active(unit: &str) -> Result<bool, StepError> {
+    let out = Cmd::new("/usr/bin/systemctl").args(["is-active", "--quiet", unit]).run_unchecked().await?;
+    Ok(out.code == Some(0))
+}
+
+/// Executes the steps in order. `crash_after` names a step after whose action, before it is recorded, the process kills
+/// itself: the scenario of kills needs a point that timing cannot hit.
+///
+/// # Errors
+/// The first step that failed; what was done stays, and the next run goes on there.
+pub(crate) async fn run(node: &Node, steps: &[Step], crash_after: Option<&str>) -> Result<(), (&'static str, StepError)> {
+    for step in steps {
+        let from = Instant::now();
+        execute(node, step).await.map_err(|error| (step.name(), error))?;
+        if crash_after == Some(step.name()) {
+            node.say(&format!("{}: done, crashing as told", step.name()));
+            let _ = kill(Pid::this(), Signal::SIGKILL);
+        }
+        record::finish(&node.state, step.name(), now())
+            .map_err(|e| (step.name(), file_error("record", &record::path(&node.state))(e)))?;
+        node.say(&format!("{}: done in {:.1} s", step.name(), from.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
+    match step {
+        Step::Hostname => hostname(node),
+        Step::FurrowCa => Ok(pki::ensure_ca(&node.state.join("ca"))?),
+        Step::KubernetesFiles => kubernetes::files(node),
+        Step::KubernetesStart => kubernetes::start().await,
+        Step::CephMonitor => ceph::monitor(node).await,
+        Step::CephManager => ceph::manager(node).await,
+        Step::CephOsds(disks) => ceph::osds(node, disks).await,
+        Step::CephPool => ceph::pool(node).await,
+        Step::CephUsers => ceph::users().await,
+        Step::OpenVSwitch => open_vswitch().await,
+        Step::KubernetesReady => kubernetes::ready(node).await,
+        Step::AgentIdentity => identity::agent(node).await,
+        Step::ControlIdentity => identity::control(node).await,
+        Step::Services => services().await,
+        Step::NodeReady => ready::wait(node).await,
+    }
+}
+
+fn hostname(node: &Node) -> Result<(), StepError> {
+    let path = Path::new("/etc/hostname");
+    let wanted = format!("{}\n", node.config.hostname);
+    if std::fs::read_to_string(path).unwrap_or_default() != wanted {
+        record::replace(path, wanted.as_bytes(), 0o644).map_err(file_error("write", path))?;
+    }
+    let running = nix::unistd::gethostname().unwrap_or_default();
+    if running.to_string_lossy() != node.config.hostname {
+        nix::unistd::sethostname(&node.config.hostname).map_err(|e| file_error("set the host name of", path)(e.into()))?;
+    }
+    Ok(())
+}
+
+async fn open_vswitch() -> Result<(), StepError> {
+    systemctl(&["start", "openvswitch-switch.service"]).await?;
+    Cmd::new("/usr/bin/ovs-vsctl").args(["--timeout=20", "get", "Open_vSwitch", ".", "ovs_version"]).run().await?;
+    Ok(())
+}
+
+async fn services() -> Result<(), StepError> {
+    systemctl(&["enable", "furrow-agent.service", "furrow-control.service"]).await?;
+    // A unit that gave up while its identity was missing starts from zero.
+    let _ = systemctl(&["reset-failed", "furrow-agent.service", "furrow-control.service"]).await;
+    systemctl(&["start", "furrow-agent.service", "furrow-control.service"]).await.map(|_| ())
+}

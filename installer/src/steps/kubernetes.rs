@@ -1,0 +1,118 @@
+//! k3s: its files, its start, its answer. Knows k3s by its contract only, so that an official binary does as well.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+
+use super::{Node, StepError, file_error, is_active, systemctl};
+use crate::record::replace;
+
+/// Where the image keeps manifests and container images.
+const SHARE: &str = "/usr/share/furrow";
+/// k3s's data.
+const K3S: &str = "/var/lib/rancher/k3s";
+/// The administrator's kubeconfig that k3s writes.
+pub(crate) const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+/// From start to an API server that answers: 20 s on a loaded test machine; ten times that is not slow but broken.
+const API_TIMEOUT: Duration = Duration::from_secs(200);
+
+/// Writes configuration, manifests and images. Files that are as they should be are not touched.
+pub(crate) fn files(node: &Node) -> Result<(), StepError> {
+    write_if_changed(Path::new("/etc/rancher/k3s/config.yaml"), &config(node), 0o600)?;
+    let ca = node.state.join("ca/ca.crt");
+    let pem = std::fs::read(&ca).map_err(file_error("read", &ca))?;
+    let dns = node.config.kubernetes.cluster_dns.to_string();
+    let bundle = BASE64_STANDARD.encode(&pem);
+    for (name, path) in entries(&Path::new(SHARE).join("manifests"))? {
+        let text = std::fs::read_to_string(&path).map_err(file_error("read", &path))?;
+        let text = text.replace("${FURROW_CA_BUNDLE}", &bundle).replace("${CLUSTER_DNS}", &dns);
+        // The prefix keeps them apart from k3s's own addons, which config.yaml disables by name.
+        write_if_changed(&Path::new(K3S).join("server/manifests").join(format!("furrow-{name}")), &text, 0o600)?;
+    }
+    for (name, path) in entries(&Path::new(SHARE).join("images"))? {
+        let target = Path::new(K3S).join("agent/images").join(name);
+        let size = |p: &Path| std::fs::metadata(p).map(|m| m.len()).ok();
+        if size(&target) != size(&path) {
+            let content = std::fs::read(&path).map_err(file_error("read", &path))?;
+            replace(&target, &content, 0o644).map_err(file_error("write", &target))?;
+        }
+    }
+    Ok(())
+}
+
+fn config(node: &Node) -> String {
+    let config = &node.config;
+    let mut keys = json!({
+        "cluster-init": true,
+        "node-name": config.hostname,
+        "node-ip": config.management.address.to_string(),
+        "tls-san": config.kubernetes.tls_sans,
+        "cluster-cidr": config.kubernetes.cluster_cidr,
+        "service-cidr": config.kubernetes.service_cidr,
+        "cluster-dns": config.kubernetes.cluster_dns.to_string(),
+        "flannel-backend": "none",
+        "disable-network-policy": true,
+        "disable": ["traefik", "servicelb", "local-storage", "metrics-server", "coredns"],
+        "write-kubeconfig-mode": "0600",
+    });
+    let labels: Vec<String> = config.kubernetes.node_labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    if !labels.is_empty() {
+        keys["node-label"] = json!(labels);
+    }
+    // JSON is YAML, one key a line.
+    let object: BTreeMap<String, serde_json::Value> = serde_json::from_value(keys).unwrap_or_default();
+    let lines: Vec<String> = object.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    format!("# Written by furrow-install from /etc/furrow/node.yaml; additions go to config.yaml.d/.\n{}\n", lines.join("\n"))
+}
+
+fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {
+    let read = std::fs::read_dir(dir).map_err(file_error("read", dir))?;
+    let mut found: Vec<_> = read.flatten().map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect();
+    found.sort();
+    Ok(found)
+}
+
+pub(crate) fn write_if_changed(path: &Path, text: &str, mode: u32) -> Result<bool, StepError> {
+    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(false);
+    }
+    replace(path, text.as_bytes(), mode).map_err(file_error("write", path))?;
+    Ok(true)
+}
+
+/// Starts k3s and does not wait: it reports ready when its API server does.
+pub(crate) async fn start() -> Result<(), StepError> {
+    systemctl(&["enable", "k3s.service"]).await?;
+    if !is_active("k3s.service").await? {
+        systemctl(&["start", "--no-block", "k3s.service"]).await?;
+    }
+    Ok(())
+}
+
+/// A client with the administrator's kubeconfig.
+pub(crate) async fn client() -> Result<Client, StepError> {
+    let unusable = |reason: String| StepError::Kubeconfig { path: KUBECONFIG.into(), reason };
+    let document = Kubeconfig::read_from(KUBECONFIG).map_err(|e| unusable(e.to_string()))?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(document, &options).await.map_err(|e| unusable(e.to_string()))?;
+    Client::try_from(config).map_err(|e| unusable(e.to_string()))
+}
+
+/// Waits until the API server answers that it is ready.
+pub(crate) async fn ready(node: &Node) -> Result<(), StepError> {
+    node.wait("the API server", API_TIMEOUT, async || {
+        let client = client().await.map_err(|e| e.to_string())?;
+        let request = http::Request::get("/readyz").body(Vec::new()).map_err(|e| e.to_string())?;
+        match tokio::time::timeout(Duration::from_secs(3), client.request_text(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer within 3 s".to_owned()),
+        }
+    })
+    .await
+}

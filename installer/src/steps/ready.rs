@@ -1,0 +1,49 @@
+//! The last step: the node is Ready, control leads and its admission answers, the storage class is there.
+
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node as KubeNode;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Api, Client};
+
+use super::kubernetes::client;
+use super::{Node, StepError};
+
+/// The agent writes the pod network's configuration, the kubelet looks for it every few seconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Where control's webhooks listen.
+const WEBHOOKS: &str = "127.0.0.1:8443";
+
+/// Waits for all of it, and says what is missing meanwhile.
+pub(crate) async fn wait(node: &Node) -> Result<(), StepError> {
+    let client = client().await?;
+    node.wait("the node to be ready", READY_TIMEOUT, async || missing(&client, &node.config.hostname).await).await
+}
+
+async fn missing(client: &Client, name: &str) -> Result<(), String> {
+    let text = |error: kube::Error| error.to_string();
+    let found = Api::<KubeNode>::all(client.clone()).get(name).await.map_err(text)?;
+    let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
+    match conditions.iter().find(|c| c.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => {}
+        Some(ready) => return Err(ready.message.clone().unwrap_or_else(|| "node is not Ready".into())),
+        None => return Err("node has no Ready condition".into()),
+    }
+    Api::<StorageClass>::all(client.clone()).get("csi-rbd-sc").await.map_err(text)?;
+    let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    if webhooks.list(&Default::default()).await.map_err(text)?.items.is_empty() {
+        return Err("admission webhooks are not registered".into());
+    }
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "furrow-system");
+    let held = |l: &Lease| l.spec.as_ref().and_then(|s| s.holder_identity.as_ref()).is_some_and(|h| !h.is_empty());
+    let list = leases.list(&Default::default()).await.map_err(text)?;
+    if !list.items.iter().any(|l| l.metadata.name.as_deref() == Some("furrow-control") && held(l)) {
+        return Err("no furrow-control leads".into());
+    }
+    match tokio::time::timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(WEBHOOKS)).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(format!("furrow-control does not answer on {WEBHOOKS}")),
+    }
+}
