@@ -1,8 +1,6 @@
 //! The only code that touches the machine: each module owns one of its interfaces and speaks it in full, so that the
 //! agent and the installer work with typed operations. Refuses decisions (`furrow-model`) and Kubernetes (`furrow-api`).
 
-pub mod block;
-pub mod ceph;
 pub mod cmd;
 pub mod libvirt;
 pub mod netlink;
@@ -11,5 +9,4 @@ pub mod ovsdb;
 pub mod packet;
 pub mod rbd;
 pub mod sandbox;
-pub mod systemd;
 pub mod tap;
