@@ -1,0 +1,3 @@
+module furrow/pause
+
+go 1.26
