@@ -31,6 +31,7 @@ pub(crate) fn files(node: &Node) -> Result<(), StepError> {
     for (name, path) in entries(&Path::new(SHARE).join("manifests"))? {
         let text = std::fs::read_to_string(&path).map_err(file_error("read", &path))?;
         let text = text.replace("${FURROW_CA_BUNDLE}", &bundle).replace("${CLUSTER_DNS}", &dns);
+        let text = text.replace("${DNS_FORWARD}", dns_forward());
         // The prefix keeps them apart from k3s's own addons, which config.yaml disables by name.
         write_if_changed(&Path::new(K3S).join("server/manifests").join(format!("furrow-{name}")), &text, 0o600)?;
     }
@@ -43,6 +44,13 @@ pub(crate) fn files(node: &Node) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// CoreDNS refuses to forward to nobody, so a node without an upstream resolver has a DNS for the cluster alone.
+fn dns_forward() -> &'static str {
+    let upstreams = std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
+    let any = upstreams.lines().any(|l| l.starts_with("nameserver "));
+    if any { "forward . /etc/resolv.conf" } else { "# no upstream resolver" }
 }
 
 fn config(node: &Node) -> String {
