@@ -112,17 +112,20 @@ impl fmt::Debug for Cluster {
 impl Cluster {
     /// Connects; blocks for at most the connection limit (15 s).
     pub fn connect(config: &ClusterConfig) -> Result<Arc<Self>, RbdError> {
-        let object = || format!("the cluster of {} as client.{}", config.conf.display(), config.id);
-        let action = "connect to";
-        let id = c_name(action, &config.id)?;
+        let connected = |code: std::ffi::c_int| {
+            let (conf, id) = (config.conf.display().to_string(), config.id.clone());
+            let errno = nix::errno::Errno::from_raw(-code);
+            if code < 0 { Err(RbdError::Connect { conf, id, errno }) } else { Ok(()) }
+        };
+        let id = c_name("connect as", &config.id)?;
         let mut raw: sys::rados_t = std::ptr::null_mut();
         // SAFETY: `raw` is a valid out pointer and `id` a C string.
-        check(unsafe { sys::rados_create(&mut raw, id.as_ptr()) }, action, object)?;
+        connected(unsafe { sys::rados_create(&mut raw, id.as_ptr()) })?;
         // From here on the handle is released by Drop.
         let cluster = Self { raw };
-        let conf = c_name(action, &config.conf.to_string_lossy())?;
+        let conf = c_name("read", &config.conf.to_string_lossy())?;
         // SAFETY: the handle was created above and is not connected yet.
-        check(unsafe { sys::rados_conf_read_file(raw, conf.as_ptr()) }, "read the configuration for", object)?;
+        connected(unsafe { sys::rados_conf_read_file(raw, conf.as_ptr()) })?;
         cluster.set("rados_osd_op_timeout", OPERATION_TIMEOUT_S)?;
         cluster.set("rados_mon_op_timeout", OPERATION_TIMEOUT_S)?;
         cluster.set("client_mount_timeout", CONNECT_TIMEOUT_S)?;
@@ -142,7 +145,7 @@ impl Cluster {
             cluster.set(name, value)?;
         }
         // SAFETY: configured, not yet connected.
-        check(unsafe { sys::rados_connect(raw) }, action, object)?;
+        connected(unsafe { sys::rados_connect(raw) })?;
         Ok(Arc::new(cluster))
     }
 

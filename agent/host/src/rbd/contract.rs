@@ -175,7 +175,8 @@ async fn async_calls_reach_the_cluster_and_time_out() {
     assert_eq!(error.kind(), RbdErrorKind::NotFound);
     let short = std::time::Duration::from_millis(20);
     let late = ceph.run("volumes", "sleep in", short, |_| {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        let (_never, wait) = std::sync::mpsc::sync_channel::<()>(1);
+        let _ = wait.recv_timeout(std::time::Duration::from_millis(200));
         Ok(())
     });
     assert!(matches!(late.await, Err(RbdError::Timeout { .. })));

@@ -18,6 +18,16 @@ pub enum RbdError {
         /// The library's answer.
         errno: Errno,
     },
+    /// There is no connection: the configuration or key is missing or wrong, or no monitor answers.
+    #[error("cannot connect to ceph by {conf} as client.{id}: {}", .errno.desc())]
+    Connect {
+        /// Path of the configuration.
+        conf: String,
+        /// Client without its type.
+        id: String,
+        /// The library's answer.
+        errno: Errno,
+    },
     /// A name that C cannot carry.
     #[error("cannot {action} {object:?}: the name contains a NUL byte")]
     Name {
@@ -94,7 +104,7 @@ impl RbdError {
                 Errno::ENOSPC | Errno::EDQUOT => RbdErrorKind::Full,
                 _ => RbdErrorKind::Other,
             },
-            Self::Timeout { .. } | Self::Busy { .. } => RbdErrorKind::Unreachable,
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Busy { .. } => RbdErrorKind::Unreachable,
             Self::Name { .. } | Self::Panicked { .. } => RbdErrorKind::Other,
         }
     }

@@ -147,7 +147,7 @@ impl Header {
         if bytes > MAX_L1_BYTES {
             return Err(Qcow2Error::Header("its first table is larger than 32 MiB"));
         }
-        if needed > 0 && (self.l1_offset % self.cluster_size() != 0 || self.l1_offset == 0) {
+        if needed > 0 && (!self.l1_offset.is_multiple_of(self.cluster_size()) || self.l1_offset == 0) {
             return Err(Qcow2Error::Header("its first table is not where one can be"));
         }
         if needed > 0 && self.l1_offset.checked_add(needed * 8).is_none_or(|end| end > self.file_len) {

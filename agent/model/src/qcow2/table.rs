@@ -128,7 +128,7 @@ impl Header {
     }
 
     fn check_cluster(&self, offset: u64) -> Result<(), &'static str> {
-        if offset % self.cluster_size() != 0 {
+        if !offset.is_multiple_of(self.cluster_size()) {
             return Err("points between two clusters");
         }
         // The last cluster of a file may be cut short at its end: what is missing is zero.

@@ -15,7 +15,7 @@ impl Image {
         image.0[..4].copy_from_slice(b"QFI\xfb");
         image.put32(4, 3).put32(20, 16).put64(24, virtual_size).put32(36, 1).put64(40, CLUSTER);
         image.put32(96, 4).put32(100, 112);
-        image.put64(CLUSTER as usize, 2 * CLUSTER | 1 << 63);
+        image.put64(CLUSTER as usize, (2 * CLUSTER) | (1 << 63));
         image
     }
 
@@ -60,7 +60,12 @@ fn plain(guest: u64, host: u64, stored: u64) -> Extent {
 #[test]
 fn extents_come_in_the_order_of_the_file() {
     let mut image = Image::new(10 * CLUSTER);
-    image.l2(0, 5 * CLUSTER | 1 << 63).l2(1, 6 * CLUSTER | 1 << 63).l2(4, 4 * CLUSTER).l2(5, 3 * CLUSTER | 1).l2(6, 1);
+    image
+        .l2(0, (5 * CLUSTER) | (1 << 63))
+        .l2(1, (6 * CLUSTER) | (1 << 63))
+        .l2(4, 4 * CLUSTER)
+        .l2(5, (3 * CLUSTER) | 1)
+        .l2(6, 1);
     let expected = vec![plain(4 * CLUSTER, 4 * CLUSTER, CLUSTER), plain(0, 5 * CLUSTER, 2 * CLUSTER)];
     assert_eq!(image.extents(), Ok(expected));
 }
@@ -219,7 +224,7 @@ proptest! {
         let mut image = Image::new(size);
         image.put32(20, bits).put32(36, 1 << 16);
         for (index, cluster, compressed) in entries {
-            image.l2(index, cluster * CLUSTER | if compressed { 1 << 62 } else { 0 });
+            image.l2(index, (cluster * CLUSTER) | if compressed { 1 << 62 } else { 0 });
         }
         for (at, value) in patches {
             image.put64(at.min(image.0.len() - 8), value);

@@ -257,7 +257,7 @@ impl Controller for Service {
         if request.volume_capabilities.is_empty() {
             return Err(Status::invalid_argument("no volume capability is given"));
         }
-        let look = |pool: &Pool, id: &ImageId| Ok(pool.open_read_only(&id.image)?.size()?);
+        let look = |pool: &Pool, id: &ImageId| pool.open_read_only(&id.image)?.size();
         let limit = SHORT;
         let result =
             self.ceph.run(&id.pool.clone(), "look at the volume", limit, move |pool| Ok(look(pool, &id))).await;

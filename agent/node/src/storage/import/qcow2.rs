@@ -141,7 +141,7 @@ fn pass(
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| work(header, &receiver, writer, &stop))).collect();
-        let read = feed(parts, header, extents, &sender, &stop, progress);
+        let read = feed(parts, header, extents, (&sender, &stop), progress);
         drop(sender);
         let mut result = read;
         for worker in workers {
@@ -158,8 +158,7 @@ fn feed(
     parts: &Parts,
     header: &Header,
     extents: &[Extent],
-    sender: &SyncSender<Run>,
-    stop: &AtomicBool,
+    (sender, stop): (&SyncSender<Run>, &AtomicBool),
     progress: &Arc<Progress>,
 ) -> Result<(), ImportError> {
     let mut window = Window::new(parts);
@@ -189,7 +188,7 @@ fn run_length(extents: &[Extent], cluster: u64) -> usize {
     while let Some(next) = extents.get(count) {
         let guest = first.guest + count as u64 * cluster;
         let stored = next.host + u64::from(next.stored) - first.host;
-        if !next.compressed || next.guest != guest || guest % RUN == 0 || stored > 2 * RUN {
+        if !next.compressed || next.guest != guest || guest.is_multiple_of(RUN) || stored > 2 * RUN {
             break;
         }
         count += 1;
