@@ -17,6 +17,7 @@ mod lan;
 mod layout;
 mod netns;
 mod node_box;
+mod phase_watch;
 mod scenario;
 
 use std::net::SocketAddr;

@@ -82,12 +82,14 @@ fn before_guests(story: &Story<'_>, checks: &mut Checks) {
     });
     checks.check("a clone of its disk by source pvc boots with what was written to the original", || {
         let address = guests::address(&story.cluster, "first")?;
-        guests::ask(story.bed, H100, address, "write cloned-text")?;
+        let answer = guests::ask(story.bed, H100, address, "write cloned-text")?;
+        ensure!(answer == "OK", "write answered `{answer}`");
         story.cluster.apply(&guests::tiny("second", "pvc: {namespace: default, name: first-root}", "Always"))?;
         story.cluster.wait(("vmi", "second"), "/status/phase", &["Running"], 60)?;
         let second = guests::address(&story.cluster, "second")?;
-        let answer = guests::facts(story.bed, H100, second, 90).and_then(|_| guests::ask(story.bed, H100, second, "read"))?;
-        ensure!(text_of(&answer["text"]) == "cloned-text", "the clone has {}", answer["text"]);
+        guests::facts(story.bed, H100, second, 90)?;
+        let answer = guests::ask(story.bed, H100, second, "read")?;
+        ensure!(answer == "cloned-text", "the clone has `{answer}`");
         story.cluster.kubectl(&["delete", "vm", "second", "--wait=true", "--timeout=60s"])?;
         Ok(())
     });

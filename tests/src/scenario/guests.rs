@@ -66,20 +66,33 @@ pub(crate) fn ip_object(cluster: &Cluster, name: &str) -> Result<Ipv4Addr> {
     }
 }
 
-/// Sends one line to a tiny guest's port from a host of the LAN, and returns its answer, a line of JSON.
-pub(crate) fn ask(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, line: &str) -> Result<Value> {
+/// Sends one command to a tiny guest's port from a host of the LAN and returns its answer, one line. The guest greets with
+/// its facts, so `facts` needs no command.
+pub(crate) fn ask(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, command: &str) -> Result<String> {
     let address = SocketAddr::from((guest, TINY_PORT));
     let mut stream = netns::connect(&bed.layout().global(from.name), address, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut reader = BufReader::new(stream.try_clone()?);
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    serde_json::from_str(answer.trim()).with_context(|| format!("the guest answered `{}`", answer.trim()))
+    reader.read_line(&mut answer)?;
+    if command != "facts" {
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        answer.clear();
+        reader.read_line(&mut answer)?;
+    }
+    Ok(answer.trim().to_owned())
+}
+
+/// The facts that a tiny guest tells.
+pub(crate) fn facts_now(bed: &Appliance, from: VlanHost, guest: Ipv4Addr) -> Result<Value> {
+    let answer = ask(bed, from, guest, "facts")?;
+    let answer = answer.trim_start_matches("FACTS ");
+    serde_json::from_str(answer).with_context(|| format!("the guest greeted with `{answer}`"))
 }
 
 /// Waits until a tiny guest answers, and returns its facts.
 pub(crate) fn facts(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, seconds: u64) -> Result<Value> {
-    host::until(&format!("{guest} to answer"), Duration::from_secs(seconds), || ask(bed, from, guest, "facts"))
+    host::until(&format!("{guest} to answer"), Duration::from_secs(seconds), || facts_now(bed, from, guest))
 }
 
 /// What a guest has written to its serial console.

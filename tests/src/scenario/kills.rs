@@ -18,13 +18,13 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
     for unit in ["furrow-agent", "furrow-control", "libvirtd", "k3s"] {
         checks.check(&format!("kill -9 of {unit}: no guest restarts, status is right within 30 s"), || {
             let tiny = guests::address(&story.cluster, "first")?;
-            let before = text_of(&guests::ask(story.bed, H100, tiny, "facts")?["boot_id"]);
+            let before = text_of(&guests::facts_now(story.bed, H100, tiny)?["boot_id"]);
             let debian = story.ssh()?.wait(60)?;
             let uid = text_of(&story.cluster.get("vmi", "report")?["metadata"]["uid"]);
             let old = main_pid(story, unit)?;
             story.bed.node().shell(&format!("kill -9 {old}"))?;
             host::until("the status to be right again", RECOVERY, || settled(story, unit, &old, &uid))?;
-            let after = text_of(&guests::ask(story.bed, H100, tiny, "facts")?["boot_id"]);
+            let after = text_of(&guests::facts_now(story.bed, H100, tiny)?["boot_id"]);
             ensure!(before == after && !after.is_empty(), "the tiny guest's boot id was {before}, now it is {after}");
             ensure!(story.ssh()?.wait(60)? == debian, "the Debian guest has restarted");
             Ok(())
