@@ -1,3 +1,0 @@
-module furrow/pause
-
-go 1.26
