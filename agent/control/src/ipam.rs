@@ -1,7 +1,7 @@
 //! Carries out allocations of `furrow_model::ipam` against the API server. Refuses to choose: it makes the calls that the
-//! model asks for, none of them from a cache.
+//! model asks for, none of them from a cache that somebody else fills.
 //!
-//! Within this process, allocations of one Subnet wait for each other. That is for speed only, as it avoids conflicts;
+//! Within this process, allocations of one Subnet wait for each other and hand on what they know. That is for speed only;
 //! between processes, and after crashes, the Subnet's resourceVersion keeps them apart.
 //!
 //! An IP object is cluster-wide and its owner is not, which Kubernetes' garbage collector does not follow. So the owner
@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Resource, ResourceExt};
@@ -17,7 +18,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use furrow_api::ip::IPSpec;
 use furrow_api::{IP, Subnet, VirtualMachine, VirtualMachineInstance, names};
 use furrow_model::ipam::{
-    Allocation, AllocationError, Answer, Assigned, Call, Claim, Holding, Owner, Range, RangeError, Request,
+    Allocation, AllocationError, Answer, Assigned, Call, Claim, Holding, Memory, Owner, Range, RangeError, Request,
 };
 
 use crate::calls::{self, CallError};
@@ -25,6 +26,9 @@ use crate::cluster::Cluster;
 
 /// JSON of an [`Owner`] on an IP object that control made.
 const ANNOTATION_OWNER: &str = "furrow.io/owner";
+
+/// What is remembered of a Subnet is read again after this long: an IP object that somebody makes by hand is seen then.
+const MEMORY_MAX: Duration = Duration::from_millis(500);
 
 /// Why a NIC has no address.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +56,18 @@ pub(crate) enum AssignError {
 /// Allocates addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Ipam {
-    /// One lock a Subnet; bounded by the number of Subnets.
-    turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// One a Subnet; bounded by the number of Subnets.
+    turns: Mutex<HashMap<String, Arc<Mutex<Turn>>>>,
+}
+
+/// What an allocation leaves to the next of the same Subnet.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    memory: Memory,
+    /// As last read or written: the version that a claim is conditioned on.
+    subnet: Option<Subnet>,
+    /// When the IP objects were listed.
+    listed: Option<Instant>,
 }
 
 impl Ipam {
@@ -62,19 +76,21 @@ impl Ipam {
     /// # Errors
     /// When there is none to be had, or the API server could not be asked.
     pub(crate) async fn assign(&self, cluster: &Cluster, request: Request) -> Result<Assigned, AssignError> {
-        let mut session = Session { cluster, request: request.clone(), subnet: None, turn: None };
-        let mut allocation = Allocation::new(request);
-        // The model bounds its rounds.
-        loop {
-            let answer = session.carry_out(self, allocation.call()).await?;
-            if let Some(assigned) = allocation.answer(answer)? {
-                return Ok(assigned);
-            }
+        let mut session = Session { cluster, request: &request, turn: None };
+        let mut result = session.allocate(self).await;
+        // An allocation that fails by what is remembered is made once more by what is.
+        if matches!(result, Err(AssignError::Allocation(_))) && session.remembered() {
+            session.forget();
+            result = session.allocate(self).await;
         }
+        if result.is_err() {
+            session.forget();
+        }
+        result
     }
 
     /// Waits for this process's turn on a Subnet. Whoever writes the Subnet without it makes allocations begin again.
-    pub(crate) async fn turn(&self, subnet: &str) -> OwnedMutexGuard<()> {
+    pub(crate) async fn turn(&self, subnet: &str) -> OwnedMutexGuard<Turn> {
         let lock = Arc::clone(self.turns.lock().await.entry(subnet.to_owned()).or_default());
         lock.lock_owned().await
     }
@@ -83,37 +99,73 @@ impl Ipam {
 /// One allocation under way.
 struct Session<'a> {
     cluster: &'a Cluster,
-    request: Request,
-    /// As read last: the version that a claim is conditioned on.
-    subnet: Option<Subnet>,
-    turn: Option<OwnedMutexGuard<()>>,
+    request: &'a Request,
+    turn: Option<OwnedMutexGuard<Turn>>,
 }
 
 impl Session<'_> {
-    async fn carry_out(&mut self, ipam: &Ipam, call: Call) -> Result<Answer, AssignError> {
+    async fn allocate(&mut self, ipam: &Ipam) -> Result<Assigned, AssignError> {
+        let mut allocation = Allocation::new(self.request.clone());
+        // The model bounds its rounds.
+        loop {
+            let call = allocation.call();
+            if !matches!(call, Call::FindOwn(_) | Call::DropOwn(_)) && self.turn.is_none() {
+                let mut turn = ipam.turn(&self.request.subnet).await;
+                if turn.listed.is_none_or(|listed| listed.elapsed() > MEMORY_MAX) {
+                    turn.memory.forget();
+                }
+                self.turn = Some(turn);
+            }
+            let known = self.turn.as_ref().and_then(|turn| turn.memory.recall(&call));
+            let answer = match known {
+                Some(answer) => answer,
+                None => {
+                    let answer = self.carry_out(&call).await?;
+                    if let Some(turn) = &mut self.turn {
+                        turn.memory.learn(&call, &answer, &self.request.subnet);
+                    }
+                    answer
+                }
+            };
+            if let Some(assigned) = allocation.answer(answer)? {
+                return Ok(assigned);
+            }
+        }
+    }
+
+    fn remembered(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.memory.is_there())
+    }
+
+    fn forget(&mut self) {
+        if let Some(turn) = &mut self.turn {
+            turn.memory.forget();
+        }
+    }
+
+    async fn carry_out(&mut self, call: &Call) -> Result<Answer, AssignError> {
         let ips = self.cluster.api_all::<IP>();
         Ok(match call {
-            Call::FindOwn(name) => Answer::Own(calls::get(&ips, &name).await?.as_ref().map(holding)),
+            Call::FindOwn(name) => Answer::Own(calls::get(&ips, name).await?.as_ref().map(holding)),
             Call::DropOwn(name) => {
-                if let Some(ip) = calls::get(&ips, &name).await? {
+                if let Some(ip) = calls::get(&ips, name).await? {
                     tracing::info!(ip = name, address = ip.spec.ip_address, "address given back: another is asked for");
                     calls::delete(&ips, &ip).await?;
                 }
                 Answer::Done
             }
-            Call::ReadSubnet => {
-                if self.turn.is_none() {
-                    self.turn = Some(ipam.turn(&self.request.subnet).await);
-                }
-                self.read_subnet().await?
-            }
+            Call::ReadSubnet => self.read_subnet().await?,
             Call::List => {
+                let begun = Instant::now();
                 let list = calls::within(|| "list IPs".to_owned(), ips.list(&ListParams::default())).await?;
+                if let Some(turn) = &mut self.turn {
+                    turn.listed = Some(begun);
+                }
                 Answer::Holdings(list.items.iter().map(holding).collect())
             }
-            Call::OwnerAlive(owner) => Answer::Alive(alive(self.cluster, &owner).await?),
-            Call::Record(claim) => self.record(&claim).await?,
-            Call::Create(claim) => self.create(&claim).await?,
+            Call::OwnerAlive(owner) => Answer::Alive(alive(self.cluster, owner).await?),
+            Call::Record(claim) => self.record(claim).await?,
+            Call::Create(claim) => self.create(claim).await?,
         })
     }
 
@@ -125,17 +177,23 @@ impl Session<'_> {
         let pending = subnet.annotations().get(names::ANNOTATION_PENDING_ALLOCATION);
         let pending = pending.and_then(|text| serde_json::from_str::<Claim>(text).ok());
         let range = range_of(&subnet);
-        self.subnet = Some(subnet);
+        if let Some(turn) = &mut self.turn {
+            turn.subnet = Some(subnet);
+        }
         Ok(Answer::Subnet(range, pending))
     }
 
     async fn record(&mut self, claim: &Claim) -> Result<Answer, AssignError> {
-        let Some(mut subnet) = self.subnet.take() else { return Ok(Answer::Conflict) };
+        let Some(turn) = &mut self.turn else { return Ok(Answer::Conflict) };
+        let Some(mut subnet) = turn.subnet.take() else { return Ok(Answer::Conflict) };
         let text = serde_json::to_string(claim)
             .map_err(|source| AssignError::Claim { object: claim.object.clone(), source })?;
         subnet.annotations_mut().insert(names::ANNOTATION_PENDING_ALLOCATION.to_owned(), text);
         match calls::replace(&self.cluster.api_all::<Subnet>(), &subnet).await {
-            Ok(_) => Ok(Answer::Done),
+            Ok(written) => {
+                turn.subnet = Some(written);
+                Ok(Answer::Done)
+            }
             Err(error) if error.is_conflict() => Ok(Answer::Conflict),
             Err(error) => Err(error.into()),
         }

@@ -18,9 +18,11 @@
 //! can interleave and kill it at every arrow. Refuses to talk to anything, and IPv6, for now.
 
 mod allocation;
+mod memory;
 mod range;
 #[cfg(test)]
 mod tests;
 
 pub use allocation::{Allocation, AllocationError, Answer, Assigned, Call, Claim, Holding, Owner, Request};
+pub use memory::Memory;
 pub use range::{Range, RangeError};
