@@ -174,6 +174,13 @@ impl Dispatch {
     /// Lists domains and ports, again and again until both answer. False when the agent was told to stop meanwhile.
     async fn take_inventory(&mut self, libvirt: &mut EventStream) -> bool {
         loop {
+            // The first event says that libvirt is connected. Safe to cancel: waiting changes nothing, and an event
+            // that is dropped here is followed by a list.
+            tokio::select! {
+                () = self.context.stop.cancelled() => return false,
+                _ = libvirt.next() => {}
+                () = tokio::time::sleep(LIST_AGAIN) => {}
+            }
             match self.list().await {
                 Ok(found) => {
                     self.found_uids = found.values().flat_map(|artefacts| artefacts.files.clone()).collect();
@@ -181,12 +188,6 @@ impl Dispatch {
                     return true;
                 }
                 Err(error) => tracing::warn!(error = %error, "the guests of this node cannot be listed yet"),
-            }
-            // Safe to cancel: waiting changes nothing, and an event that is dropped here is followed by a new list.
-            tokio::select! {
-                () = self.context.stop.cancelled() => return false,
-                _ = libvirt.next() => {}
-                () = tokio::time::sleep(LIST_AGAIN) => {}
             }
         }
     }
