@@ -139,6 +139,8 @@ impl NodeBox {
             format!("--directory={}", self.file("root").display()),
             format!("--bind={}:/var", self.file("var").display()),
             "--capability=all".into(),
+            // runc gives each container a session keyring; nspawn refuses keyrings unless told.
+            "--system-call-filter=@keyring".into(),
             "--console=pipe".into(),
             "--bind=/dev/net/tun".into(),
             "--bind=/dev/fuse".into(),
