@@ -101,14 +101,18 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 ///
 /// # Errors
 /// When it fails or takes too long.
-pub(crate) async fn within<T>(
-    what: impl FnOnce() -> String,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, CallError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(CallError::Api { what: what(), source: Box::new(source) }),
-        Err(_) => Err(CallError::Timeout { what: what() }),
+pub(crate) fn within<T>(
+    what: impl FnOnce() -> String + Send,
+    call: impl Future<Output = kube::Result<T>> + Send,
+) -> impl Future<Output = Result<T, CallError>> + Send {
+    // Futures of calls are large, and would be copied into those of every pass that makes one.
+    let call = Box::pin(call);
+    async move {
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(CallError::Api { what: what(), source: Box::new(source) }),
+            Err(_) => Err(CallError::Timeout { what: what() }),
+        }
     }
 }
 

@@ -150,7 +150,7 @@ fn import(observed: &Observed, nodes: &BTreeMap<String, usize>) -> Step {
 
 /// The node with the fewest imports under way; among equals the seed decides, so that they do not all go to one.
 #[must_use]
-pub fn choose_node<'a>(nodes: &'a BTreeMap<String, usize>, seed: u64) -> Option<&'a str> {
+pub fn choose_node(nodes: &BTreeMap<String, usize>, seed: u64) -> Option<&str> {
     let fewest = nodes.values().min()?;
     let idle: Vec<_> = nodes.iter().filter(|(_, imports)| *imports == fewest).map(|(name, _)| name.as_str()).collect();
     let index = usize::try_from(seed % u64::try_from(idle.len()).ok()?).ok()?;

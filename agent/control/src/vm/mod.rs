@@ -63,7 +63,7 @@ impl Reconcile for Machines {
         let namesake = find(&self.cluster.vmis, &key.namespace, &key.name);
         let guest = namesake.clone().filter(|vmi| owned_by(vmi.as_ref(), &vm));
         if vm.metadata.deletion_timestamp.is_some() {
-            return self.take_down(&vm, guest.as_deref()).await;
+            return Box::pin(self.take_down(&vm, guest.as_deref())).await;
         }
         let kept = vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM);
         let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
@@ -71,7 +71,7 @@ impl Reconcile for Machines {
         let volumes = self.volumes(&vm);
         let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
         let foreign = namesake.is_some() && guest.is_none();
-        self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign }).await
+        Box::pin(self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign })).await
     }
 
     fn disposition(error: &VmError) -> Disposition {

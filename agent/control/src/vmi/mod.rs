@@ -65,16 +65,16 @@ impl Reconcile for Guests {
         match stage(&observe(&vmi, pod.as_deref())) {
             Stage::Accept => {
                 let accepted = self.write(&vmi, status::accept(&vmi)).await?;
-                self.reserve(&accepted).await
+                Box::pin(self.reserve(&accepted)).await
             }
-            Stage::Reserve => self.reserve(&vmi).await,
+            Stage::Reserve => Box::pin(self.reserve(&vmi)).await,
             Stage::Schedule => match pod {
                 Some(pod) => self.schedule(&vmi, &pod).await,
                 None => Ok(Next::OnChange),
             },
-            Stage::Fail => self.fail(&vmi).await,
+            Stage::Fail => Box::pin(self.fail(&vmi)).await,
             Stage::DropPod => self.drop_pod(&vmi).await,
-            Stage::Release => self.release(&vmi).await,
+            Stage::Release => Box::pin(self.release(&vmi)).await,
             Stage::Wait => Ok(Next::OnChange),
         }
     }
@@ -180,7 +180,7 @@ impl Guests {
         let settings = settings.first().map(Arc::as_ref);
         let rendered = pod::render(vmi, &reservation, &provider_networks, annotations, settings);
         let pod = match rendered {
-            Ok(pod) => self.create_pod(vmi, pod).await?,
+            Ok(pod) => Box::pin(self.create_pod(vmi, pod)).await?,
             Err(error) => return self.hold_up(vmi, HeldUp::of_size(&error)).await,
         };
         let elapsed_ms = begun.elapsed().as_millis();
