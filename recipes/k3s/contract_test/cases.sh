@@ -1,0 +1,229 @@
+# The cases of the contract test, in the order in which run calls them. Each runs in
+# a subshell: what must last is a file or a process. Sourced by run.
+
+write_config() {
+  mkdir -p /etc/rancher/k3s
+  cat > /etc/rancher/k3s/config.yaml <<-Y
+	cluster-init: true
+	node-name: server1
+	node-ip: $server_ip
+	tls-san: [api.example.test]
+	flannel-backend: none
+	disable-network-policy: true
+	disable: [unwanted]
+	write-kubeconfig-mode: "0640"
+	node-label: ["example.test/rack=r1"]
+	Y
+}
+
+refused() {
+  local pattern=$1 output
+  shift
+  if output=$(timeout 20 "$@" 2>&1); then say "was not refused: $output"; return 1; fi
+  grep -q -- "$pattern" <<< "$output" || { say "the error does not say '$pattern': $output"; return 1; }
+}
+
+refuses_an_unknown_key_by_name() {
+  mkdir -p "$scratch/bad"
+  echo 'no-such-key: 1' > "$scratch/bad/config.yaml"
+  refused no-such-key "$K3S" server --config "$scratch/bad/config.yaml"
+}
+
+refuses_a_pod_network_of_its_own() {
+  echo 'disable-network-policy: true' > "$scratch/bad/config.yaml"
+  refused flannel-backend "$K3S" server --config "$scratch/bad/config.yaml"
+}
+
+server_gets_ready() {
+  write_config
+  write_machine_settings ""
+  write_cni 10.42.0.0/24
+  mkdir -p /var/lib/rancher/k3s/agent/images /var/lib/rancher/k3s/server/manifests
+  cp "$PAUSE" /var/lib/rancher/k3s/agent/images/
+  manifest one > /var/lib/rancher/k3s/server/manifests/contract.yaml
+  start_server
+  wait_for 60 "READY=1 on NOTIFY_SOCKET" grep -q READY=1 "$scratch/notified"
+  [ "$(k get --raw /readyz)" = ok ]
+}
+
+has_the_contract_files() {
+  local data=/var/lib/rancher/k3s mode
+  mode=$(stat -c %a /etc/rancher/k3s/k3s.yaml)
+  [ "$mode" = 640 ] || { say "k3s.yaml has mode $mode"; return 1; }
+  grep -q 'server: https://127.0.0.1:6443' /etc/rancher/k3s/k3s.yaml
+  grep -Eq '^K10[0-9a-f]{64}::' "$data/server/node-token" || { say "node-token is not K10<hash>::"; return 1; }
+  [ "$(stat -Lc %a "$data/server/node-token")" = 600 ]
+  for file in server/tls/server-ca.crt server/tls/client-ca.crt server/tls/request-header-ca.crt \
+    server/tls/client-admin.key server/tls/serving-kube-apiserver.crt server/db/etcd/member \
+    agent/client-kubelet.crt agent/client-kubelet.key agent/kubelet.kubeconfig agent/client-ca.crt \
+    agent/etc/containerd/config.toml; do
+    [ -e "$data/$file" ] || { say "$file is missing"; return 1; }
+  done
+  [ "$(stat -c %a "$data/server/tls/server-ca.key")" = 600 ]
+  local hash; hash=$(sha256sum < "$data/server/tls/server-ca.crt" | cut -d' ' -f1)
+  grep -q "^K10$hash::" "$data/server/node-token" || { say "node-token does not pin the server CA"; return 1; }
+  openssl x509 -in "$data/server/tls/serving-kube-apiserver.crt" -noout -ext subjectAltName | grep -q api.example.test
+}
+
+node_gets_ready() {
+  wait_for 60 "node server1 Ready" node_is_ready server1
+  [ "$(k get node server1 -o jsonpath='{.metadata.labels.example\.test/rack}')" = r1 ]
+  wait_for 10 "the control-plane label" is_control_plane server1
+  [ "$(k get node server1 -o jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}')" = "$server_ip" ]
+}
+is_control_plane() {
+  [ "$(k get node "$1" -o jsonpath='{.metadata.labels.node-role\.kubernetes\.io/control-plane}')" = true ]
+}
+node_is_ready() {
+  [ "$(k get node "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = True ]
+}
+
+imports_and_pins_images() {
+  "$K3S" ctr images ls | grep localhost/furrow/pause:1 | grep -q io.cri-containerd.pinned=pinned
+}
+
+manifest() {
+  printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: contract}\n---\n'
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: contract, namespace: contract}\ndata: {value: %s}\n' "$1"
+}
+value_is() { [ "$(k get configmap -n contract contract -o 'jsonpath={.data.value}')" = "$1" ]; }
+
+applies_manifests_and_applies_them_again_when_changed() {
+  wait_for 30 "the ConfigMap of the manifest" value_is one
+  manifest two > /var/lib/rancher/k3s/server/manifests/contract.yaml
+  wait_for 30 "the changed value" value_is two
+}
+
+removes_a_disabled_manifest() {
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: unwanted, namespace: contract}\n' |
+    tee "$scratch/unwanted.yaml" | k apply -f -
+  cp "$scratch/unwanted.yaml" /var/lib/rancher/k3s/server/manifests/unwanted.yaml
+  wait_for 30 "the end of the disabled object" absent configmap -n contract unwanted
+}
+absent() { [ -z "$(k get "$@" --ignore-not-found -o name)" ]; }
+
+pod() { # NAME NODE
+  cat <<-Y
+	apiVersion: v1
+	kind: Pod
+	metadata: {name: $1, namespace: default}
+	spec:
+	  nodeName: $2
+	  terminationGracePeriodSeconds: 1
+	  containers: [{name: c, image: "localhost/furrow/pause:1", imagePullPolicy: Never}]
+	Y
+}
+pod_runs() { [ "$(k get pod "$1" -o 'jsonpath={.status.phase}')" = Running ]; }
+container_of() { k get pod "$1" -o 'jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}'; }
+
+runs_a_pod() {
+  local started
+  wait_for 30 "the default service account" k get serviceaccount default
+  started=$(now_ms)
+  pod one "" | sed '/nodeName/d' | k apply -f -
+  wait_for 60 "pod one" pod_runs one
+  say "created to Running in $(( $(now_ms) - started )) ms"
+}
+
+answers_logs_and_exec_over_the_kubelet() {
+  k logs one
+  # The image has no shell: that the runtime says so proves the way to it.
+  local output
+  output=$(k exec one -- /nothing 2>&1 || true)
+  grep -q 'exec: "/nothing"' <<< "$output" || { say "exec answered: $output"; return 1; }
+}
+
+reaches_the_api_by_its_service_address() {
+  local version
+  version=$(curl -sk --max-time 10 https://10.43.0.1/version) || { say "no answer on 10.43.0.1:443"; return 1; }
+  grep -q gitVersion <<< "$version"
+}
+
+refuses_strangers() {
+  local code
+  code=$(curl -sk -o /dev/null -w '%{http_code}' "https://$server_ip:6443/api/v1/namespaces")
+  [ "$code" = 401 ] || [ "$code" = 403 ] || { say "an anonymous list got $code"; return 1; }
+  code=$(curl -sk -o /dev/null -w '%{http_code}' "https://$server_ip:10250/pods")
+  [ "$code" = 401 ] || { say "the kubelet let a stranger in: $code"; return 1; }
+  # A node may not touch another node.
+  if KUBECONFIG=/var/lib/rancher/k3s/agent/kubelet.kubeconfig k label node other x=y > "$scratch/label" 2>&1; then return 1; fi
+}
+
+agent_files() {
+  mkdir -p /etc/rancher/k3s /var/lib/rancher/k3s/agent/images
+  printf 'server: https://%s:6443\nnode-name: agent1\nnode-ip: %s\ntoken: %s\n' "$server_ip" "$agent_ip" "$1" > /etc/rancher/k3s/config.yaml
+  write_machine_settings ""
+  write_cni 10.42.1.0/24
+}
+
+start_agent() { # TOKEN
+  agent env K3S="$K3S" bash -c "here='$here'; . '$here/lib.sh'; . '$here/cases.sh'; agent_files '$1'"
+  # Through a file descriptor: the agent's mounts hide the server's files.
+  agent sh -c 'cat > /var/lib/rancher/k3s/agent/images/pause.tar.zst' < "$PAUSE"
+  agent env -u NOTIFY_SOCKET "$K3S" agent >> "$scratch/agent.log" 2>&1 &
+  echo $! > "$scratch/agent.pid"
+}
+
+agent_refuses_the_token_of_another_cluster() {
+  local token false_hash
+  token=$(cat /var/lib/rancher/k3s/server/node-token)
+  false_hash=$(sha256sum <<< wrong | cut -d' ' -f1)
+  agent mkdir -p /run/other
+  agent sh -c "printf 'server: https://$server_ip:6443\nnode-name: agent2\nnode-ip: $agent_ip\ndata-dir: /run/other\ntoken: K10$false_hash::${token#*::}\n' > /run/other.yaml"
+  agent timeout 8 "$K3S" agent --config /run/other.yaml > "$scratch/other.log" 2>&1 || true
+  absent node agent2 || { say "a node with a wrong pin joined"; return 1; }
+  grep -qi 'CA' "$scratch/other.log"
+}
+
+agent_joins_by_the_node_token() {
+  start_agent "$(cat /var/lib/rancher/k3s/server/node-token)"
+  wait_for 60 "node agent1 Ready" node_is_ready agent1
+  pod two agent1 | k apply -f -
+  wait_for 60 "pod two on the agent" pod_runs two
+  wait_for 30 "logs through the agent's serving certificate" k logs two
+  wait_for 10 "client-kubelet.crt" agent test -e /var/lib/rancher/k3s/agent/client-kubelet.crt
+}
+
+converges_after_kill_and_keeps_the_pods() {
+  local before after
+  before=$(container_of one)
+  kill -9 "$(server_pid)"
+  wait_for 10 "the end of the children" no_children
+  start_server
+  wait_for 60 "the API server" k get --raw /readyz
+  wait_for 60 "node server1 Ready" node_is_ready server1
+  sleep 3
+  after=$(container_of one)
+  [ "$before" = "$after" ] || { say "the pod's container changed: $before, then $after"; return 1; }
+  for name in etcd kube-apiserver kubelet containerd; do
+    count=$(pgrep -c -f "^/var/lib/rancher/k3s/data/current/bin/$name ") || true
+    [ "$count" -ge 1 ] || { say "$name does not run"; return 1; }
+  done
+  value_is two
+}
+no_children() { [ -z "$(server_children)" ]; }
+server_children() {
+  # The agent's have the same names but live in another network namespace.
+  local pid
+  for pid in $(children_of_server); do
+    [ "$(readlink "/proc/$pid/ns/net")" != "$(readlink /proc/self/ns/net)" ] || echo "$pid"
+  done
+}
+
+stops_in_order_and_leaves_the_pods() {
+  local shims
+  shims=$(pgrep -c -f containerd-shim-runc-v2)
+  kill -TERM "$(server_pid)"
+  wait_for 30 "the server's end" gone "$(server_pid)"
+  no_children || { say "children outlive the server: $(server_children)"; return 1; }
+  [ "$(pgrep -c -f containerd-shim-runc-v2)" = "$shims" ] || { say "pods were stopped"; return 1; }
+}
+
+renews_nothing_without_need() {
+  local before after
+  before=$(cd /var/lib/rancher/k3s/server/tls && find . -name '*.crt' -o -name '*.key' | sort | xargs sha256sum)
+  start_server
+  wait_for 60 "the API server" k get --raw /readyz
+  after=$(cd /var/lib/rancher/k3s/server/tls && find . -name '*.crt' -o -name '*.key' | sort | xargs sha256sum)
+  [ "$before" = "$after" ]
+}
