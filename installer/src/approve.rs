@@ -50,7 +50,10 @@ pub(crate) fn approve(request: &Request, subject: &Subject) -> Result<(), String
     rule(request.usages.iter().any(|u| u == "client auth"), "it is not for client authentication")?;
     let allowed = ["client auth", "digital signature", "key encipherment"];
     rule(request.usages.iter().all(|u| allowed.contains(&u.as_str())), "it asks for more than client authentication")?;
-    rule(request.common_name == subject.user, &format!("it is for user `{}`, not `{}`", request.common_name, subject.user))?;
+    rule(
+        request.common_name == subject.user,
+        &format!("it is for user `{}`, not `{}`", request.common_name, subject.user),
+    )?;
     rule(request.organizations == [subject.group], &format!("it is not for group `{}` alone", subject.group))
 }
 

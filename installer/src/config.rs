@@ -111,8 +111,31 @@ pub(crate) struct DiskSelector {
     pub(crate) partition_label: Option<String>,
     /// Least size, such as `500G` or `2T` (powers of 1000) or `1Ti` (of 1024).
     pub(crate) min_size: Option<String>,
-    /// Allows erasing what the disk holds.
+    /// Allows erasing, once, what the disk holds. Only where `path`, `id` or `partitionLabel` names the disk.
     pub(crate) wipe: bool,
+}
+
+impl DiskSelector {
+    /// Whether it can only mean one certain disk, rather than describe some.
+    pub(crate) fn names_a_disk(&self) -> bool {
+        self.path.is_some() || self.id.is_some() || self.partition_label.is_some()
+    }
+}
+
+/// The criteria, for people and for the record of what a selector has been used for.
+impl std::fmt::Display for DiskSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let criteria = [
+            ("path", &self.path),
+            ("id", &self.id),
+            ("model", &self.model),
+            ("partitionLabel", &self.partition_label),
+            ("minSize", &self.min_size),
+        ];
+        let said: Vec<String> =
+            criteria.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))).collect();
+        f.write_str(&said.join(" "))
+    }
 }
 
 /// Why a document is refused.
@@ -156,9 +179,10 @@ fn check(config: &NodeConfig) -> Result<(), ConfigError> {
     if config.role == Role::Agent {
         return refuse("role", "agent", "server: joining a cluster is not supported yet");
     }
-    for (key, cidr) in
-        [("kubernetes.clusterCidr", &config.kubernetes.cluster_cidr), ("kubernetes.serviceCidr", &config.kubernetes.service_cidr)]
-    {
+    for (key, cidr) in [
+        ("kubernetes.clusterCidr", &config.kubernetes.cluster_cidr),
+        ("kubernetes.serviceCidr", &config.kubernetes.service_cidr),
+    ] {
         if !is_cidr(cidr) {
             return refuse(key, cidr, "an IPv4 network such as 10.42.0.0/16");
         }
@@ -177,6 +201,13 @@ fn check_selector(n: usize, disk: &DiskSelector) -> Result<(), ConfigError> {
     let criteria = [&disk.path, &disk.id, &disk.model, &disk.partition_label, &disk.min_size];
     if criteria.iter().all(|c| c.is_none()) {
         return refuse(key, "no criterion", "at least one of path, id, model, partitionLabel, minSize");
+    }
+    if disk.wipe && !disk.names_a_disk() {
+        return refuse(
+            format!("{key}.wipe"),
+            "true",
+            "path, id or partitionLabel beside it: erasing needs a disk's name",
+        );
     }
     if let Some(size) = &disk.min_size
         && size_bytes(size).is_none()
@@ -240,8 +271,13 @@ mod tests {
     fn refusals_name_the_key_and_what_was_expected() {
         check_refused("v1alpha1", "v2", "apiVersion: `furrow.io/v2` is not allowed, expected furrow.io/v1alpha1");
         check_refused("hostname: n1", "hostname: N_1", "hostname: `N_1` is not allowed, expected a DNS label");
-        check_refused("path: /dev/vdb", "path: vdb", "ceph.disks[0].path: `vdb` is not allowed, expected a path below /dev/");
+        check_refused(
+            "path: /dev/vdb",
+            "path: vdb",
+            "ceph.disks[0].path: `vdb` is not allowed, expected a path below /dev/",
+        );
         check_refused("path: /dev/vdb", "wipe: true", "ceph.disks[0]: `no criterion`");
+        check_refused("path: /dev/vdb", "model: BIG\n      wipe: true", "ceph.disks[0].wipe: `true` is not allowed");
         check_refused("path: /dev/vdb", "minSize: big", "ceph.disks[0].minSize");
         check_refused("kind: Node", "kind: Node\nrole: agent", "joining a cluster is not supported yet");
     }
@@ -257,7 +293,8 @@ mod tests {
     fn every_key_is_in_the_reference() {
         let reference = include_str!("../node.yaml.md");
         let source = include_str!("config.rs").split("#[cfg(test)]").next().unwrap_or("");
-        let fields = source.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(f, _)| f));
+        let fields =
+            source.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(f, _)| f));
         for field in fields.filter(|f| !f.contains([' ', '('])) {
             let mut key = String::new();
             let mut upper = false;

@@ -3,35 +3,12 @@
 //! A disk that is mounted, part of something, or holds data is never taken, unless its selector says `wipe: true`; a
 //! mounted one not even then. A disk that already is an OSD of this cluster is found again, not made anew.
 
-use serde::Deserialize;
+use furrow_host::block::Device;
 
 use crate::config::{DiskSelector, size_bytes};
 
 /// BlueStore needs room for its own metadata; smaller disks are no OSDs.
 const MIN_OSD_BYTES: u64 = 5 * 1000 * 1000 * 1000;
-
-/// Arguments of `lsblk` that print what [`parse`] reads.
-pub(crate) const LSBLK_ARGS: [&str; 4] =
-    ["--json", "--bytes", "--output", "PATH,TYPE,SIZE,MODEL,SERIAL,WWN,FSTYPE,PARTLABEL,PTTYPE,MOUNTPOINTS,RO"];
-
-/// A block device as `lsblk --json` shows it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Device {
-    pub(crate) path: String,
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) size: u64,
-    pub(crate) model: Option<String>,
-    pub(crate) serial: Option<String>,
-    pub(crate) wwn: Option<String>,
-    pub(crate) fstype: Option<String>,
-    pub(crate) partlabel: Option<String>,
-    pub(crate) pttype: Option<String>,
-    pub(crate) mountpoints: Vec<Option<String>>,
-    pub(crate) ro: bool,
-    pub(crate) children: Vec<Device>,
-}
 
 /// A disk chosen for an OSD.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,57 +17,61 @@ pub(crate) struct Chosen {
     pub(crate) size: u64,
     /// It holds data that must be erased first, as the selector allows.
     pub(crate) wipe: bool,
-    /// It is an OSD already.
+    /// It is an OSD already, of this cluster or of another one.
     pub(crate) is_osd: bool,
+    /// The selector that chose it, for the record of what each has been used for.
+    pub(crate) selector: String,
+}
+
+/// What the selectors found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Selection {
+    pub(crate) chosen: Vec<Chosen>,
+    /// Selectors without a disk, and disks that are not fit.
+    pub(crate) faults: Vec<DiskError>,
 }
 
 /// Why no disk is chosen.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum DiskError {
-    #[error("could not read the answer of lsblk: {0}")]
-    Lsblk(String),
     #[error("ceph.disks[{index}] matches no disk; there are: {present}")]
     NoMatch { index: usize, present: String },
     #[error("ceph.disks[{index}]: {path} ({size} bytes) cannot become an OSD: {reason}")]
     Unfit { index: usize, path: String, size: u64, reason: String },
 }
 
-#[derive(Deserialize)]
-struct Lsblk {
-    blockdevices: Vec<Device>,
-}
-
-/// Reads the answer of `lsblk` with [`LSBLK_ARGS`].
-pub(crate) fn parse(json: &str) -> Result<Vec<Device>, DiskError> {
-    serde_json::from_str::<Lsblk>(json).map(|l| l.blockdevices).map_err(|e| DiskError::Lsblk(e.to_string()))
-}
-
-/// The disks for OSDs, in the order of the selectors. `resolved` gives the real path of a selector's path.
+/// The disks for OSDs, in the order of the selectors. `resolved` gives the real path of a selector's path; loop devices
+/// are only for tests, which say so by `allow_loops`.
 pub(crate) fn choose(
     devices: &[Device],
     selectors: &[DiskSelector],
+    allow_loops: bool,
     resolved: &dyn Fn(&str) -> String,
-) -> Result<Vec<Chosen>, DiskError> {
+) -> Selection {
     let mut all = Vec::new();
     flatten(devices, &mut all);
-    let mut chosen: Vec<Chosen> = Vec::new();
+    let mut selection = Selection::default();
     for (index, selector) in selectors.iter().enumerate() {
         let matching: Vec<&Device> = all.iter().copied().filter(|d| matches(d, selector, resolved)).collect();
         if matching.is_empty() {
             let present: Vec<String> = all.iter().map(|d| format!("{} ({} bytes)", d.path, d.size)).collect();
-            return Err(DiskError::NoMatch { index, present: present.join(", ") });
+            selection.faults.push(DiskError::NoMatch { index, present: present.join(", ") });
         }
         for device in matching {
-            if chosen.iter().any(|c| c.path == device.path) {
+            if selection.chosen.iter().any(|c| c.path == device.path) {
                 continue;
             }
-            chosen.push(fit(device, selector, index)?);
+            match fit(device, selector, index, allow_loops) {
+                Ok(chosen) => selection.chosen.push(chosen),
+                Err(fault) => selection.faults.push(fault),
+            }
         }
     }
-    Ok(chosen)
+    selection
 }
 
-fn flatten<'a>(devices: &'a [Device], into: &mut Vec<&'a Device>) {
+/// A device and everything on it, as one list.
+pub(crate) fn flatten<'a>(devices: &'a [Device], into: &mut Vec<&'a Device>) {
     for device in devices {
         into.push(device);
         flatten(&device.children, into);
@@ -112,15 +93,26 @@ fn matches(device: &Device, selector: &DiskSelector, resolved: &dyn Fn(&str) -> 
         && says(&selector.id, &[&device.serial, &device.wwn])
         && says(&selector.model, &[&device.model])
         && says(&selector.partition_label, &[&device.partlabel])
+        // A selector that describes disks is not about those that the system lives on; one that names a disk is, and
+        // `fit` then says why not.
+        && (selector.names_a_disk() || mounted_on(device).is_none())
         && selector.min_size.as_deref().and_then(size_bytes).is_none_or(|least| device.size >= least)
 }
 
-fn fit(device: &Device, selector: &DiskSelector, index: usize) -> Result<Chosen, DiskError> {
-    let unfit = |reason: String| DiskError::Unfit { index, path: device.path.clone(), size: device.size, reason };
+/// Where a device or something on it is mounted.
+fn mounted_on(device: &Device) -> Option<String> {
     let mut family = Vec::new();
     flatten(std::slice::from_ref(device), &mut family);
-    if let Some(mount) = family.iter().flat_map(|d| d.mountpoints.iter().flatten()).next() {
+    family.iter().flat_map(|d| d.mountpoints.iter().flatten()).next().cloned()
+}
+
+fn fit(device: &Device, selector: &DiskSelector, index: usize, allow_loops: bool) -> Result<Chosen, DiskError> {
+    let unfit = |reason: String| DiskError::Unfit { index, path: device.path.clone(), size: device.size, reason };
+    if let Some(mount) = mounted_on(device) {
         return Err(unfit(format!("it is mounted on {mount}")));
+    }
+    if device.kind == "loop" && !allow_loops {
+        return Err(unfit("it is a loop device, whose file lies on another disk".into()));
     }
     if device.ro {
         return Err(unfit("it is read-only".into()));
@@ -128,8 +120,16 @@ fn fit(device: &Device, selector: &DiskSelector, index: usize) -> Result<Chosen,
     if device.size < MIN_OSD_BYTES {
         return Err(unfit(format!("it is smaller than {MIN_OSD_BYTES} bytes")));
     }
+    let selector_text = selector.to_string();
+    let chosen = |is_osd| Chosen {
+        path: device.path.clone(),
+        size: device.size,
+        wipe: selector.wipe,
+        is_osd,
+        selector: selector_text.clone(),
+    };
     if device.fstype.as_deref() == Some("ceph_bluestore") {
-        return Ok(Chosen { path: device.path.clone(), size: device.size, wipe: false, is_osd: true });
+        return Ok(chosen(true));
     }
     let holds = match (&device.fstype, &device.pttype, device.children.is_empty()) {
         (Some(fs), _, _) => Some(format!("it holds {fs}")),
@@ -140,7 +140,7 @@ fn fit(device: &Device, selector: &DiskSelector, index: usize) -> Result<Chosen,
     };
     match holds {
         Some(data) if !selector.wipe => Err(unfit(format!("{data}; `wipe: true` would erase it"))),
-        data => Ok(Chosen { path: device.path.clone(), size: device.size, wipe: data.is_some(), is_osd: false }),
+        _ => Ok(chosen(false)),
     }
 }
 
@@ -149,8 +149,8 @@ mod tests {
     use super::*;
 
     fn devices() -> Vec<Device> {
-        parse(
-            r#"{"blockdevices": [
+        furrow_host::block::parse(
+            br#"{"blockdevices": [
             {"path":"/dev/sda","type":"disk","size":500000000000,"model":"SYSTEM","serial":"S1","pttype":"gpt","mountpoints":[null],
              "children":[{"path":"/dev/sda1","type":"part","size":1000000000,"fstype":"vfat","partlabel":"esp","mountpoints":["/boot"]},
                          {"path":"/dev/sda2","type":"part","size":400000000000,"partlabel":"ceph","mountpoints":[null]}]},
@@ -164,13 +164,16 @@ mod tests {
     }
 
     fn check(selector: DiskSelector, expected: Result<&str, &str>) {
-        match (choose(&devices(), std::slice::from_ref(&selector), &str::to_owned), expected) {
-            (Ok(chosen), Ok(paths)) => {
-                let found: Vec<&str> = chosen.iter().map(|c| c.path.as_str()).collect();
+        let selection = choose(&devices(), std::slice::from_ref(&selector), false, &str::to_owned);
+        match (selection.faults.first(), expected) {
+            (None, Ok(paths)) => {
+                let found: Vec<&str> = selection.chosen.iter().map(|c| c.path.as_str()).collect();
                 assert_eq!(found.join(","), paths);
             }
-            (Err(error), Err(text)) => assert!(error.to_string().contains(text), "`{error}` does not contain `{text}`"),
-            (result, expected) => panic!("{selector:?} gave {result:?}, expected {expected:?}"),
+            (Some(error), Err(text)) => {
+                assert!(error.to_string().contains(text), "`{error}` does not contain `{text}`")
+            }
+            (_, expected) => panic!("{selector:?} gave {selection:?}, expected {expected:?}"),
         }
     }
 
@@ -188,8 +191,11 @@ mod tests {
 
     #[test]
     fn never_takes_a_disk_with_data_unless_told_to() {
-        check(DiskSelector { model: Some("BIG".into()), ..Default::default() }, Err("/dev/sdc (2000000000000 bytes) cannot become an OSD: it holds linux_raid_member"));
-        check(DiskSelector { model: Some("BIG".into()), wipe: true, ..Default::default() }, Ok("/dev/sdb,/dev/sdc"));
+        check(
+            DiskSelector { model: Some("BIG".into()), ..Default::default() },
+            Err("/dev/sdc (2000000000000 bytes) cannot become an OSD: it holds linux_raid_member"),
+        );
+        check(DiskSelector { id: Some("S3".into()), wipe: true, ..Default::default() }, Ok("/dev/sdc"));
     }
 
     #[test]
@@ -199,7 +205,31 @@ mod tests {
     }
 
     #[test]
+    fn a_description_passes_over_the_disk_that_the_system_is_on() {
+        check(DiskSelector { model: Some("SYSTEM".into()), ..Default::default() }, Err("matches no disk"));
+    }
+
+    #[test]
+    fn a_disk_that_is_missing_does_not_hide_the_others() {
+        let gone = DiskSelector { id: Some("S9".into()), ..Default::default() };
+        let selection = choose(&devices(), &[gone, path("/dev/sdb")], false, &str::to_owned);
+        assert_eq!((selection.faults.len(), selection.chosen.len()), (1, 1));
+    }
+
+    #[test]
+    fn loop_devices_are_for_tests_only() {
+        let device =
+            Device { path: "/dev/loop0".into(), kind: "loop".into(), size: 24_000_000_000, ..Default::default() };
+        let taken =
+            |allow| choose(std::slice::from_ref(&device), &[path("/dev/loop0")], allow, &str::to_owned).chosen.len();
+        assert_eq!((taken(false), taken(true)), (0, 1));
+    }
+
+    #[test]
     fn says_which_disks_there_are_when_none_matches() {
-        check(DiskSelector { id: Some("S9".into()), ..Default::default() }, Err("ceph.disks[0] matches no disk; there are: /dev/sda"));
+        check(
+            DiskSelector { id: Some("S9".into()), ..Default::default() },
+            Err("ceph.disks[0] matches no disk; there are: /dev/sda"),
+        );
     }
 }

@@ -15,11 +15,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
-use furrow_host::cmd::Cmd;
+use furrow_host::block;
 
 use crate::config::NodeConfig;
 use crate::plan::Step;
 use crate::steps::Node;
+
+/// The variable by which ceph-volume, and we, take loop devices.
+const ALLOW_LOOPS: &str = "CEPH_VOLUME_ALLOW_LOOP_DEVICES";
 
 /// Installs and bootstraps a Furrow node.
 #[derive(Parser)]
@@ -41,6 +44,9 @@ enum Command {
         /// Only the names of the steps, one a line.
         #[arg(long)]
         names: bool,
+        /// Take loop devices for OSDs: for tests.
+        #[arg(long, env = ALLOW_LOOPS, hide = true)]
+        allow_loops: bool,
     },
     /// Bring this node to what its node.yaml says. Goes on where an earlier run was stopped.
     Bootstrap {
@@ -56,6 +62,9 @@ enum Command {
         /// Die by SIGKILL after this step's action, before it is recorded: for tests.
         #[arg(long, env = "FURROW_CRASH_AFTER", hide = true)]
         crash_after: Option<String>,
+        /// Take loop devices for OSDs: for tests.
+        #[arg(long, env = ALLOW_LOOPS, hide = true)]
+        allow_loops: bool,
     },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
@@ -78,14 +87,16 @@ fn main() -> ExitCode {
 }
 
 async fn act(command: Command) -> Result<bool> {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow!("a TLS provider is installed already"))?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("a TLS provider is installed already"))?;
     match command {
         Command::Validate { file } => {
             read(&file)?;
             println!("{} is valid", file.display());
         }
-        Command::Plan { file, names } => {
-            for (number, step) in steps_for(&read(&file)?).await?.iter().enumerate() {
+        Command::Plan { file, names, allow_loops } => {
+            for (number, step) in steps_for(&read(&file)?, allow_loops).await?.iter().enumerate() {
                 if names {
                     println!("{}", step.name());
                 } else {
@@ -93,9 +104,9 @@ async fn act(command: Command) -> Result<bool> {
                 }
             }
         }
-        Command::Bootstrap { file, dry_run, until, crash_after } => {
+        Command::Bootstrap { file, dry_run, until, crash_after, allow_loops } => {
             let config = read(&file)?;
-            let mut steps = steps_for(&config).await?;
+            let mut steps = steps_for(&config, allow_loops).await?;
             if let Some(last) = until {
                 let end = steps.iter().position(|s| s.name() == last).with_context(|| format!("no step `{last}`"))?;
                 steps.truncate(end + 1);
@@ -121,10 +132,16 @@ fn read(file: &Path) -> Result<NodeConfig> {
 }
 
 /// The whole plan; nothing is written before it is valid.
-async fn steps_for(config: &NodeConfig) -> Result<Vec<Step>> {
-    let listed = Cmd::new("/usr/bin/lsblk").args(disks::LSBLK_ARGS).run().await.context("could not list the disks")?;
-    let devices = disks::parse(&listed.text())?;
-    let resolved = |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string());
-    let chosen = disks::choose(&devices, &config.ceph.disks, &resolved)?;
-    Ok(plan::plan(config, chosen))
+async fn steps_for(config: &NodeConfig, allow_loops: bool) -> Result<Vec<Step>> {
+    let devices = block::list().await.context("could not list the disks")?;
+    let resolved =
+        |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string());
+    let selection = disks::choose(&devices, &config.ceph.disks, allow_loops, &resolved);
+    // Before the first OSD a wrong selector is a mistake to correct; later a disk may have died, and the others must run.
+    let has_osds = steps::any_made(Path::new(steps::STATE))?;
+    for fault in selection.faults {
+        anyhow::ensure!(has_osds, fault);
+        eprintln!("warning: {fault}");
+    }
+    Ok(plan::plan(config, selection.chosen))
 }

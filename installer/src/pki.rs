@@ -43,7 +43,8 @@ fn making(what: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
-    replace(path, content.as_bytes(), mode).map_err(|source| PkiError::Write { path: path.display().to_string(), source })
+    replace(path, content.as_bytes(), mode)
+        .map_err(|source| PkiError::Write { path: path.display().to_string(), source })
 }
 
 fn name(user: &str, group: Option<&str>) -> DistinguishedName {
@@ -150,7 +151,8 @@ mod tests {
         let before = std::fs::read(dir.path().join("ca.crt")).expect("there");
         ensure_ca(dir.path()).expect("kept");
         assert_eq!(before, std::fs::read(dir.path().join("ca.crt")).expect("there"));
-        let (certificate, _) = serving(dir.path(), "furrow-control", &["localhost".into(), "127.0.0.1".into()]).expect("signed");
+        let (certificate, _) =
+            serving(dir.path(), "furrow-control", &["localhost".into(), "127.0.0.1".into()]).expect("signed");
         let path = dir.path().join("serving.crt");
         std::fs::write(&path, certificate).expect("written");
         let now = OffsetDateTime::now_utc().unix_timestamp();

@@ -96,8 +96,8 @@ fn write_disks(f: &mut fmt::Formatter<'_>, disks: &[Chosen]) -> fmt::Result {
     for disk in disks {
         let gb = disk.size / 1_000_000_000;
         let what = match (disk.is_osd, disk.wipe) {
-            (true, _) => "is one already",
-            (false, true) => "ITS DATA IS ERASED",
+            (true, _) => "is one already; kept if it is of this cluster",
+            (false, true) => "ITS DATA, IF ANY, IS ERASED",
             (false, false) => "empty",
         };
         write!(f, " {} ({gb} GB, {what})", disk.path)?;
@@ -154,7 +154,13 @@ mod tests {
 
     #[test]
     fn erasing_is_said_in_capitals() {
-        let disk = Chosen { path: "/dev/b".into(), size: 5_000_000_000, wipe: true, is_osd: false };
-        assert!(Step::CephOsds(vec![disk]).to_string().contains("/dev/b (5 GB, ITS DATA IS ERASED)"));
+        let disk = Chosen {
+            path: "/dev/b".into(),
+            size: 5_000_000_000,
+            wipe: true,
+            is_osd: false,
+            selector: "path=/dev/b".into(),
+        };
+        assert!(Step::CephOsds(vec![disk]).to_string().contains("/dev/b (5 GB, ITS DATA, IF ANY, IS ERASED)"));
     }
 }

@@ -24,10 +24,20 @@ pub(crate) async fn print() -> bool {
         println!("{part:14} {mark} {text}");
     };
     let finished = record::load(std::path::Path::new(STATE)).finished;
-    line("bootstrap", if finished.contains_key("node-ready") { Ok(format!("{} steps done", finished.len())) } else { Err(format!("{} steps done, node-ready is not", finished.len())) });
+    line(
+        "bootstrap",
+        if finished.contains_key("node-ready") {
+            Ok(format!("{} steps done", finished.len()))
+        } else {
+            Err(format!("{} steps done, node-ready is not", finished.len()))
+        },
+    );
     line("kubernetes", kubernetes().await);
     line("ceph", ceph().await);
-    line("open vswitch", command("/usr/bin/ovs-vsctl", &["--timeout=5", "get", "Open_vSwitch", ".", "ovs_version"]).await);
+    line(
+        "open vswitch",
+        command("/usr/bin/ovs-vsctl", &["--timeout=5", "get", "Open_vSwitch", ".", "ovs_version"]).await,
+    );
     for unit in ["k3s", "libvirtd", "furrow-agent", "furrow-control"] {
         line(unit, command("/usr/bin/systemctl", &["is-active", unit]).await);
     }

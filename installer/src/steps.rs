@@ -6,6 +6,7 @@
 mod ceph;
 mod identity;
 mod kubernetes;
+mod osd;
 mod ready;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::plan::Step;
 use crate::record;
 
 pub(crate) use kubernetes::client;
+pub(crate) use osd::any_made;
 
 /// Where everything of Furrow's own lies.
 pub(crate) const STATE: &str = "/var/lib/furrow";
@@ -53,8 +55,16 @@ pub(crate) enum StepError {
     Timeout { what: String, seconds: u64, last: String },
     #[error("{0} gave an answer that makes no sense: {1}")]
     Answer(&'static str, String),
-    #[error("disk {path} belongs to another Ceph cluster ({fsid}); `wipe: true` would erase it")]
-    ForeignOsd { path: String, fsid: String },
+    #[error("disk {path} holds {what}, and nothing allows erasing it")]
+    DiskHolds { path: String, what: String },
+    #[error(
+        "the monitor's data is in {data}, but {lost} is gone: put it back, it is not made anew over a living cluster"
+    )]
+    Lost { data: String, lost: &'static str },
+    #[error(transparent)]
+    Block(#[from] furrow_host::block::BlockError),
+    #[error(transparent)]
+    Ceph(#[from] furrow_host::ceph::CephError),
 }
 
 pub(crate) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StepError {
@@ -125,7 +135,11 @@ pub(crate) async fn is_active(unit: &str) -> Result<bool, StepError> {
 ///
 /// # Errors
 /// The first step that failed; what was done stays, and the next run goes on there.
-pub(crate) async fn run(node: &Node, steps: &[Step], crash_after: Option<&str>) -> Result<(), (&'static str, StepError)> {
+pub(crate) async fn run(
+    node: &Node,
+    steps: &[Step],
+    crash_after: Option<&str>,
+) -> Result<(), (&'static str, StepError)> {
     for step in steps {
         let from = Instant::now();
         execute(node, step).await.map_err(|error| (step.name(), error))?;
@@ -168,7 +182,8 @@ fn hostname(node: &Node) -> Result<(), StepError> {
     }
     let running = nix::unistd::gethostname().unwrap_or_default();
     if running.to_string_lossy() != node.config.hostname {
-        nix::unistd::sethostname(&node.config.hostname).map_err(|e| file_error("set the host name of", path)(e.into()))?;
+        nix::unistd::sethostname(&node.config.hostname)
+            .map_err(|e| file_error("set the host name of", path)(e.into()))?;
     }
     Ok(())
 }

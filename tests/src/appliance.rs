@@ -120,7 +120,9 @@ impl Appliance {
         })
         .map_err(|error| match self.node.save_journal() {
             Ok(path) => error.context(format!("the node's journal is in {}", path.display())),
-            Err(_) => error.context(format!("the box's console is in {}/console.log", self.layout.dir.join("n1").display())),
+            Err(_) => {
+                error.context(format!("the box's console is in {}/console.log", self.layout.dir.join("n1").display()))
+            }
         })?;
         self.write_kubeconfig()?;
         host::progress(started, "the node is ready");

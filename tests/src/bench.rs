@@ -80,10 +80,11 @@ impl Bench<'_> {
         for line in text.lines() {
             let Some((kib, command)) = line.split_once(' ') else { continue };
             let program = command.split(' ').next().unwrap_or("");
-            let position = DAEMONS.iter().position(|(_, pattern)| match pattern.contains(' ') || pattern.contains('/') {
-                true => command.starts_with(pattern),
-                false => program.rsplit('/').next() == Some(pattern) || command.split(' ').nth(1) == Some(pattern),
-            });
+            let position =
+                DAEMONS.iter().position(|(_, pattern)| match pattern.contains(' ') || pattern.contains('/') {
+                    true => command.starts_with(pattern),
+                    false => program.rsplit('/').next() == Some(pattern) || command.split(' ').nth(1) == Some(pattern),
+                });
             if let Some(position) = position {
                 sums[position].1 += kib.parse::<f64>().unwrap_or(0.0) / 1024.0;
             }
@@ -98,14 +99,22 @@ impl Bench<'_> {
             println!("  {when:8} {name:26} {mib:8.1} MiB");
         }
         let object: Map<String, Value> = daemons.iter().map(|(n, m)| ((*n).to_owned(), json!(m.round()))).collect();
-        self.record(&format!("memory_{when}_mib"), Value::Object(object), &format!("{total:.0} MiB (PSS of the daemons)"));
+        self.record(
+            &format!("memory_{when}_mib"),
+            Value::Object(object),
+            &format!("{total:.0} MiB (PSS of the daemons)"),
+        );
         Ok(total)
     }
 
     fn idle_memory(&mut self) -> Result<()> {
         let total = self.print_memory("idle")?;
         let holds = total <= 1280.0;
-        self.record("node_idle_mib", json!({"value": total, "budget": 1280, "holds": holds}), &verdict(holds, "at most 1280 MiB"));
+        self.record(
+            "node_idle_mib",
+            json!({"value": total, "budget": 1280, "holds": holds}),
+            &verdict(holds, "at most 1280 MiB"),
+        );
         Ok(())
     }
 
@@ -134,9 +143,15 @@ impl Bench<'_> {
         let ratio = median(&ours) / median(&theirs);
         let line = format!(
             "{:.0} ms, qemu-img convert {:.0} ms: ratio {ratio:.2}, {}",
-            median(&ours), median(&theirs), verdict(ratio <= 1.1, "at most 1.1")
+            median(&ours),
+            median(&theirs),
+            verdict(ratio <= 1.1, "at most 1.1")
         );
-        self.record("import", json!({"ms": ours, "qemu_img_ms": theirs, "ratio": ratio, "budget": 1.1, "holds": ratio <= 1.1}), &line);
+        self.record(
+            "import",
+            json!({"ms": ours, "qemu_img_ms": theirs, "ratio": ratio, "budget": 1.1, "holds": ratio <= 1.1}),
+            &line,
+        );
         Ok(())
     }
 
@@ -158,7 +173,11 @@ impl Bench<'_> {
         let (mid, high) = (median(&times), percentile(&times, 95));
         let holds = mid <= 200.0;
         let line = format!("median {mid:.0} ms, p95 {high:.0} ms, {}", verdict(holds, "at most 200 ms"));
-        self.record("clone", json!({"median_ms": mid, "p95_ms": high, "n": times.len(), "budget_ms": 200, "holds": holds}), &line);
+        self.record(
+            "clone",
+            json!({"median_ms": mid, "p95_ms": high, "n": times.len(), "budget_ms": 200, "holds": holds}),
+            &line,
+        );
         Ok(())
     }
 
@@ -179,10 +198,14 @@ impl Bench<'_> {
         let (over, over_high) = (mid - base, high - base_high);
         let line = format!(
             "median {mid:.0} ms (virsh create {base:.0} ms, ratio {:.2}, difference {over:.0} ms, {}); p95 {high:.0} ms ({base_high:.0} ms, difference {over_high:.0} ms, {})",
-            mid / base, verdict(over <= 1000.0, "at most 1000 ms over"), verdict(over_high <= 2000.0, "at most 2000 ms over"),
+            mid / base,
+            verdict(over <= 1000.0, "at most 1000 ms over"),
+            verdict(over_high <= 2000.0, "at most 2000 ms over"),
         );
         self.record("start", json!({"created_to_running_ms": ours, "virsh_create_ms": theirs, "median_ms": mid, "p95_ms": high, "over_ms": over, "budget_over_ms": 1000, "holds": over <= 1000.0 && over_high <= 2000.0}), &line);
-        for stage in ["OBSERVE_MS", "CLAIM_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "QUEUE_MS", "LIBVIRT_MS", "TOTAL_MS"] {
+        for stage in
+            ["OBSERVE_MS", "CLAIM_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "QUEUE_MS", "LIBVIRT_MS", "TOTAL_MS"]
+        {
             let times = journal_field(self.bed, "guest started", stage)?;
             let line = format!("median {:.0} ms, p95 {:.0} ms", median(&times), percentile(&times, 95));
             let value = json!({"median_ms": median(&times), "p95_ms": percentile(&times, 95)});
@@ -202,20 +225,30 @@ impl Bench<'_> {
         self.print_memory("loaded")?;
         let text = self.report["memory_loaded_mib"].clone();
         let idle = self.report["memory_idle_mib"].clone();
-        let sum = |v: &Value| ["furrow-agent", "furrow-control", "libvirtd", "ovs-vswitchd", "ovsdb-server"].iter().map(|k| v[*k].as_f64().unwrap_or(0.0)).sum::<f64>();
+        let sum = |v: &Value| {
+            ["furrow-agent", "furrow-control", "libvirtd", "ovs-vswitchd", "ovsdb-server"]
+                .iter()
+                .map(|k| v[*k].as_f64().unwrap_or(0.0))
+                .sum::<f64>()
+        };
         let each = (sum(&text) - sum(&idle)) / f64::from(guests);
         let line = format!("{each:.1} MiB, {}", verdict(each <= 5.0, "at most 5 MiB"));
         self.record("memory_per_vm_beside_qemu_mib", json!({"value": each, "budget": 5, "holds": each <= 5.0}), &line);
         for (name, budget) in [("furrow-agent", 60.0), ("furrow-control", 120.0)] {
             let mib = idle[name].as_f64().unwrap_or(0.0);
-            self.record(&format!("{name}_idle"), json!({"value": mib, "budget": budget, "holds": mib <= budget}), &format!("{mib:.0} MiB, {}", verdict(mib <= budget, &format!("at most {budget:.0} MiB"))));
+            self.record(
+                &format!("{name}_idle"),
+                json!({"value": mib, "budget": budget, "holds": mib <= budget}),
+                &format!("{mib:.0} MiB, {}", verdict(mib <= budget, &format!("at most {budget:.0} MiB"))),
+            );
         }
         Ok(())
     }
 
     fn clean_up(&self) {
         for kind in ["vmi", "dv"] {
-            let _ = self.cluster.kubectl(&["delete", kind, "-l", "furrow.io/test=bench", "--wait=true", "--timeout=80s"]);
+            let _ =
+                self.cluster.kubectl(&["delete", kind, "-l", "furrow.io/test=bench", "--wait=true", "--timeout=80s"]);
         }
     }
 }

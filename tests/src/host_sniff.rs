@@ -39,11 +39,7 @@ pub(crate) fn sources<T>(
     Ok(seen)
 }
 
-fn listen(
-    namespace: &str,
-    stop: &AtomicBool,
-    ready: &std::sync::mpsc::SyncSender<()>,
-) -> Result<BTreeSet<Ipv4Addr>> {
+fn listen(namespace: &str, stop: &AtomicBool, ready: &std::sync::mpsc::SyncSender<()>) -> Result<BTreeSet<Ipv4Addr>> {
     netns::enter(namespace)?;
     let protocol = nix::sys::socket::SockProtocol::EthAll;
     let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol).context("packet socket")?;

@@ -84,7 +84,10 @@ fn answer(request: &Request, directory: &Path, out: &mut impl Write) -> Result<(
     let wanted = request.range.filter(|_| ranges);
     let (from, to) = match wanted {
         Some((from, _)) if from >= size => {
-            write!(out, "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-range: bytes */{size}\r\ncontent-length: 0\r\n\r\n")?;
+            write!(
+                out,
+                "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-range: bytes */{size}\r\ncontent-length: 0\r\n\r\n"
+            )?;
             return Ok(());
         }
         Some((from, to)) => (from, to.map_or(size, |to| (to + 1).min(size))),

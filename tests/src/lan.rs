@@ -136,7 +136,8 @@ impl Lan {
     pub(crate) fn switch(&self, args: &[&str]) -> Result<String> {
         let pid = living_pid(&self.state.join("switch.pid")).context("the test LAN's switch does not run")?.to_string();
         let base = self.base.display().to_string();
-        let head = ["nsenter", "--mount", "-t", &pid, "chroot", &base, "ovs-vsctl", "-t", "10", "--db=unix:/mnt/db.sock"];
+        let head =
+            ["nsenter", "--mount", "-t", &pid, "chroot", &base, "ovs-vsctl", "-t", "10", "--db=unix:/mnt/db.sock"];
         run_with(&[&head, args].concat(), "", Duration::from_secs(30))?.ok("ovs-vsctl of the test LAN")
     }
 

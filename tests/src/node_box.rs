@@ -22,8 +22,7 @@ use crate::layout::{Layout, living_pid};
 const DISK_SIZE: &str = "24G";
 
 /// Control groups that runc and libvirt write to; nspawn makes each box a group of its own in every one of them.
-const CONTROLLERS: [&str; 9] =
-    ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids", "systemd"];
+const CONTROLLERS: [&str; 9] = ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids", "systemd"];
 
 /// One node of a testbed.
 #[derive(Clone)]
@@ -73,7 +72,12 @@ impl NodeBox {
         self.mount_root()?;
         let disk = self.attach_disk()?;
         if !self.file("created").exists() {
-            inject::all(&NodeConfig { root: &self.file("root"), var: &self.file("var"), number: self.number, disk: &disk })?;
+            inject::all(&NodeConfig {
+                root: &self.file("root"),
+                var: &self.file("var"),
+                number: self.number,
+                disk: &disk,
+            })?;
             std::fs::write(self.file("created"), "")?;
         }
         inject::disk(&self.file("root"), &disk)?;

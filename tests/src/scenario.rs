@@ -83,7 +83,10 @@ pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
                 println!("the box is left on: tests/testbed --name test/{name} exec bash -c ...");
                 continue;
             }
-            let _ = std::fs::copy(appliance.layout().dir.join("n1/journal.log"), appliance.layout().source.join(format!("build/{name}.journal")));
+            let _ = std::fs::copy(
+                appliance.layout().dir.join("n1/journal.log"),
+                appliance.layout().source.join(format!("build/{name}.journal")),
+            );
         }
         appliance.down(false).context("could not remove the scenario's boxes")?;
     }

@@ -95,7 +95,8 @@ fn leaves_never_import_each_other() {
 
 #[test]
 fn decisions_have_no_clock_and_no_io() {
-    let banned = ["std::fs", "std::process", "std::net::Tcp", "SystemTime::now", "Instant::now", "std::env", "std::thread"];
+    let banned =
+        ["std::fs", "std::process", "std::net::Tcp", "SystemTime::now", "Instant::now", "std::env", "std::thread"];
     let mut problems = Vec::new();
     for (path, text) in rust_files() {
         if !path.starts_with("agent/model/src") || path.ends_with("tests.rs") {

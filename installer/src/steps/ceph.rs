@@ -1,22 +1,18 @@
 //! Ceph on one node: monitor, manager, OSDs, the pool for volumes and the users with the least they need. Daemons are
-//! Debian's units; OSDs by `ceph-volume raw`, so that whole disks, partitions and loop devices are the same.
-//!
-//! Never erases a disk that the plan does not mark for it.
+//! Debian's units. OSDs are [`super::osd`]'s.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use furrow_host::ceph::query;
 use furrow_host::cmd::Cmd;
-use serde::Deserialize;
 
-use super::{Node, StepError, file_error, is_active, systemctl};
+use super::{Node, StepError, file_error, systemctl};
 use crate::disks::Chosen;
 use crate::record::replace;
 
 const CONF: &str = "/etc/ceph/ceph.conf";
 const ADMIN_KEYRING: &str = "/etc/ceph/ceph.client.admin.keyring";
-const OSD_KEYRING: &str = "/var/lib/ceph/bootstrap-osd/ceph.keyring";
 /// The pool of volumes; its name is part of every volume handle.
 const POOL: &str = "volumes";
 /// A monitor alone forms a quorum at once; an OSD needs a few seconds. Loaded test machines need much more.
@@ -24,8 +20,7 @@ const DAEMON_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Modules that a hypervisor's node does not need; several cannot load on Debian 13 (PyO3 in sub-interpreters). The mgr is
 /// the largest daemon of the node: this takes 130 MB off it.
-const DISABLED_MODULES: &str =
-    "restful zabbix influx telegraf alerts insights test_orchestrator selftest localpool mirroring snap_schedule stats osd_perf_query osd_support";
+const DISABLED_MODULES: &str = "restful zabbix influx telegraf alerts insights test_orchestrator selftest localpool mirroring snap_schedule stats osd_perf_query osd_support";
 
 async fn ceph(args: &[&str]) -> Result<String, StepError> {
     let out = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "20"]).args(args).timeout(Duration::from_secs(60));
@@ -36,13 +31,17 @@ async fn ceph(args: &[&str]) -> Result<String, StepError> {
 pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
     let name = &node.config.hostname;
     let data = PathBuf::from(format!("/var/lib/ceph/mon/ceph-{name}"));
-    // Made last: a data directory without it is half a monitor that has never served, and is made anew.
-    let complete = data.join("furrow-complete");
-    let fsid = fsid().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let lost = |lost| StepError::Lost { data: text(&data), lost };
+    let fsid = match fsid() {
+        Some(fsid) => fsid,
+        None if data.exists() => return Err(lost(CONF)),
+        None => uuid::Uuid::new_v4().to_string(),
+    };
     write(Path::new(CONF), &conf(node, &fsid), 0o644)?;
-    if !complete.exists() {
-        make_monitor(node, &fsid, &data).await?;
-        write(&complete, "", 0o644)?;
+    match (data.exists(), Path::new(ADMIN_KEYRING).exists()) {
+        (true, false) => return Err(lost(ADMIN_KEYRING)),
+        (true, true) => {}
+        (false, _) => make_monitor(node, &fsid, &data).await?,
     }
     systemctl(&["enable", &format!("ceph-mon@{name}.service")]).await?;
     let _ = systemctl(&["reset-failed", &format!("ceph-mon@{name}.service")]).await;
@@ -86,22 +85,30 @@ fn conf(node: &Node, fsid: &str) -> String {
 async fn make_monitor(node: &Node, fsid: &str, data: &Path) -> Result<(), StepError> {
     let name = node.config.hostname.as_str();
     let work = node.state.join("bootstrap/mon");
-    let _ = std::fs::remove_dir_all(&work);
-    let _ = std::fs::remove_dir_all(data);
-    for dir in [&work, &data.to_path_buf()] {
+    // Made beside its place and moved there whole: what stands in its place is a monitor that may have served, and is
+    // never removed.
+    let staged = data.with_file_name("furrow-new");
+    for dir in [&work, &staged] {
+        let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir).map_err(file_error("make", dir))?;
     }
     let (keyring, map) = (text(&work.join("keyring")), text(&work.join("monmap")));
     let tool = || Cmd::new("/usr/bin/ceph-authtool");
     tool().args(["--create-keyring", &keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"]).run().await?;
-    let all = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mds", "allow *", "--cap", "mgr", "allow *"];
+    let all =
+        ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mds", "allow *", "--cap", "mgr", "allow *"];
     tool().args(["--create-keyring", ADMIN_KEYRING, "--gen-key", "-n", "client.admin"]).args(all).run().await?;
     tool().args([keyring.as_str(), "--import-keyring", ADMIN_KEYRING]).run().await?;
     let address = node.config.management.address;
     let addresses = format!("[v2:{address}:3300,v1:{address}:6789]");
     Cmd::new("/usr/bin/monmaptool").args(["--create", "--addv", name, &addresses, "--fsid", fsid, &map]).run().await?;
-    Cmd::new("/usr/bin/ceph-mon").args(["--mkfs", "-i", name, "--monmap", &map, "--keyring", &keyring]).run().await?;
-    own(&text(data)).await?;
+    let make = Cmd::new("/usr/bin/ceph-mon").timeout(DAEMON_TIMEOUT);
+    make.args(["--mkfs", "-i", name, "--monmap", &map, "--keyring", &keyring, "--mon-data", &text(&staged)])
+        .run()
+        .await?;
+    own(&text(&staged)).await?;
+    nix::unistd::sync();
+    std::fs::rename(&staged, data).map_err(file_error("make", data))?;
     let _ = std::fs::remove_dir_all(&work);
     Ok(())
 }
@@ -137,117 +144,22 @@ pub(crate) async fn manager(node: &Node) -> Result<(), StepError> {
     systemctl(&["start", &format!("ceph-mgr@{name}.service")]).await.map(|_| ())
 }
 
-/// What `ceph-volume raw list` says of a device.
-#[derive(Debug, Deserialize)]
-struct RawOsd {
-    ceph_fsid: String,
-    osd_id: u32,
-}
-
-/// An OSD on each disk: prepared once, activated at every boot.
+/// An OSD on each disk.
 pub(crate) async fn osds(node: &Node, disks: &[Chosen]) -> Result<(), StepError> {
-    if !Path::new(OSD_KEYRING).exists() {
-        let key = ceph(&["auth", "get", "client.bootstrap-osd"]).await?;
-        write(Path::new(OSD_KEYRING), &key, 0o600)?;
-        own(OSD_KEYRING).await?;
-    }
-    let mut ids = Vec::new();
-    for disk in disks {
-        let id = osd(node, disk).await?;
-        ids.push(id.to_string());
-    }
-    node.wait("the OSDs to be up", DAEMON_TIMEOUT, async || {
-        let answer = ceph(&["osd", "dump", "-f", "json"]).await.map_err(|e| e.to_string())?;
-        let dump: serde_json::Value = serde_json::from_str(&answer).map_err(|e| e.to_string())?;
-        let osds = dump["osds"].as_array().cloned().unwrap_or_default();
-        let up = |id: &String| osds.iter().any(|o| o["osd"].to_string() == *id && o["up"] == 1);
-        let down: Vec<&String> = ids.iter().filter(|id| !up(id)).collect();
-        if down.is_empty() { Ok(()) } else { Err(format!("down: {down:?}")) }
-    })
-    .await
-}
-
-async fn osd(node: &Node, disk: &Chosen) -> Result<u32, StepError> {
-    // The intent is on disk before the first write: a disk that was being made when power went is ours to make anew.
-    let intent = node.state.join(format!("bootstrap/osd{}", disk.path.replace('/', "-")));
-    let fsid = fsid().unwrap_or_default();
-    let found = raw_osd(&disk.path).await?;
-    let id = match found {
-        Some(osd) if osd.ceph_fsid == fsid && !intent.exists() => osd.osd_id,
-        Some(osd) if osd.ceph_fsid != fsid && !disk.wipe => {
-            return Err(StepError::ForeignOsd { path: disk.path.clone(), fsid: osd.ceph_fsid });
-        }
-        _ => prepare(node, disk, &intent).await?,
-    };
-    let unit = format!("ceph-osd@{id}.service");
-    if !is_active(&unit).await? {
-        let volume = Cmd::new("/usr/sbin/ceph-volume").timeout(Duration::from_secs(120));
-        volume_env(volume).args(["raw", "activate", "--device", &disk.path, "--no-systemd"]).run().await?;
-        let _ = systemctl(&["reset-failed", &unit]).await;
-        systemctl(&["start", &unit]).await?;
-    }
-    Ok(id)
-}
-
-/// ceph-volume refuses loop devices unless this is set; only the environment of the bootstrap itself can say so.
-fn volume_env(command: Cmd) -> Cmd {
-    const NAME: &str = "CEPH_VOLUME_ALLOW_LOOP_DEVICES";
-    match std::env::var_os(NAME) {
-        Some(value) => command.env(NAME, value),
-        None => command,
-    }
-}
-
-async fn raw_osd(path: &str) -> Result<Option<RawOsd>, StepError> {
-    let volume = volume_env(Cmd::new("/usr/sbin/ceph-volume").timeout(Duration::from_secs(60)));
-    let answer = volume.args(["raw", "list", path]).run_unchecked().await?.text();
-    let Some(start) = answer.find('{') else { return Ok(None) };
-    let list: BTreeMap<String, RawOsd> =
-        serde_json::from_str(&answer[start..]).map_err(|e| StepError::Answer("ceph-volume raw list", e.to_string()))?;
-    Ok(list.into_values().next())
-}
-
-async fn prepare(node: &Node, disk: &Chosen, intent: &Path) -> Result<u32, StepError> {
-    if intent.exists() {
-        purge_unborn().await?;
-    }
-    if intent.exists() || disk.wipe {
-        node.say(&format!("erasing {}", disk.path));
-        Cmd::new("/usr/sbin/wipefs").args(["--all", &disk.path]).run().await?;
-        // BlueStore's label is beyond what wipefs knows of older versions.
-        let zero = ["if=/dev/zero", &format!("of={}", disk.path), "bs=1M", "count=100", "oflag=direct", "conv=fsync"];
-        Cmd::new("/usr/bin/dd").args(zero).timeout(Duration::from_secs(120)).run().await?;
-    }
-    write(intent, "", 0o600)?;
-    node.say(&format!("making an OSD on {} ({} GB)", disk.path, disk.size / 1_000_000_000));
-    let volume = volume_env(Cmd::new("/usr/sbin/ceph-volume").timeout(Duration::from_secs(300)));
-    volume.args(["raw", "prepare", "--bluestore", "--data", &disk.path]).run().await?;
-    let osd = raw_osd(&disk.path).await?;
-    let osd = osd.ok_or_else(|| StepError::Answer("ceph-volume raw list", format!("no OSD on {}", disk.path)))?;
-    std::fs::remove_file(intent).map_err(file_error("remove", intent))?;
-    Ok(osd.osd_id)
-}
-
-/// Removes OSDs that have an id but never booted: they hold nothing.
-async fn purge_unborn() -> Result<(), StepError> {
-    let answer = ceph(&["osd", "dump", "-f", "json"]).await?;
-    let dump: serde_json::Value = serde_json::from_str(&answer).map_err(|e| StepError::Answer("ceph osd dump", e.to_string()))?;
-    for osd in dump["osds"].as_array().into_iter().flatten() {
-        if osd["up_from"] == 0 && osd["up"] == 0 {
-            ceph(&["osd", "purge", &osd["osd"].to_string(), "--yes-i-really-mean-it"]).await?;
-        }
-    }
-    Ok(())
+    let fsid = fsid().ok_or_else(|| StepError::Answer("/etc/ceph/ceph.conf", "no fsid".into()))?;
+    super::osd::ensure(node, &fsid, disks).await
 }
 
 /// The pool for volumes.
 pub(crate) async fn pool(node: &Node) -> Result<(), StepError> {
     let pools = ceph(&["osd", "pool", "ls", "detail", "-f", "json"]).await?;
-    let pools: serde_json::Value = serde_json::from_str(&pools).map_err(|e| StepError::Answer("ceph osd pool ls", e.to_string()))?;
+    let pools: serde_json::Value =
+        serde_json::from_str(&pools).map_err(|e| StepError::Answer("ceph osd pool ls", e.to_string()))?;
     let existing = pools.as_array().into_iter().flatten().find(|p| p["pool_name"] == POOL);
     if existing.is_none() {
         ceph(&["osd", "pool", "create", POOL, "32", "32", "replicated", "--autoscale-mode=off"]).await?;
     }
+    replicate().await?;
     // The application tag is set last, by `rbd pool init`: with it the pool is whole.
     if existing.is_none_or(|p| p["application_metadata"].get("rbd").is_none()) {
         ceph(&["osd", "set-require-min-compat-client", "mimic", "--yes-i-really-mean-it"]).await?;
@@ -262,6 +174,21 @@ pub(crate) async fn pool(node: &Node) -> Result<(), StepError> {
         if !states.is_empty() && states.iter().all(active) { Ok(()) } else { Err(format!("{states:?}")) }
     })
     .await
+}
+
+/// As many copies as there are OSDs, at most three; never fewer than a pool already keeps.
+async fn replicate() -> Result<(), StepError> {
+    let osds: Vec<u32> = query(&["osd", "ls"]).await?;
+    let copies = osds.len().clamp(1, 3) as u64;
+    let pools: serde_json::Value = query(&["osd", "pool", "ls", "detail"]).await?;
+    for pool in pools.as_array().into_iter().flatten() {
+        let Some(name) = pool["pool_name"].as_str() else { continue };
+        if pool["size"].as_u64().is_some_and(|size| size < copies) {
+            ceph(&["osd", "pool", "set", name, "size", &copies.to_string()]).await?;
+            ceph(&["osd", "pool", "set", name, "min_size", &copies.div_ceil(2).to_string()]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Users with the least that each needs.

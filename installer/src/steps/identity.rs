@@ -49,7 +49,10 @@ pub(crate) async fn control(node: &Node) -> Result<(), StepError> {
     let mut changed = serving(node, &dir)?;
     changed |= issue(node, &dir, "control", &Subject::control()).await?;
     let owned = furrow_host::cmd::Cmd::new("/usr/bin/chown");
-    owned.args(["-R", "furrow-control:furrow-control", &node.state.join("control").display().to_string()]).run().await?;
+    owned
+        .args(["-R", "furrow-control:furrow-control", &node.state.join("control").display().to_string()])
+        .run()
+        .await?;
     if changed {
         let _ = super::systemctl(&["try-restart", "furrow-control.service"]).await;
     }
@@ -80,7 +83,8 @@ fn serving(node: &Node, dir: &Path) -> Result<bool, StepError> {
 async fn keep_ca(node: &Node) -> Result<(), StepError> {
     let client = client().await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let own = Namespace { metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..Default::default() }, ..Default::default() };
+    let own =
+        Namespace { metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..Default::default() }, ..Default::default() };
     match namespaces.create(&PostParams::default(), &own).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -125,7 +129,8 @@ async fn issue(node: &Node, dir: &Path, name: &str, subject: &Subject) -> Result
         },
         status: None,
     };
-    let made = requests.create(&PostParams::default(), &request).await.map_err(refused("take a certificate request"))?;
+    let made =
+        requests.create(&PostParams::default(), &request).await.map_err(refused("take a certificate request"))?;
     sign(&requests, made, &pem, subject).await?;
     let signed = node
         .wait("the controller manager to sign a certificate", SIGN_TIMEOUT, async || {
@@ -176,7 +181,8 @@ async fn sign(
 fn store(dir: &Path, name: &str, certificate: &[u8], key: &str) -> Result<(), StepError> {
     let unusable = |reason: String| StepError::Kubeconfig { path: KUBECONFIG.into(), reason };
     let admin = Kubeconfig::read_from(KUBECONFIG).map_err(|e| unusable(e.to_string()))?;
-    let cluster = admin.clusters.first().and_then(|c| c.cluster.as_ref()).ok_or_else(|| unusable("no cluster".into()))?;
+    let cluster =
+        admin.clusters.first().and_then(|c| c.cluster.as_ref()).ok_or_else(|| unusable("no cluster".into()))?;
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",

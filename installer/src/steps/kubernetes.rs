@@ -75,7 +75,10 @@ fn config(node: &Node) -> String {
     // JSON is YAML, one key a line.
     let object: BTreeMap<String, serde_json::Value> = serde_json::from_value(keys).unwrap_or_default();
     let lines: Vec<String> = object.iter().map(|(key, value)| format!("{key}: {value}")).collect();
-    format!("# Written by furrow-install from /etc/furrow/node.yaml; additions go to config.yaml.d/.\n{}\n", lines.join("\n"))
+    format!(
+        "# Written by furrow-install from /etc/furrow/node.yaml; additions go to config.yaml.d/.\n{}\n",
+        lines.join("\n")
+    )
 }
 
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {

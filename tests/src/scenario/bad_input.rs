@@ -14,7 +14,8 @@ use crate::host;
 pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
     let before = leftovers::Footprint::of(story);
     checks.check("bad input: an unknown field is refused by name", || {
-        let vm = guests::tiny("bad", &story.tiny_source, "Always").replace("autoattachGraphicsDevice", "autoattachGrafics");
+        let vm =
+            guests::tiny("bad", &story.tiny_source, "Always").replace("autoattachGraphicsDevice", "autoattachGrafics");
         refused_with(&story.cluster, &vm, &["autoattachGrafics"])
     });
     checks.check("bad input: a field that is not realised yet is refused with its path", || {
@@ -27,7 +28,8 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
         refused_with(&story.cluster, &vm, &["no-such-class"])
     });
     checks.check("bad input: a VLAN id of 5000 is refused", || {
-        let vlan = "apiVersion: kubeovn.io/v1\nkind: Vlan\nmetadata: {name: bad}\nspec: {id: 5000, provider: provider}\n";
+        let vlan =
+            "apiVersion: kubeovn.io/v1\nkind: Vlan\nmetadata: {name: bad}\nspec: {id: 5000, provider: provider}\n";
         refused_with(&story.cluster, vlan, &["spec.id"])
     });
     checks.check("bad input: http 404 ends the DataVolume with the status in its condition", || {

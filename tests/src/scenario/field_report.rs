@@ -111,7 +111,8 @@ fn the_vm(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
             if phase == "Succeeded" { Ok(()) } else { bail!("its phase is `{phase}`") }
         })?;
         ensure!(phases.iter().any(|p| p == "ImportInProgress"), "phases seen: {phases:?}");
-        let between = progress.iter().filter(|p| p.ends_with('%') && !p.starts_with("0.") && !p.starts_with("100")).count();
+        let between =
+            progress.iter().filter(|p| p.ends_with('%') && !p.starts_with("0.") && !p.starts_with("100")).count();
         ensure!(between > 0, "no progress between 0 and 100 % was seen: {progress:?}");
         Ok(())
     })?;
@@ -119,7 +120,9 @@ fn the_vm(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
         story.cluster.wait(("vmi", "report"), "/status/phase", &["Running"], 60)?;
         let wide = story.cluster.kubectl(&["get", "vmi", "report", "-o", "wide"])?;
         let address = guests::address(&story.cluster, "report")?.to_string();
-        for wanted in ["PHASE", "IP", "NODENAME", "LIVE-MIGRATABLE", "Running", &address, story.bed.node().name(), "True"] {
+        for wanted in
+            ["PHASE", "IP", "NODENAME", "LIVE-MIGRATABLE", "Running", &address, story.bed.node().name(), "True"]
+        {
             ensure!(wide.contains(wanted), "`{wanted}` is not in:\n{wide}");
         }
         story.cluster.wait(("vm", "report"), "/status/printableStatus", &["Running"], 10)?;
@@ -170,7 +173,11 @@ fn the_guest(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
             let vmi = story.cluster.get("vmi", "report")?;
             let agent = condition(&vmi, "AgentConnected").context("no AgentConnected condition")?;
             ensure!(agent["status"] == "True", "{agent}");
-            ensure!(text_of(&vmi["status"]["guestOSInfo"]["id"]) == "debian", "guestOSInfo: {}", vmi["status"]["guestOSInfo"]);
+            ensure!(
+                text_of(&vmi["status"]["guestOSInfo"]["id"]) == "debian",
+                "guestOSInfo: {}",
+                vmi["status"]["guestOSInfo"]
+            );
             Ok(())
         })
     });
@@ -298,7 +305,9 @@ fn small_subnet_ips(cluster: &Cluster) -> Result<Vec<Value>> {
 
 fn stale_write(story: &Story<'_>) -> Result<()> {
     let mut vm = story.cluster.get("vm", "first")?;
-    let label = |value: &str| story.cluster.kubectl(&["label", "vm", "first", "--overwrite", &format!("furrow.io/test={value}")]);
+    let label = |value: &str| {
+        story.cluster.kubectl(&["label", "vm", "first", "--overwrite", &format!("furrow.io/test={value}")])
+    };
     label("newer")?;
     vm["metadata"]["labels"]["furrow.io/test"] = "older".into();
     let out = story.cluster.kubectl_raw(&["replace", "-f", "-"], &vm.to_string())?;
