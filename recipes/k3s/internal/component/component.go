@@ -25,8 +25,12 @@ const (
 	Ctr               = "ctr"
 )
 
-// grace is how long a component may take to stop.
-const grace = 10 * time.Second
+// grace is how long a component may take to stop. The API server would wait a
+// minute for the watches of other nodes to go; they reconnect anyway.
+const (
+	grace          = 10 * time.Second
+	apiServerGrace = 3 * time.Second
+)
 
 // collectors holds the garbage collector's settings. An idle control plane holds
 // little live data but Go keeps as much again free (GOGC=100); collecting at half
@@ -50,11 +54,15 @@ func Spec(l layout.Layout, name string, own, operator []string) supervise.Spec {
 			env[i] = "PATH=" + l.Bin() + ":" + path
 		}
 	}
+	patience := grace
+	if name == APIServer {
+		patience = apiServerGrace
+	}
 	return supervise.Spec{
 		Path:  l.Bin(name),
 		Args:  Merge(own, operator),
 		Env:   append(env, collectors[name]...),
-		Grace: grace,
+		Grace: patience,
 	}
 }
 

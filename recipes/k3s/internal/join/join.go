@@ -67,7 +67,11 @@ func Join(ctx context.Context, c *config.Config) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	if isMember(c) {
+	if isMember(c, parsed) {
+		// The server may have moved; the kubelet only ever writes this file once.
+		if err := writeIdentity(c); err != nil {
+			return Facts{}, err
+		}
 		facts, err := refresh(ctx, c)
 		if err == nil {
 			return facts, nil
@@ -93,15 +97,22 @@ func Join(ctx context.Context, c *config.Config) (Facts, error) {
 	}
 }
 
-// isMember says whether the kubelet got a certificate that still holds, for this
-// server's cluster.
-func isMember(c *config.Config) bool {
+// isMember says whether the kubelet has a certificate that still holds, from the
+// cluster that the token names.
+func isMember(c *config.Config, t token.Token) bool {
 	certificate, err := os.ReadFile(identityFile(c))
 	if err != nil || !stillValid(certificate) {
 		return false
 	}
-	_, err = os.Stat(c.Layout.Agent("kubelet.kubeconfig"))
-	return err == nil
+	ca, err := os.ReadFile(c.Layout.Agent("server-ca.crt"))
+	return err == nil && t.CheckCA(ca) == nil
+}
+
+func kubeletKubeconfig(c *config.Config) string { return c.Layout.Agent("kubelet.kubeconfig") }
+
+func writeIdentity(c *config.Config) error {
+	user := kubeconfig.User{CertFile: identityFile(c), KeyFile: identityFile(c)}
+	return kubeconfig.Write(kubeletKubeconfig(c), 0o600, kubeconfig.Config(c.ServerURL, c.Layout.Agent("server-ca.crt"), user))
 }
 
 func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) {
@@ -133,6 +144,9 @@ func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) 
 	if err := kubeconfig.Replace(c.Layout.Agent("server-ca.crt"), 0o644, ca); err != nil {
 		return Facts{}, err
 	}
+	if err := forget(c); err != nil {
+		return Facts{}, err
+	}
 	bootstrap := kubeconfig.Config(c.ServerURL, c.Layout.Agent("server-ca.crt"), kubeconfig.User{Token: credential})
 	if err := kubeconfig.Write(bootstrapFile(c), 0o600, bootstrap); err != nil {
 		return Facts{}, err
@@ -141,7 +155,7 @@ func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) 
 }
 
 func refresh(ctx context.Context, c *config.Config) (Facts, error) {
-	return ask(ctx, c, c.Layout.Agent("kubelet.kubeconfig"))
+	return ask(ctx, c, kubeletKubeconfig(c))
 }
 
 // ask reads the facts as the user of a kubeconfig and keeps them.

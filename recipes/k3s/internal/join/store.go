@@ -2,7 +2,9 @@ package join
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -36,6 +38,17 @@ func stored(c *config.Config) (Facts, error) {
 		return Facts{}, fmt.Errorf("could not read the cluster's facts in %s: %w", factsFile(c), err)
 	}
 	return facts, nil
+}
+
+// forget removes the identity of a former membership: the kubelet would go on with
+// it instead of asking for a new one.
+func forget(c *config.Config) error {
+	for _, file := range []string{kubeletKubeconfig(c), identityFile(c)} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("could not remove the former identity: %w", err)
+		}
+	}
+	return nil
 }
 
 // stillValid says whether a PEM file's first certificate has not expired.

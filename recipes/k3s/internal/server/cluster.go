@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	bootstraptoken "k8s.io/kubernetes/cmd/kubeadm/app/apis/bootstraptoken/v1"
 	"k8s.io/kubernetes/cmd/kubeadm/app/constants"
@@ -51,7 +52,7 @@ func ensureCluster(ctx context.Context, c *config.Config, t token.Token, client 
 			return err
 		}
 	}
-	if err := ensureBootstrapToken(t, client); err != nil {
+	if err := ensureBootstrapToken(ctx, t, client); err != nil {
 		return err
 	}
 	if err := publishFacts(c, client); err != nil {
@@ -61,17 +62,39 @@ func ensureCluster(ctx context.Context, c *config.Config, t token.Token, client 
 	return clusterinfo.CreateBootstrapConfigMapIfNotExists(client, public)
 }
 
-func ensureBootstrapToken(t token.Token, client kubernetes.Interface) error {
+// tokenDescription marks the Secret that this package owns among the cluster's
+// bootstrap tokens.
+const tokenDescription = "join token of k3s's server/node-token"
+
+// ensureBootstrapToken makes the token valid for joining, and an earlier one invalid.
+func ensureBootstrapToken(ctx context.Context, t token.Token, client kubernetes.Interface) error {
 	id, secret, err := t.Bootstrap()
 	if err != nil {
 		return err
 	}
-	return bootstrapnode.UpdateOrCreateTokens(client, false, []bootstraptoken.BootstrapToken{{
+	err = bootstrapnode.UpdateOrCreateTokens(client, false, []bootstraptoken.BootstrapToken{{
 		Token:       &bootstraptoken.BootstrapTokenString{ID: id, Secret: secret},
-		Description: "join token of k3s's server/node-token",
+		Description: tokenDescription,
 		Usages:      []string{"signing", "authentication"},
 		Groups:      []string{constants.NodeBootstrapTokenAuthGroup},
 	}})
+	if err != nil {
+		return err
+	}
+	secrets := client.CoreV1().Secrets(metav1.NamespaceSystem)
+	tokens, err := secrets.List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
+	if err != nil {
+		return fmt.Errorf("could not list the bootstrap tokens: %w", err)
+	}
+	for _, other := range tokens.Items {
+		if string(other.Data["description"]) != tokenDescription || string(other.Data["token-id"]) == id {
+			continue
+		}
+		if err := secrets.Delete(ctx, other.Name, metav1.DeleteOptions{}); err != nil {
+			return fmt.Errorf("could not delete the former join token: %w", err)
+		}
+	}
+	return nil
 }
 
 // publishFacts writes what an agent cannot know by itself.
@@ -94,8 +117,20 @@ const roleLabels = `{"metadata":{"labels":{"node-role.kubernetes.io/control-plan
 // kubelet itself may not set labels of that prefix.
 func labelNode(ctx context.Context, name string, client kubernetes.Interface) {
 	retry(ctx, "could not label the node as a server", func(ctx context.Context) error {
+		if err := waitForNode(ctx, name, client); err != nil {
+			return err
+		}
 		_, err := client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(roleLabels), metav1.PatchOptions{FieldManager: "k3s"})
 		return err
+	})
+}
+
+// waitForNode gives an error only when the time is up: that a kubelet has not
+// registered yet is not worth a line.
+func waitForNode(ctx context.Context, name string, client kubernetes.Interface) error {
+	return wait.PollUntilContextCancel(ctx, retryEvery, true, func(ctx context.Context) (bool, error) {
+		_, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		return err == nil, nil
 	})
 }
 

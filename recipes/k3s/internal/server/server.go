@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net"
 	"sync"
 	"time"
 
@@ -24,8 +25,9 @@ import (
 )
 
 const (
-	readyWait = 50 * time.Millisecond
-	readyAsk  = 2 * time.Second
+	readyWait  = 50 * time.Millisecond
+	listenWait = 10 * time.Millisecond
+	readyAsk   = 2 * time.Second
 	// The kubeadm phases and the manifests are a few hundred requests at a start.
 	clientQPS   = 200
 	clientBurst = 400
@@ -43,10 +45,12 @@ func Run(ctx context.Context, c *config.Config, group *supervise.Group) error {
 		return err
 	}
 	group.Start(component.Spec(c.Layout, component.Etcd, etcdFlags(c), c.EtcdArgs))
-	group.Start(component.Spec(c.Layout, component.APIServer, apiServerFlags(c), c.APIServerArgs))
-
 	runtime := make(chan error, 1)
 	go func() { runtime <- node.StartRuntime(ctx, c, group) }()
+	if err := waitListening(ctx, fmt.Sprintf("127.0.0.1:%d", etcdPort)); err != nil {
+		return err
+	}
+	group.Start(component.Spec(c.Layout, component.APIServer, apiServerFlags(c), c.APIServerArgs))
 
 	restConfig, client, err := connect(c)
 	if err != nil {
@@ -111,6 +115,22 @@ func connect(c *config.Config) (*rest.Config, kubernetes.Interface, error) {
 		return nil, nil, fmt.Errorf("could not make a client for the API server: %w", err)
 	}
 	return restConfig, client, nil
+}
+
+// waitListening returns when something accepts connections. An API server that finds
+// no etcd at its start waits a second before it looks again.
+func waitListening(ctx context.Context, address string) error {
+	for {
+		connection, err := (&net.Dialer{Timeout: readyAsk}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return connection.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(listenWait):
+		}
+	}
 }
 
 func waitReady(ctx context.Context, client kubernetes.Interface) error {
