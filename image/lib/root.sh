@@ -27,7 +27,9 @@ gather_parts() {
     "$stage/usr/share/furrow/manifests"
   say "our programs: cargo build --release"
   "$image_dir/need" binutils mmdebstrap
-  "$image_dir/cargo" build --release --locked "${our_programs[@]/#/-p}" >&2
+  # Build scripts of C libraries run again whenever these variables differ from those
+  # of a plain image/cargo.
+  env -u SOURCE_DATE_EPOCH -u LC_ALL -u TZ "$image_dir/cargo" build --release --locked "${our_programs[@]/#/-p}" >&2
   for program in "${our_programs[@]}"; do
     install -s -m 755 "$target/$program" "$stage/usr/bin/$program"
   done
