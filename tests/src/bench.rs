@@ -43,11 +43,12 @@ struct Bench<'a> {
 /// Measures with `guests` guests and writes the JSON to `json`.
 pub(crate) fn run(bed: &Appliance, guests: u32, json: &Path) -> Result<()> {
     ensure!(bed.node().leader().is_some(), "the appliance is off; start it with `make run`");
-    let images = Images::built(&bed.layout().source)?;
+    let source = &bed.layout().source;
+    let (tiny, debian) = (Images::tiny(source)?, Images::debian(source)?);
     let mut bench = Bench { bed, cluster: bed.cluster(), report: Map::new() };
     bench.cluster.apply(NETWORK)?;
     bench.cluster.wait(("providernetwork", "provider"), "/status/ready", &["true"], 30)?;
-    let result = bench.measure(&images, guests);
+    let result = bench.measure((&tiny, &debian), guests);
     bench.clean_up();
     result?;
     let path = bed.layout().source.join(json);
@@ -57,10 +58,10 @@ pub(crate) fn run(bed: &Appliance, guests: u32, json: &Path) -> Result<()> {
 }
 
 impl Bench<'_> {
-    fn measure(&mut self, images: &Images, guests: u32) -> Result<()> {
+    fn measure(&mut self, (tiny, debian): (&Path, &Path), guests: u32) -> Result<()> {
         self.idle_memory()?;
-        self.import(images)?;
-        self.golden(images)?;
+        self.import(debian)?;
+        self.golden(tiny)?;
         self.clones(guests)?;
         self.starts(guests)?;
         self.loaded_memory(guests)
@@ -119,13 +120,13 @@ impl Bench<'_> {
     }
 
     /// Import of the Debian image over HTTP beside `qemu-img convert` of a local copy to the same pool.
-    fn import(&mut self, images: &Images) -> Result<()> {
-        let url = self.bed.publish(&images.debian, "debian.qcow2")?;
+    fn import(&mut self, debian: &Path) -> Result<()> {
+        let url = self.bed.publish(debian, "debian.qcow2")?;
         let mut ours = Vec::new();
         let mut theirs = Vec::new();
         let watch = PhaseWatch::start(&self.cluster, "dv")?;
         let local = self.bed.node().path("/var/tmp/bench.qcow2");
-        std::fs::copy(&images.debian, &local)?;
+        std::fs::copy(debian, &local)?;
         for round in 0..3 {
             let name = format!("bench-import-{round}");
             self.cluster.apply(&data_volume(&name, &format!("http: {{url: \"{url}\"}}"), "3Gi"))?;
@@ -155,8 +156,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn golden(&mut self, images: &Images) -> Result<()> {
-        let url = self.bed.publish(&images.tiny, "tiny.qcow2")?;
+    fn golden(&mut self, tiny: &Path) -> Result<()> {
+        let url = self.bed.publish(tiny, "tiny.qcow2")?;
         self.cluster.apply(&data_volume("bench-golden", &format!("http: {{url: \"{url}\"}}"), "64Mi"))?;
         self.cluster.wait(("dv", "bench-golden"), "/status/phase", &["Succeeded"], 120)?;
         Ok(())

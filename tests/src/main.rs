@@ -64,7 +64,7 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true)]
         argv: Vec<String>,
     },
-    /// Run scenarios: field-report, bootstrap. Prints a line for each check and closes with the counts.
+    /// Run scenarios (first-guest, bootstrap, field-report; all when none is named). Prints a line for each check and closes with the counts.
     Scenario {
         names: Vec<String>,
         /// Leave the boxes running when a check failed.

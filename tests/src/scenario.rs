@@ -56,7 +56,7 @@ impl Checks {
 
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.
 pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
-    let all = ["bootstrap", "field-report"];
+    let all = ["first-guest", "bootstrap", "field-report"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         bail!("no scenario `{unknown}`; there are: {}", all.join(", "));
     }
@@ -68,6 +68,7 @@ pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
         appliance.down(false)?;
         let before = checks.failed;
         let result = match name {
+            "first-guest" => field_report::first_guest(&appliance, &mut checks),
             "bootstrap" => bootstrap::run(&appliance, &mut checks),
             _ => field_report::run(&appliance, &mut checks),
         };

@@ -29,16 +29,28 @@ pub(crate) struct Story<'a> {
     ssh_public: String,
 }
 
-pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
-    let images = Images::built(&bed.layout().source)?;
+/// The beginning alone: a node that boots, bootstraps, and runs a small guest on its VLAN.
+pub(crate) fn first_guest(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+    begin(bed, checks).map(|_| ())
+}
+
+fn begin<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
+    let tiny = Images::tiny(&bed.layout().source)?;
     let started = Instant::now();
     checks.require("the node image boots as a box and bootstraps", || {
         bed.power_on()?;
         bed.wait_ready(started)
     })?;
-    let story = prepare(bed, &images)?;
+    let story = prepare(bed, &tiny)?;
     checks.require("the provider network, VLAN and subnet come up", || network_up(&story))?;
     before_guests(&story, checks);
+    Ok(story)
+}
+
+pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+    let debian = Images::debian(&bed.layout().source)?;
+    let mut story = begin(bed, checks)?;
+    story.debian_url = bed.publish(&debian, "debian.qcow2")?;
     the_vm(&story, checks)?;
     the_guest(&story, checks)?;
     data_and_address_stay(&story, checks)?;
@@ -53,12 +65,11 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-fn prepare<'a>(bed: &'a Appliance, images: &Images) -> Result<Story<'a>> {
-    let tiny_url = bed.publish(&images.tiny, "tiny.qcow2")?;
-    let debian_url = bed.publish(&images.debian, "debian.qcow2")?;
+fn prepare<'a>(bed: &'a Appliance, tiny: &std::path::Path) -> Result<Story<'a>> {
+    let tiny_url = bed.publish(tiny, "tiny.qcow2")?;
     let (ssh_key, ssh_public) = Ssh::key(bed)?;
     let tiny_source = format!("http: {{url: \"{tiny_url}\"}}");
-    Ok(Story { bed, cluster: bed.cluster(), tiny_source, debian_url, ssh_key, ssh_public })
+    Ok(Story { bed, cluster: bed.cluster(), tiny_source, debian_url: String::new(), ssh_key, ssh_public })
 }
 
 fn network_up(story: &Story<'_>) -> Result<()> {

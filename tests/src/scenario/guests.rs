@@ -18,20 +18,24 @@ use crate::netns;
 pub(crate) const TINY_PORT: u16 = 7777;
 
 /// The two test guests, as built by their recipes.
-pub(crate) struct Images {
-    pub(crate) tiny: PathBuf,
-    pub(crate) debian: PathBuf,
-}
+pub(crate) struct Images;
 
 impl Images {
-    /// Builds the guests, or finds them built.
-    pub(crate) fn built(source: &Path) -> Result<Images> {
-        let out = |name: &str| -> Result<PathBuf> {
-            let build = source.join("recipes/build").display().to_string();
-            let text = run_with(&[&build, name], "", Duration::from_secs(1800))?.ok("recipes/build")?;
-            text.lines().last().map(PathBuf::from).with_context(|| format!("recipes/build {name} printed no directory"))
-        };
-        Ok(Images { tiny: out("tiny")?.join("tiny.qcow2"), debian: out("debian")?.join("debian.qcow2") })
+    /// The qcow2 of the tiny guest; builds it when it is not there.
+    pub(crate) fn tiny(source: &Path) -> Result<PathBuf> {
+        Images::built(source, "tiny")
+    }
+
+    /// The compressed qcow2 of the Debian guest; builds it when it is not there.
+    pub(crate) fn debian(source: &Path) -> Result<PathBuf> {
+        Images::built(source, "debian")
+    }
+
+    fn built(source: &Path, name: &str) -> Result<PathBuf> {
+        let build = source.join("recipes/build").display().to_string();
+        let text = run_with(&[&build, name], "", Duration::from_secs(1800))?.ok("recipes/build")?;
+        let dir = text.lines().last().with_context(|| format!("recipes/build {name} printed no directory"))?;
+        Ok(Path::new(dir).join(format!("{name}.qcow2")))
     }
 }
 
