@@ -13,12 +13,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/component-base/version"
 
+	"furrow/k3s/internal/component"
 	"furrow/k3s/internal/config"
 	"furrow/k3s/internal/join"
 	"furrow/k3s/internal/node"
@@ -68,6 +70,7 @@ func main() {
 func supervised(role config.Role, args []string) int {
 	log.SetFlags(0) // the journal has the time
 	log.SetPrefix("k3s: ")
+	debug.SetGCPercent(component.CollectorPercent)
 	name, _ := os.Hostname()
 	c, err := config.Load(role, args, config.Host{Name: name, Address: defaultAddress})
 	if errors.Is(err, pflag.ErrHelp) {

@@ -32,6 +32,9 @@ const (
 	apiServerGrace = 3 * time.Second
 )
 
+// CollectorPercent is the supervisor's own GOGC, for the same reason as below.
+const CollectorPercent = 50
+
 // collectors holds the garbage collector's settings. An idle control plane holds
 // little live data but Go keeps as much again free (GOGC=100); collecting at half
 // costs little CPU at a node's load. The limit is soft: it makes Go collect harder
