@@ -92,7 +92,7 @@ fn kubernetes(node: &NodeConfig<'_>) -> Result<()> {
     Ok(())
 }
 
-/// No security module, no user or control group switching without CAP_SYS_RESOURCE, one host UUID a box.
+/// No raised limits, no security module, no user or control group switching without CAP_SYS_RESOURCE, one host UUID a box.
 fn libvirt(node: &NodeConfig<'_>) -> Result<()> {
     let path = node.root.join("etc/libvirt/qemu.conf");
     let own = include_str!("inject/qemu.conf");
