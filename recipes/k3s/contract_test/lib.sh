@@ -99,10 +99,18 @@ k() { "$K3S" kubectl "$@"; }
 
 children_of_server() { pgrep -f '^/var/lib/rancher/k3s/data/current/bin/(etcd|kube|containerd )' || true; }
 
+# Ends all of the namespace, of which run is the first process, and removes what the
+# namespace does not hide: the pods' control groups.
 end_everything() {
+  local state=containerd/io.containerd.runtime.v2.task/k8s.io id
+  local containers
+  containers=$(ls "/run/k3s/$state" "/proc/$agent_pid/root/run/k3s/$state" 2> /dev/null | grep -E '^[0-9a-f]{64}$' || true)
   kill "$(server_pid)" 2> /dev/null || true
-  [ -s "$scratch/agent.pid" ] && kill "$(cat "$scratch/agent.pid")" 2> /dev/null || true
-  # This is PID 1 of the namespace: what is still there ends with it.
   wait_for 20 "the server's end" gone "$(server_pid)" || true
+  [ "$$" = 1 ] || return 0
+  kill -9 -1 2> /dev/null || true
+  sleep 0.5
+  for id in $containers; do rmdir /sys/fs/cgroup/*/k8s.io/"$id" /sys/fs/cgroup/k8s.io/"$id" 2> /dev/null || true; done
+  rmdir /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io 2> /dev/null || true
 }
 gone() { ! kill -0 "$1" 2> /dev/null || [ "$(ps -o stat= -p "$1" | cut -c1)" = Z ]; }
