@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn reads_what_lsblk_prints() {
-        let json = br#"{"blockdevices":[{"path":"/dev/sda","type":"disk","size":1000,"model":"M ","serial":null,"wwn":null,
+        let json =
+            br#"{"blockdevices":[{"path":"/dev/sda","type":"disk","size":1000,"model":"M ","serial":null,"wwn":null,
             "fstype":null,"partlabel":null,"pttype":"gpt","mountpoints":[null],"ro":false,
             "children":[{"path":"/dev/sda1","type":"part","size":10,"mountpoints":["/"],"ro":false}]}]}"#;
         let devices = parse(json).expect("read");
