@@ -5,9 +5,9 @@ run:    ## start the one-node appliance as a box and return when it is ready
 	@tests/testbed up
 stop:   ## switch the appliance off; its state stays for the next `make run`
 	@tests/testbed down --keep
-test:   ## everything that gates: check, unit tests, recipes, scenarios in boxes
+test:   ## everything that gates: check, recipes, image, the first guest in a box
 	@tests/gate
-check:  ## fast: format, clippy, deny, docs, tidy and unit tests
+check:  ## fast: format, clippy, tidy and unit tests
 	@tests/check
 image:  ## build the node image (K3S=FILE takes an official k3s binary)
 	@image/build
