@@ -47,7 +47,7 @@ pub(crate) fn run(bed: &Appliance, guests: u32, json: &Path) -> Result<()> {
     let (tiny, debian) = (Images::tiny(source)?, Images::debian(source)?);
     let mut bench = Bench { bed, cluster: bed.cluster(), report: Map::new() };
     bench.cluster.apply(NETWORK)?;
-    bench.cluster.wait(("providernetwork", "provider"), "/status/ready", &["true"], 30)?;
+    bench.cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 30)?;
     let result = bench.measure((&tiny, &debian), guests);
     bench.clean_up();
     result?;

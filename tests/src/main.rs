@@ -67,6 +67,9 @@ enum Command {
     /// Run scenarios (first-guest, bootstrap, field-report; all when none is named). Prints a line for each check and closes with the counts.
     Scenario {
         names: Vec<String>,
+        /// Take this root directory instead of building the image.
+        #[arg(long)]
+        image: Option<PathBuf>,
         /// Leave the boxes running when a check failed.
         #[arg(long)]
         keep: bool,
@@ -103,7 +106,7 @@ fn act(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Forward { listen, netns, target } => forward::serve(listen, &netns, target),
         Command::Httpd { listen, netns, directory } => httpd::serve(listen, &netns, &directory),
-        Command::Scenario { names, keep } => scenario::run(&source, &names, keep),
+        Command::Scenario { names, image, keep } => scenario::run(&source, &names, image.as_deref(), keep),
         Command::Up { image, no_wait } => {
             let appliance = Appliance::new(&source, &arguments.name, image.as_deref())?;
             if no_wait { appliance.power_on() } else { appliance.up()?.announce() }

@@ -55,7 +55,7 @@ impl Checks {
 }
 
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.
-pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
+pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: bool) -> Result<()> {
     let all = ["first-guest", "bootstrap", "field-report"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         bail!("no scenario `{unknown}`; there are: {}", all.join(", "));
@@ -64,7 +64,7 @@ pub(crate) fn run(source: &Path, names: &[String], keep: bool) -> Result<()> {
     let mut checks = Checks::new();
     for name in chosen {
         println!("scenario {name}");
-        let appliance = Appliance::new(source, &format!("test/{name}"), None)?;
+        let appliance = Appliance::new(source, &format!("test/{name}"), image)?;
         appliance.down(false)?;
         let before = checks.failed;
         let result = match name {

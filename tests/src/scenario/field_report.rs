@@ -74,7 +74,7 @@ fn prepare<'a>(bed: &'a Appliance, tiny: &std::path::Path) -> Result<Story<'a>> 
 
 fn network_up(story: &Story<'_>) -> Result<()> {
     story.cluster.apply(NETWORK)?;
-    story.cluster.wait(("providernetwork", "provider"), "/status/ready", &["true"], 30)?;
+    story.cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 30)?;
     let bridges = story.bed.node().shell("ovs-vsctl list-ports br-provider")?;
     ensure!(bridges.lines().any(|p| p == "eth1"), "br-provider has no port eth1, but: {bridges}");
     Ok(())
