@@ -64,8 +64,12 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
     let mut checks = Checks::new();
     for name in chosen {
         println!("scenario {name}");
-        let appliance = Appliance::new(source, &format!("test/{name}"), image)?;
-        appliance.down(false)?;
+        let bed = format!("test/{name}");
+        // One that was left on would be taken as it is, on the image that it was started with.
+        if let Ok(left) = Appliance::existing(source, &bed) {
+            left.down(false)?;
+        }
+        let appliance = Appliance::new(source, &bed, image)?;
         let before = checks.failed;
         let result = match name {
             "first-guest" => field_report::first_guest(&appliance, &mut checks),
