@@ -56,7 +56,7 @@ impl Checks {
 
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.
 pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: bool) -> Result<()> {
-    let all = ["first-guest", "bootstrap", "field-report"];
+    let all = ["node", "first-guest", "bootstrap", "field-report"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         bail!("no scenario `{unknown}`; there are: {}", all.join(", "));
     }
@@ -72,6 +72,7 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
         let appliance = Appliance::new(source, &bed, image)?;
         let before = checks.failed;
         let result = match name {
+            "node" => field_report::node(&appliance, &mut checks),
             "first-guest" => field_report::first_guest(&appliance, &mut checks),
             "bootstrap" => bootstrap::run(&appliance, &mut checks),
             _ => field_report::run(&appliance, &mut checks),

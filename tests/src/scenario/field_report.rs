@@ -34,7 +34,18 @@ pub(crate) fn first_guest(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     begin(bed, checks).map(|_| ())
 }
 
+/// The node alone: it boots, bootstraps, and realises the provider network.
+pub(crate) fn node(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+    node_up(bed, checks).map(|_| ())
+}
+
 fn begin<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
+    let story = node_up(bed, checks)?;
+    before_guests(&story, checks);
+    Ok(story)
+}
+
+fn node_up<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
     let tiny = Images::tiny(&bed.layout().source)?;
     let started = Instant::now();
     checks.require("the node image boots as a box and bootstraps", || {
@@ -43,7 +54,6 @@ fn begin<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
     })?;
     let story = prepare(bed, &tiny)?;
     checks.require("the provider network, VLAN and subnet come up", || network_up(&story))?;
-    before_guests(&story, checks);
     Ok(story)
 }
 
