@@ -11,8 +11,6 @@ pub const CDI_CONFIG_NAME: &str = "config";
 
 /// Field manager of control's writes.
 pub const CONTROL_FIELD_MANAGER: &str = "furrow-control";
-/// Field manager of control's writes.
-pub const FIELD_MANAGER_CONTROL: &str = CONTROL_FIELD_MANAGER;
 /// Field manager of the agent's writes.
 pub const FIELD_MANAGER_AGENT: &str = "furrow-agent";
 
