@@ -207,12 +207,12 @@ impl Appliance {
         Ok(())
     }
 
-    /// Puts a file on the LAN's file server and returns its URL.
+    /// Puts a copy of a file on the LAN's file server and returns its URL. A copy: what a test may change or cut
+    /// short must not be the cache's own file.
     pub(crate) fn publish(&self, file: &Path, name: &str) -> Result<String> {
         let target = self.layout.part("http")?.join(name);
-        if std::fs::hard_link(file, &target).is_err() {
-            std::fs::copy(file, &target).with_context(|| format!("could not publish {}", file.display()))?;
-        }
+        let _ = std::fs::remove_file(&target);
+        std::fs::copy(file, &target).with_context(|| format!("could not publish {}", file.display()))?;
         Ok(format!("http://{}/{name}", Layout::http_address()))
     }
 }

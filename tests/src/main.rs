@@ -21,7 +21,7 @@ mod phase_watch;
 mod scenario;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ struct Arguments {
     /// The testbed's name: the directory under build/ that holds its state.
     #[arg(long, default_value = "run")]
     name: String,
+    /// The checkout whose image, manifests and build/ are meant. The binary's cache is shared by all checkouts.
+    #[arg(long, default_value = ".")]
+    checkout: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -102,7 +105,7 @@ fn main() -> ExitCode {
 }
 
 fn act(arguments: Arguments) -> Result<()> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = arguments.checkout;
     match arguments.command {
         Command::Forward { listen, netns, target } => forward::serve(listen, &netns, target),
         Command::Httpd { listen, netns, directory } => httpd::serve(listen, &netns, &directory),

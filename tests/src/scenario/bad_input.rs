@@ -40,6 +40,12 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
         let url = publish_backed(story)?;
         import_fails(story, &format!("http: {{url: \"{url}\"}}"), "64Mi", &["backing file"])
     });
+    checks.check("bad input: an empty file is refused, not imported as a blank disk", || {
+        let empty = story.bed.layout().part("made")?.join("empty.img");
+        std::fs::write(&empty, "")?;
+        let url = story.bed.publish(&empty, "empty.img")?;
+        import_fails(story, &format!("http: {{url: \"{url}\"}}"), "64Mi", &["empty"])
+    });
     checks.check("bad input: an image larger than its claim is refused with both sizes", || {
         import_fails(story, &story.tiny_source, "1Mi", &["larger", "1048576"])
     });

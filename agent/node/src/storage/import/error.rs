@@ -27,6 +27,9 @@ pub(super) enum ImportError {
     /// What is there is not an image, or one that is not read.
     #[error("the source is {what}: qcow2 and raw images are read, alone or compressed by gzip, xz or zstd")]
     Format { what: &'static str },
+    /// There is nothing in it.
+    #[error("the source is empty: an image was expected, 0 bytes came")]
+    Empty,
     /// The image does not fit.
     #[error(
         "the image has a disk of {virtual_size} bytes, the claim only {capacity_bytes} bytes: ask for a larger claim"
@@ -69,7 +72,7 @@ impl ImportError {
             Self::Status { .. } | Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } => {
                 "TransferFailed"
             }
-            Self::Format { .. } | Self::Qcow2(_) | Self::Damaged(_) => "ImageInvalid",
+            Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => "ImageInvalid",
             Self::TooLarge { .. } | Self::TooLong { .. } => "ImageTooLarge",
             Self::Spool(_) => "SpoolFailed",
             Self::Target(_) => "VolumeUnreachable",
@@ -84,7 +87,7 @@ impl ImportError {
             // Another client took the lock since the look at the watchers.
             Self::Target(error) if error.kind() == RbdErrorKind::Busy => return Severity::InUse,
             Self::Status { permanent, .. } => *permanent,
-            Self::Setup(_) | Self::Format { .. } | Self::Qcow2(_) | Self::Damaged(_) => true,
+            Self::Setup(_) | Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => true,
             Self::TooLarge { .. } | Self::TooLong { .. } => true,
             Self::Target(error) => error.kind() == RbdErrorKind::Denied,
             Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } | Self::Spool(_) => false,

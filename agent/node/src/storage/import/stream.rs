@@ -171,5 +171,8 @@ fn copy_raw(mut input: impl Read, target: &Target) -> Result<Copied, ImportError
         offset = end;
     }
     let written = writer.finish()?;
+    if offset == 0 {
+        return Err(ImportError::Empty);
+    }
     Ok(Copied { written, virtual_size: offset })
 }
