@@ -5,7 +5,7 @@ run:    ## start the one-node appliance as a box and return when it is ready
 	@tests/testbed up
 stop:   ## switch the appliance off; its state stays for the next `make run`
 	@tests/testbed down --keep
-test:   ## everything that gates: check, recipes, image, the node in a box
+test:   ## everything that gates: check, recipes, image, the scenarios in boxes
 	@tests/gate
 check:  ## fast: format, clippy, tidy and unit tests
 	@tests/check

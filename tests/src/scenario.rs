@@ -79,8 +79,10 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
         };
         if let Err(error) = &result {
             println!("scenario {name} ended early: {error:#}");
+            // An error outside a check is a failure too.
+            checks.failed = checks.failed.max(before + 1);
         }
-        if checks.failed > before || result.is_err() {
+        if checks.failed > before {
             match appliance.node().save_journal() {
                 Ok(path) => println!("the node's journal: {}", path.display()),
                 Err(error) => println!("the node's journal could not be read: {error:#}"),
