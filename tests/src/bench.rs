@@ -3,8 +3,9 @@
 //! Guests are `tiny` clones with memory to spare, started one after another so that two cores measure the path and
 //! not their own queue. Every figure is printed with its budget and goes into a JSON file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -15,24 +16,21 @@ use crate::phase_watch::PhaseWatch;
 use crate::scenario::field_report::NETWORK;
 use crate::scenario::guests::Images;
 
-/// Daemons whose resident memory is listed. The first match of a process's command line counts.
-const DAEMONS: [(&str, &str); 15] = [
-    ("furrow-agent", "/usr/bin/furrow-agent run"),
-    ("furrow-control", "/usr/bin/furrow-control run"),
-    ("kube-apiserver", "kube-apiserver"),
-    ("kube-controller-manager", "kube-controller-manager"),
-    ("kube-scheduler", "kube-scheduler"),
-    ("kubelet", "kubelet"),
-    ("kube-proxy", "kube-proxy"),
-    ("containerd", "containerd"),
-    ("k3s supervisor and etcd", "/usr/bin/k3s server"),
-    ("ceph-mon", "ceph-mon"),
-    ("ceph-mgr", "ceph-mgr"),
-    ("ceph-osd", "ceph-osd"),
-    ("libvirtd", "libvirtd"),
-    ("ovs-vswitchd", "ovs-vswitchd"),
-    ("ovsdb-server", "ovsdb-server"),
-];
+/// Proportional set size of every process of the node except its guests: `KiB command line`, one a line.
+const PROCESSES: &str = r#"for p in /proc/[0-9]*; do
+  c=$(tr '\0' ' ' < $p/cmdline 2>/dev/null) || continue; [ -n "$c" ] || continue
+  m=$(awk '/^Pss:/ {print $2}' $p/smaps_rollup 2>/dev/null); echo "${m:-0} $c"
+done"#;
+
+/// What this bench itself and the login shell of its commands run.
+const NOT_DAEMONS: [&str; 4] = ["bash", "sh", "awk", "tr"];
+
+/// Processes below this are listed as one sum.
+const SMALL_MIB: f64 = 2.0;
+
+/// Fields of the agent's `guest started` entry: what a start's time goes to. The first four run at the same time.
+const STAGES: [&str; 8] =
+    ["CLAIM_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "OBSERVE_MS", "QUEUE_MS", "LIBVIRT_MS", "TOTAL_MS"];
 
 struct Bench<'a> {
     bed: &'a Appliance,
@@ -72,39 +70,33 @@ impl Bench<'_> {
         self.report.insert(name.to_owned(), value);
     }
 
-    fn memory(&self) -> Result<Vec<(&'static str, f64)>> {
-        let text = self.bed.node().shell(
-            "for p in /proc/[0-9]*; do c=$(tr '\\0' ' ' < $p/cmdline 2>/dev/null); [ -n \"$c\" ] || continue; \
-             m=$(awk '/^Pss:/ {s+=$2} END {print s}' $p/smaps_rollup 2>/dev/null); echo \"${m:-0} $c\"; done",
-        )?;
-        let mut sums = DAEMONS.map(|(name, _)| (name, 0.0)).to_vec();
-        for line in text.lines() {
+    /// MiB of each daemon by its program's name, guests left out.
+    fn memory(&self) -> Result<BTreeMap<String, f64>> {
+        let mut sums = BTreeMap::new();
+        for line in self.bed.node().shell(PROCESSES)?.lines() {
             let Some((kib, command)) = line.split_once(' ') else { continue };
             let program = command.split(' ').next().unwrap_or("");
-            let position =
-                DAEMONS.iter().position(|(_, pattern)| match pattern.contains(' ') || pattern.contains('/') {
-                    true => command.starts_with(pattern),
-                    false => program.rsplit('/').next() == Some(pattern) || command.split(' ').nth(1) == Some(pattern),
-                });
-            if let Some(position) = position {
-                sums[position].1 += kib.parse::<f64>().unwrap_or(0.0) / 1024.0;
+            let name = program.rsplit('/').next().unwrap_or("").trim_matches(|c| "():".contains(c));
+            if name.starts_with("qemu-system") || NOT_DAEMONS.contains(&name) {
+                continue;
             }
+            *sums.entry(name.to_owned()).or_default() += kib.parse::<f64>().unwrap_or(0.0) / 1024.0;
         }
+        ensure!(sums.contains_key("furrow-agent"), "the agent is not among the node's processes: {sums:?}");
         Ok(sums)
     }
 
     fn print_memory(&mut self, when: &str) -> Result<f64> {
         let daemons = self.memory()?;
-        let total: f64 = daemons.iter().map(|(_, mib)| mib).sum();
-        for (name, mib) in &daemons {
+        let total: f64 = daemons.values().sum();
+        let (large, small): (Vec<_>, Vec<_>) = daemons.iter().partition(|(_, mib)| **mib >= SMALL_MIB);
+        for (name, mib) in large {
             println!("  {when:8} {name:26} {mib:8.1} MiB");
         }
-        let object: Map<String, Value> = daemons.iter().map(|(n, m)| ((*n).to_owned(), json!(m.round()))).collect();
-        self.record(
-            &format!("memory_{when}_mib"),
-            Value::Object(object),
-            &format!("{total:.0} MiB (PSS of the daemons)"),
-        );
+        let rest: f64 = small.iter().map(|(_, mib)| **mib).sum();
+        println!("  {when:8} {:26} {rest:8.1} MiB", "all others");
+        let object: Map<String, Value> = daemons.iter().map(|(n, m)| (n.clone(), json!(tenths(*m)))).collect();
+        self.record(&format!("memory_{when}_mib"), Value::Object(object), &format!("{total:.0} MiB (PSS, no guests)"));
         Ok(total)
     }
 
@@ -133,12 +125,9 @@ impl Bench<'_> {
             self.cluster.wait(("dv", &name), "/status/phase", &["Succeeded"], 300)?;
             ours.push(watch.between(&name, "ImportScheduled", "Succeeded")?);
             self.cluster.kubectl(&["delete", "dv", &name, "--wait=true", "--timeout=60s"])?;
-            let from = Instant::now();
-            self.bed.node().exec(
-                &["sh", "-c", "rbd --id furrow-agent create --size 3G volumes/bench && qemu-img convert -n -W -f qcow2 -O raw --target-is-zero /var/tmp/bench.qcow2 rbd:volumes/bench:id=furrow-agent && rbd --id furrow-agent rm --no-progress volumes/bench"],
-                Duration::from_secs(300),
-            )?.ok("qemu-img convert")?;
-            theirs.push(from.elapsed().as_secs_f64() * 1000.0);
+            let script = include_str!("bench_convert.sh");
+            let took = self.bed.node().exec(&["bash", "-c", script], Duration::from_secs(300))?.ok("qemu-img convert")?;
+            theirs.push(took.trim().parse().with_context(|| format!("qemu-img's time: {took}"))?);
         }
         let _ = std::fs::remove_file(local);
         let ratio = median(&ours) / median(&theirs);
@@ -170,7 +159,10 @@ impl Bench<'_> {
         for n in 0..guests {
             self.cluster.wait(("dv", &disk(n)), "/status/phase", &["Succeeded"], 120)?;
         }
-        let times = journal_field(self.bed, "volume made", "ELAPSED_MS")?;
+        let mut made = journal(self.bed, "volume made")?;
+        made.retain(|entry| entry.get("FROM").is_some());
+        let times = numbers(&made, "ELAPSED_MS");
+        ensure!(times.len() >= guests as usize, "the journal tells of {} clones", times.len());
         let (mid, high) = (median(&times), percentile(&times, 95));
         let holds = mid <= 200.0;
         let line = format!("median {mid:.0} ms, p95 {high:.0} ms, {}", verdict(holds, "at most 200 ms"));
@@ -204,12 +196,16 @@ impl Bench<'_> {
             verdict(over_high <= 2000.0, "at most 2000 ms over"),
         );
         self.record("start", json!({"created_to_running_ms": ours, "virsh_create_ms": theirs, "median_ms": mid, "p95_ms": high, "over_ms": over, "budget_over_ms": 1000, "holds": over <= 1000.0 && over_high <= 2000.0}), &line);
-        for stage in
-            ["OBSERVE_MS", "CLAIM_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "QUEUE_MS", "LIBVIRT_MS", "TOTAL_MS"]
-        {
-            let times = journal_field(self.bed, "guest started", stage)?;
-            let line = format!("median {:.0} ms, p95 {:.0} ms", median(&times), percentile(&times, 95));
-            let value = json!({"median_ms": median(&times), "p95_ms": percentile(&times, 95)});
+        let mut started = journal(self.bed, "guest started")?;
+        started.retain(|entry| entry.get("VM").is_some_and(|vm| text_of(vm).contains("bench-")));
+        ensure!(started.len() >= ours.len(), "the journal tells of {} starts", started.len());
+        let started = &started[started.len() - ours.len()..];
+        let agent = numbers(started, "TOTAL_MS");
+        let before: Vec<f64> = ours.iter().zip(&agent).map(|(all, agent)| (all - agent).max(0.0)).collect();
+        let (line, value) = spread(&before);
+        self.record("stage_created_to_bound_and_seen", value, &line);
+        for stage in STAGES {
+            let (line, value) = spread(&numbers(started, stage));
             self.record(&format!("stage_{}", stage.to_lowercase()), value, &line);
         }
         Ok(())
@@ -273,13 +269,26 @@ fn vmi(name: &str, disk: &str) -> String {
     include_str!("../manifests/bench/vmi.yaml").replace("${NAME}", name).replace("${DISK}", disk)
 }
 
-/// Values of a field of the journal entries with this message since the node's boot.
-fn journal_field(bed: &Appliance, message: &str, field: &str) -> Result<Vec<f64>> {
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// The agent's journal entries with this message since the node's boot, oldest first.
+fn journal(bed: &Appliance, message: &str) -> Result<Vec<Value>> {
     let line = format!("journalctl -b -u furrow-agent -o json --no-pager MESSAGE='{message}'");
     let text = bed.node().shell(&line)?;
-    let entries = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    let key = |e: &Value| [field.to_owned(), format!("F_{field}")].iter().find_map(|k| e.get(k).map(text_of));
-    Ok(entries.filter_map(|e| key(&e)?.parse().ok()).collect())
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Values of a field, of the entries that have it.
+fn numbers(entries: &[Value], field: &str) -> Vec<f64> {
+    entries.iter().filter_map(|entry| text_of(entry.get(field)?).parse().ok()).collect()
+}
+
+/// Median and 95th percentile, for a line and for the JSON.
+fn spread(times: &[f64]) -> (String, Value) {
+    let (mid, high) = (median(times), percentile(times, 95));
+    (format!("median {mid:.0} ms, p95 {high:.0} ms"), json!({"median_ms": mid, "p95_ms": high, "n": times.len()}))
 }
 
 fn median(values: &[f64]) -> f64 {

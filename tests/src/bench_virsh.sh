@@ -14,7 +14,8 @@ trap '$virsh destroy "$domain-bench" >/dev/null 2>&1 || true
   rbd --id furrow-agent rm --no-progress "$image-bench" >/dev/null 2>&1 || true
   rbd --id furrow-agent snap rm --no-progress "$image@bench" >/dev/null 2>&1 || true; rm -f /tmp/bench-@NAME@.xml' EXIT
 $virsh dumpxml --security-info --inactive "$domain" 2>/dev/null > /tmp/bench-@NAME@.xml || $virsh dumpxml "$domain" > /tmp/bench-@NAME@.xml
-sed -i -e "s#<name>$domain</name>#<name>$domain-bench</name>#" -e '/<uuid>/d' -e "s#$image#$image-bench#" \
+uuid=$($virsh domuuid "$domain" | tr -d '\n')
+sed -i -e "s#<name>$domain</name>#<name>$domain-bench</name>#" -e "s#$uuid#$(cat /proc/sys/kernel/random/uuid)#" -e "s#$image#$image-bench#" \
   -e "s#<target dev='fw[^']*'#<target dev='$tap'#" -e "s#/var/lib/furrow/guests/\([^/]*\)/\([a-z]*\)\.\(sock\|log\)#/tmp/bench-\1-\2.\3#" /tmp/bench-@NAME@.xml
 from=$(date +%s%N)
 $virsh create /tmp/bench-@NAME@.xml >/dev/null
