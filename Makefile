@@ -7,7 +7,7 @@ stop:   ## switch the appliance off; its state stays for the next `make run`
 	@tests/testbed down --keep
 test:   ## everything that gates: check, recipes, image, the scenarios in boxes
 	@tests/gate
-check:  ## fast: format, clippy, tidy and unit tests
+check:  ## fast: format, clippy, deny, docs, tidy and unit tests
 	@tests/check
 image:  ## build the node image (K3S=FILE takes an official k3s binary)
 	@image/build

@@ -1,7 +1,7 @@
 //! The bench: what design.md budgets, measured in one run on the running appliance, as ratios where speed matters.
 //!
-//! Guests are `tiny` clones with memory to spare, started one after another so that two cores measure the path and
-//! not their own queue. Every figure is printed with its budget and goes into a JSON file.
+//! Guests are `tiny` clones, started one after another, so that two cores measure the path and not their own queue, and
+//! then all at once. Every figure is printed with its budget and goes into a JSON file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,6 +62,7 @@ impl Bench<'_> {
         self.golden(tiny)?;
         self.clones(guests)?;
         self.starts(guests)?;
+        self.starts_at_once(guests)?;
         self.loaded_memory(guests)
     }
 
@@ -123,7 +124,7 @@ impl Bench<'_> {
             let name = format!("bench-import-{round}");
             self.cluster.apply(&data_volume(&name, &format!("http: {{url: \"{url}\"}}"), "3Gi"))?;
             self.cluster.wait(("dv", &name), "/status/phase", &["Succeeded"], 300)?;
-            ours.push(watch.between(&name, "ImportScheduled", "Succeeded")?);
+            ours.push(watch.between((&name, "ImportScheduled"), (&name, "Succeeded"))?);
             self.cluster.kubectl(&["delete", "dv", &name, "--wait=true", "--timeout=60s"])?;
             let script = include_str!("bench_convert.sh");
             let took = self.bed.node().exec(&["bash", "-c", script], Duration::from_secs(300))?.ok("qemu-img convert")?;
@@ -174,28 +175,31 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// VMI created -> domain running, beside `virsh create` of the same XML.
+    /// VMI created -> domain running, one after another, each beside `virsh create` of the same XML.
     fn starts(&mut self, guests: u32) -> Result<()> {
-        let mut ours = Vec::new();
-        let mut theirs = Vec::new();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         let watch = PhaseWatch::start(&self.cluster, "vmi")?;
         for n in 0..guests {
-            let name = format!("bench-{n}");
+            let name = guest(n);
             self.cluster.apply(&vmi(&name, &disk(n)))?;
             self.cluster.wait(("vmi", &name), "/status/phase", &["Running"], 60)?;
-            ours.push(watch.between(&name, "", "Running")?);
-            theirs.push(self.virsh_create(&name)?);
+            ours.push(watch.between((&name, ""), (&name, "Running"))?);
+            theirs.extend(self.virsh_create(&[name])?);
         }
         let (mid, high) = (median(&ours), percentile(&ours, 95));
         let (base, base_high) = (median(&theirs), percentile(&theirs, 95));
-        let (over, over_high) = (mid - base, high - base_high);
+        let over = mid - base;
         let line = format!(
-            "median {mid:.0} ms (virsh create {base:.0} ms, ratio {:.2}, difference {over:.0} ms, {}); p95 {high:.0} ms ({base_high:.0} ms, difference {over_high:.0} ms, {})",
+            "median {mid:.0} ms, p95 {high:.0} ms; virsh create median {base:.0} ms, p95 {base_high:.0} ms; ratio {:.2}, difference {over:.0} ms, {}",
             mid / base,
             verdict(over <= 1000.0, "at most 1000 ms over"),
-            verdict(over_high <= 2000.0, "at most 2000 ms over"),
         );
-        self.record("start", json!({"created_to_running_ms": ours, "virsh_create_ms": theirs, "median_ms": mid, "p95_ms": high, "over_ms": over, "budget_over_ms": 1000, "holds": over <= 1000.0 && over_high <= 2000.0}), &line);
+        self.record("start", json!({"created_to_running_ms": ours, "virsh_create_ms": theirs, "median_ms": mid, "p95_ms": high, "over_ms": over, "budget_over_ms": 1000, "holds": over <= 1000.0}), &line);
+        self.stages(&ours)
+    }
+
+    /// What the time of those starts went to, by the agent's journal.
+    fn stages(&mut self, ours: &[f64]) -> Result<()> {
         let mut started = journal(self.bed, "guest started")?;
         started.retain(|entry| entry.get("VM").is_some_and(|vm| text_of(vm).contains("bench-")));
         ensure!(started.len() >= ours.len(), "the journal tells of {} starts", started.len());
@@ -211,11 +215,41 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Starts a second domain from the same XML, on a port of its own and a clone of its disk, and destroys it again.
-    fn virsh_create(&self, name: &str) -> Result<f64> {
-        let script = include_str!("bench_virsh.sh").replace("@NAME@", name);
-        let text = self.bed.node().exec(&["bash", "-c", &script], Duration::from_secs(60))?.ok("virsh create")?;
-        text.trim().parse().with_context(|| format!("virsh create's time: {text}"))
+    /// All guests created by one `kubectl apply`, each timed from the sight of the first, beside as many `virsh create`
+    /// at the same time.
+    fn starts_at_once(&mut self, guests: u32) -> Result<()> {
+        self.cluster.kubectl(&["delete", "vmi", "-l", "furrow.io/test=bench", "--wait=true", "--timeout=120s"])?;
+        let names: Vec<String> = (0..guests).map(guest).collect();
+        let manifests: Vec<String> = names.iter().zip(0..).map(|(name, n)| vmi(name, &disk(n))).collect();
+        let watch = PhaseWatch::start(&self.cluster, "vmi")?;
+        self.cluster.apply(&manifests.join("\n---\n"))?;
+        let mut ours = Vec::new();
+        for name in &names {
+            self.cluster.wait(("vmi", name), "/status/phase", &["Running"], 120)?;
+        }
+        for name in &names {
+            ours.push(watch.between((&names[0], ""), (name, "Running"))?);
+        }
+        let theirs = self.virsh_create(&names)?;
+        let (high, base_high) = (percentile(&ours, 95), percentile(&theirs, 95));
+        let over = high - base_high;
+        let line = format!(
+            "p95 {high:.0} ms, virsh create p95 {base_high:.0} ms: ratio {:.2}, difference {over:.0} ms, {}",
+            high / base_high,
+            verdict(over <= 2000.0, "at most 2000 ms over"),
+        );
+        self.record("start_at_once", json!({"n": guests, "created_to_running_ms": ours, "virsh_create_ms": theirs, "p95_ms": high, "over_ms": over, "budget_over_ms": 2000, "holds": over <= 2000.0}), &line);
+        Ok(())
+    }
+
+    /// Starts second domains from the XML of these guests, all at the same time, and destroys them again.
+    fn virsh_create(&self, names: &[String]) -> Result<Vec<f64>> {
+        let mut words = vec!["bash", "-c", include_str!("bench_virsh.sh"), "bench"];
+        words.extend(names.iter().map(String::as_str));
+        let text = self.bed.node().exec(&words, Duration::from_secs(300))?.ok("virsh create")?;
+        let times: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        ensure!(times.len() == names.len(), "virsh create told {} times for {} guests: {text}", times.len(), names.len());
+        Ok(times)
     }
 
     fn loaded_memory(&mut self, guests: u32) -> Result<()> {
@@ -252,6 +286,10 @@ impl Bench<'_> {
 
 fn verdict(holds: bool, budget: &str) -> String {
     format!("budget {budget}: {}", if holds { "holds" } else { "DOES NOT HOLD" })
+}
+
+fn guest(n: u32) -> String {
+    format!("bench-{n}")
 }
 
 fn disk(n: u32) -> String {

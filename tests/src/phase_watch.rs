@@ -46,12 +46,15 @@ impl PhaseWatch {
         Ok(PhaseWatch { kubectl, seen })
     }
 
-    /// Milliseconds between the first sights of two phases; the phase "" is the first sight of the object.
-    pub(crate) fn between(&self, name: &str, from: &str, to: &str) -> Result<f64> {
-        host::until(&format!("{name} to be seen {to}"), Duration::from_secs(10), || {
+    /// Milliseconds between the first sights of two objects' phases, each given as name and phase; the phase "" is the
+    /// first sight of the object, and stands in for a first phase that was passed unseen.
+    pub(crate) fn between(&self, from: (&str, &str), to: (&str, &str)) -> Result<f64> {
+        host::until(&format!("{} to be seen {}", to.0, to.1), Duration::from_secs(10), || {
             let seen = self.seen.lock().map_err(|_| anyhow::anyhow!("the watch's thread panicked"))?;
-            let at = |phase: &str| seen.get(&(name.to_owned(), phase.to_owned())).copied().context("not seen");
-            let first = at(from).or_else(|_| at(""))?;
+            let at = |(name, phase): (&str, &str)| {
+                seen.get(&(name.to_owned(), phase.to_owned())).copied().context("not seen")
+            };
+            let first = at(from).or_else(|_| at((from.0, "")))?;
             Ok(at(to)?.duration_since(first).as_secs_f64() * 1000.0)
         })
     }
