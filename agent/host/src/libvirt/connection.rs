@@ -20,8 +20,9 @@ use super::raw::{self, Sink};
 use super::secret::{self, CephSecret};
 use super::{EventStream, LibvirtError, LibvirtEvent};
 
-/// Threads that make blocking calls: libvirtd serves five requests of one client at a time (`max_client_requests`).
-const CALL_THREADS: usize = 5;
+/// Threads that make blocking calls: as many as libvirtd serves of one client at a time (`max_client_requests` in the
+/// image's `libvirtd.conf`).
+const CALL_THREADS: usize = 20;
 /// Calls that may wait for a thread: every guest of a full node once, with room.
 const CALL_QUEUE: usize = 512;
 /// Events that may wait for the reader; past it the reader looks at every domain.
