@@ -127,7 +127,8 @@ impl Bench<'_> {
             ours.push(watch.between((&name, "ImportScheduled"), (&name, "Succeeded"))?);
             self.cluster.kubectl(&["delete", "dv", &name, "--wait=true", "--timeout=60s"])?;
             let script = include_str!("bench_convert.sh");
-            let took = self.bed.node().exec(&["bash", "-c", script], Duration::from_secs(300))?.ok("qemu-img convert")?;
+            let took =
+                self.bed.node().exec(&["bash", "-c", script], Duration::from_secs(300))?.ok("qemu-img convert")?;
             theirs.push(took.trim().parse().with_context(|| format!("qemu-img's time: {took}"))?);
         }
         let _ = std::fs::remove_file(local);
@@ -248,7 +249,12 @@ impl Bench<'_> {
         words.extend(names.iter().map(String::as_str));
         let text = self.bed.node().exec(&words, Duration::from_secs(300))?.ok("virsh create")?;
         let times: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
-        ensure!(times.len() == names.len(), "virsh create told {} times for {} guests: {text}", times.len(), names.len());
+        ensure!(
+            times.len() == names.len(),
+            "virsh create told {} times for {} guests: {text}",
+            times.len(),
+            names.len()
+        );
         Ok(times)
     }
 
