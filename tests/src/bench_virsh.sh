@@ -6,13 +6,16 @@ virsh() { command virsh -q -c qemu:///system "$@"; }
 rbd() { command rbd --id furrow-agent "$@" >/dev/null 2>&1; }
 work=$(mktemp -d)
 
+# tap_of NAME: its port's name.
+tap_of() { echo "bx$(echo "$1" | tr -dc 0-9)"; }
+
 # prepare NAME: a copy of the disk, a port, and the XML in $work.
 prepare() {
   local domain=default_$1 tap image uuid
-  tap=bx$(echo "$1" | tr -dc 0-9)
+  tap=$(tap_of "$1")
   virsh dumpxml --security-info "$domain" > "$work/$1.xml"
   image=$(sed -n "s/.*<source protocol='rbd' name='\([^']*\)'.*/\1/p" "$work/$1.xml")
-  uuid=$(virsh domuuid "$domain" | tr -d '\n')
+  uuid=$(virsh domuuid "$domain")
   rbd snap create --no-progress "$image@bench"
   rbd clone --rbd-default-clone-format 2 "$image@bench" "$image-bench"
   echo "$image" > "$work/$1.image"
@@ -25,10 +28,11 @@ prepare() {
 
 # end NAME: takes away what `prepare` and `create` made.
 end() {
-  local image
+  local image tap
+  tap=$(tap_of "$1")
   virsh destroy "default_$1-bench" >/dev/null 2>&1 || true
-  ovs-vsctl --if-exists del-port "bx$(echo "$1" | tr -dc 0-9)"
-  ip link del "bx$(echo "$1" | tr -dc 0-9)" 2>/dev/null || true
+  ovs-vsctl --if-exists del-port "$tap"
+  ip link del "$tap" 2>/dev/null || true
   image=$(cat "$work/$1.image" 2>/dev/null) || return 0
   rbd rm --no-progress "$image-bench" || true
   rbd snap rm --no-progress "$image@bench" || true

@@ -117,8 +117,10 @@ fn open_vswitch(node: &NodeConfig<'_>) -> Result<()> {
     write(node.root, path, &format!("[Service]\nExecStartPre={command}\n"))
 }
 
-/// The OSD's disk is a loop device, which ceph-volume refuses unless told otherwise.
+/// Environment of `furrow-install` in a box: the OSD's disk is a loop device, which it refuses unless told otherwise.
+pub(crate) const ALLOW_LOOPS: &str = "CEPH_VOLUME_ALLOW_LOOP_DEVICES=true";
+
 fn ceph(node: &NodeConfig<'_>) -> Result<()> {
-    let text = "[Service]\nEnvironment=CEPH_VOLUME_ALLOW_LOOP_DEVICES=true\n";
-    write(node.root, "etc/systemd/system/furrow-bootstrap.service.d/50-box.conf", text)
+    let text = format!("[Service]\nEnvironment={ALLOW_LOOPS}\n");
+    write(node.root, "etc/systemd/system/furrow-bootstrap.service.d/50-box.conf", &text)
 }

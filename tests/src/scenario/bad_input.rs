@@ -38,13 +38,13 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
     });
     checks.check("bad input: a qcow2 with a backing file is refused", || {
         let url = publish_backed(story)?;
-        import_fails(story, &format!("http: {{url: \"{url}\"}}"), "64Mi", &["backing file"])
+        import_fails(story, &guests::http_source(&url), "64Mi", &["backing file"])
     });
     checks.check("bad input: an empty file is refused, not imported as a blank disk", || {
         let empty = story.bed.layout().part("made")?.join("empty.img");
         std::fs::write(&empty, "")?;
         let url = story.bed.publish(&empty, "empty.img")?;
-        import_fails(story, &format!("http: {{url: \"{url}\"}}"), "64Mi", &["empty"])
+        import_fails(story, &guests::http_source(&url), "64Mi", &["empty"])
     });
     checks.check("bad input: an image larger than its claim is refused with both sizes", || {
         import_fails(story, &story.tiny_source, "1Mi", &["larger", "1048576"])
@@ -61,16 +61,8 @@ fn refused_with(cluster: &Cluster, yaml: &str, texts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn data_volume(source: &str, size: &str) -> String {
-    format!(
-        "apiVersion: cdi.kubevirt.io/v1beta1\nkind: DataVolume\nmetadata: {{name: bad, namespace: default}}\nspec:\n  \
-         pvc:\n    accessModes: [ReadWriteMany]\n    volumeMode: Block\n    storageClassName: csi-rbd-sc\n    \
-         resources: {{requests: {{storage: {size}}}}}\n  source:\n    {source}\n"
-    )
-}
-
 fn import_fails(story: &Story<'_>, source: &str, size: &str, texts: &[&str]) -> Result<()> {
-    story.cluster.apply(&data_volume(source, size))?;
+    story.cluster.apply(&guests::data_volume("bad-input", "bad", source, size))?;
     let failed = story.cluster.wait(("dv", "bad"), "/status/phase", &["Failed"], 60);
     let dv = story.cluster.get("dv", "bad")?;
     let conditions = text_of(&dv["status"]["conditions"]);

@@ -6,12 +6,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::Checks;
 use crate::appliance::Appliance;
+use crate::inject::ALLOW_LOOPS;
 
 /// One step of the bootstrap on two busy cores, the slowest (Ceph's OSD, k3s) included.
 const STEP_TIMEOUT: Duration = Duration::from_secs(240);
-
-/// A box's OSD is on a loop device, which a real node refuses.
-const LOOPS: &str = "CEPH_VOLUME_ALLOW_LOOP_DEVICES=true";
 
 pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     let node = bed.node();
@@ -24,7 +22,7 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
             Ok(())
         })
     })?;
-    let plan = node.shell(&format!("{LOOPS} furrow-install plan --names"))?;
+    let plan = node.shell(&format!("{ALLOW_LOOPS} furrow-install plan --names"))?;
     let steps: Vec<String> = plan.lines().map(str::to_owned).collect();
     checks.require("the plan names its steps", || {
         ensure!(steps.len() >= 5, "the plan has {} steps: {plan}", steps.len());
@@ -33,7 +31,7 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     for step in &steps {
         checks.require(&format!("killed right after step {step}, before it is recorded"), || {
             let crash = format!("FURROW_CRASH_AFTER={step}");
-            let out = node.exec(&["env", &crash, LOOPS, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
+            let out = node.exec(&["env", &crash, ALLOW_LOOPS, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
             ensure!(out.code == 137, "it exited with {} instead: {} {}", out.code, out.stdout, out.stderr);
             Ok(())
         })?;
@@ -50,7 +48,7 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     })?;
     checks.check("a second run changes nothing and is quick", || {
         let started = Instant::now();
-        node.shell(&format!("{LOOPS} furrow-install bootstrap"))?;
+        node.shell(&format!("{ALLOW_LOOPS} furrow-install bootstrap"))?;
         ensure!(started.elapsed() < Duration::from_secs(20), "it took {} s", started.elapsed().as_secs());
         Ok(())
     });

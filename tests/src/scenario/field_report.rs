@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, condition, text_of};
 use crate::host;
 use crate::lan::{H100, H200};
 
-pub(crate) const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
+const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
 const DEBIAN: &str = include_str!("../../manifests/field-report/debian.yaml");
 
 /// What the checks share.
@@ -53,7 +53,7 @@ fn node_up<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
         bed.wait_ready(started)
     })?;
     let story = prepare(bed, &tiny)?;
-    checks.require("the provider network, VLAN and subnet come up", || network_up(&story))?;
+    checks.require("the provider network, VLAN and subnet come up", || network_up(bed, &story.cluster))?;
     Ok(story)
 }
 
@@ -78,14 +78,15 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
 fn prepare<'a>(bed: &'a Appliance, tiny: &std::path::Path) -> Result<Story<'a>> {
     let tiny_url = bed.publish(tiny, "tiny.qcow2")?;
     let (ssh_key, ssh_public) = Ssh::key(bed)?;
-    let tiny_source = format!("http: {{url: \"{tiny_url}\"}}");
+    let tiny_source = guests::http_source(&tiny_url);
     Ok(Story { bed, cluster: bed.cluster(), tiny_source, debian_url: String::new(), ssh_key, ssh_public })
 }
 
-fn network_up(story: &Story<'_>) -> Result<()> {
-    story.cluster.apply(NETWORK)?;
-    story.cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 30)?;
-    let bridges = story.bed.node().shell("ovs-vsctl list-ports br-provider")?;
+/// Applies the report's provider network, VLAN and subnet, and waits until the node has them.
+pub(crate) fn network_up(bed: &Appliance, cluster: &Cluster) -> Result<()> {
+    cluster.apply(NETWORK)?;
+    cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 30)?;
+    let bridges = bed.node().shell("ovs-vsctl list-ports br-provider")?;
     ensure!(bridges.lines().any(|p| p == "eth1"), "br-provider has no port eth1, but: {bridges}");
     Ok(())
 }

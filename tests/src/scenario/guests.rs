@@ -39,6 +39,20 @@ impl Images {
     }
 }
 
+/// A DataVolume's source: an image at a URL, as one line of YAML.
+pub(crate) fn http_source(url: &str) -> String {
+    format!("http: {{url: \"{url}\"}}")
+}
+
+/// A DataVolume's manifest in the namespace `default`, labelled `furrow.io/test: LABEL`. `source` is one line of YAML.
+pub(crate) fn data_volume(label: &str, name: &str, source: &str, size: &str) -> String {
+    include_str!("../../manifests/datavolume.yaml")
+        .replace("${LABEL}", label)
+        .replace("${NAME}", name)
+        .replace("${SOURCE}", source)
+        .replace("${SIZE}", size)
+}
+
 /// A tiny VM's manifest. `source` is one line of YAML: the DataVolume's source.
 pub(crate) fn tiny(name: &str, source: &str, run_strategy: &str) -> String {
     tiny_on("default/vlan100", name, source, run_strategy)

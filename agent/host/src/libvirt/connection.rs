@@ -20,9 +20,9 @@ use super::raw::{self, Sink};
 use super::secret::{self, CephSecret};
 use super::{EventStream, LibvirtError, LibvirtEvent};
 
-/// Threads that make blocking calls: as many as libvirtd serves of one client at a time (`max_client_requests` in the
-/// image's `libvirtd.conf`).
-const CALL_THREADS: usize = 20;
+/// Calls that run at the same time, each on a thread of its own: as many as libvirtd serves of one client
+/// (`max_client_requests` in the image's `libvirtd.conf`).
+pub const CONCURRENT_CALLS: usize = 20;
 /// Calls that may wait for a thread: every guest of a full node once, with room.
 const CALL_QUEUE: usize = 512;
 /// Events that may wait for the reader; past it the reader looks at every domain.
@@ -76,7 +76,7 @@ impl Libvirt {
         let job_reader = Arc::new(Mutex::new(job_reader));
 
         spawn("libvirt-events", run_event_loop)?;
-        for _ in 0..CALL_THREADS {
+        for _ in 0..CONCURRENT_CALLS {
             let (shared, job_reader) = (Arc::clone(&shared), Arc::clone(&job_reader));
             spawn("libvirt-call", move || run_calls(&shared, &job_reader))?;
         }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
-pub use connection::{Libvirt, LibvirtOptions};
+pub use connection::{CONCURRENT_CALLS, Libvirt, LibvirtOptions};
 pub use domain::{DomainRecord, DomainState, OffReason, PauseReason};
 pub use error::LibvirtError;
 pub use kvm::kvm_usable;

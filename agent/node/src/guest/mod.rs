@@ -33,7 +33,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use furrow_host::libvirt::EventStream;
+use furrow_host::libvirt::{CONCURRENT_CALLS, EventStream};
 use furrow_model::domain::{HostFacts, Virtualization};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
@@ -46,9 +46,8 @@ use record::Events;
 use settings::Settings;
 pub(crate) use show::show;
 
-/// QEMUs started at the same time. libvirt serves 20 calls of this client at once; four stay free for observing and
-/// stopping while others start. Fewer make a burst slower: guests that run already take the cores from those to come.
-const CONCURRENT_STARTS: usize = 16;
+/// QEMUs started at the same time. Four of libvirt's calls stay free for observing and stopping while others start. Fewer make a burst slower: guests that run already take the cores from those to come.
+const CONCURRENT_STARTS: usize = CONCURRENT_CALLS - 4;
 
 /// A guest's name in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
