@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
 
+use crate::places::line_of;
+
 /// The only version of the document so far.
 pub(crate) const API_VERSION: &str = "furrow.io/v1alpha1";
 
@@ -145,8 +147,14 @@ pub(crate) enum ConfigError {
     #[error("{0}")]
     Syntax(String),
     /// A value that the type allows and the meaning does not.
-    #[error("{key}: {found} is not allowed, expected {expected}")]
-    Value { key: String, found: String, expected: String },
+    #[error("{}{key}: {found} is not allowed, expected {expected}", .line.map(|n| format!("line {n}: ")).unwrap_or_default())]
+    Value {
+        /// Where the value stands; None for one that the document does not give.
+        line: Option<u64>,
+        key: String,
+        found: String,
+        expected: String,
+    },
 }
 
 /// Parses and validates a document.
@@ -155,15 +163,27 @@ pub(crate) enum ConfigError {
 /// The first thing that is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
     let config: NodeConfig = serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    check(&config)?;
+    check(&config).map_err(|refusal| ConfigError::Value {
+        line: line_of(text, &refusal.key),
+        key: refusal.key,
+        found: refusal.found,
+        expected: refusal.expected,
+    })?;
     Ok(config)
 }
 
-fn refuse(key: impl Into<String>, found: impl ToString, expected: &str) -> Result<(), ConfigError> {
-    Err(ConfigError::Value { key: key.into(), found: format!("`{}`", found.to_string()), expected: expected.into() })
+/// A value that is not allowed, by its key.
+struct Refusal {
+    key: String,
+    found: String,
+    expected: String,
 }
 
-fn check(config: &NodeConfig) -> Result<(), ConfigError> {
+fn refuse(key: impl Into<String>, found: impl ToString, expected: &str) -> Result<(), Refusal> {
+    Err(Refusal { key: key.into(), found: format!("`{}`", found.to_string()), expected: expected.into() })
+}
+
+fn check(config: &NodeConfig) -> Result<(), Refusal> {
     if config.api_version != API_VERSION {
         return refuse("apiVersion", &config.api_version, API_VERSION);
     }
@@ -196,7 +216,7 @@ fn check(config: &NodeConfig) -> Result<(), ConfigError> {
     config.ceph.disks.iter().enumerate().try_for_each(|(n, disk)| check_selector(n, disk))
 }
 
-fn check_selector(n: usize, disk: &DiskSelector) -> Result<(), ConfigError> {
+fn check_selector(n: usize, disk: &DiskSelector) -> Result<(), Refusal> {
     let key = format!("ceph.disks[{n}]");
     let criteria = [&disk.path, &disk.id, &disk.model, &disk.partition_label, &disk.min_size];
     if criteria.iter().all(|c| c.is_none()) {
@@ -269,16 +289,24 @@ mod tests {
 
     #[test]
     fn refusals_name_the_key_and_what_was_expected() {
-        check_refused("v1alpha1", "v2", "apiVersion: `furrow.io/v2` is not allowed, expected furrow.io/v1alpha1");
-        check_refused("hostname: n1", "hostname: N_1", "hostname: `N_1` is not allowed, expected a DNS label");
+        check_refused(
+            "v1alpha1",
+            "v2",
+            "line 1: apiVersion: `furrow.io/v2` is not allowed, expected furrow.io/v1alpha1",
+        );
+        check_refused("hostname: n1", "hostname: N_1", "line 3: hostname: `N_1` is not allowed, expected a DNS label");
         check_refused(
             "path: /dev/vdb",
             "path: vdb",
-            "ceph.disks[0].path: `vdb` is not allowed, expected a path below /dev/",
+            "line 9: ceph.disks[0].path: `vdb` is not allowed, expected a path below /dev/",
         );
-        check_refused("path: /dev/vdb", "wipe: true", "ceph.disks[0]: `no criterion`");
-        check_refused("path: /dev/vdb", "model: BIG\n      wipe: true", "ceph.disks[0].wipe: `true` is not allowed");
-        check_refused("path: /dev/vdb", "minSize: big", "ceph.disks[0].minSize");
+        check_refused("path: /dev/vdb", "wipe: true", "line 9: ceph.disks[0]: `no criterion`");
+        check_refused(
+            "path: /dev/vdb",
+            "model: BIG\n      wipe: true",
+            "line 10: ceph.disks[0].wipe: `true` is not allowed",
+        );
+        check_refused("path: /dev/vdb", "minSize: big", "line 9: ceph.disks[0].minSize");
         check_refused("kind: Node", "kind: Node\nrole: agent", "joining a cluster is not supported yet");
     }
 

@@ -4,7 +4,9 @@
 mod approve;
 mod config;
 mod disks;
+mod files;
 mod pki;
+mod places;
 mod plan;
 mod record;
 mod status;
@@ -66,6 +68,12 @@ enum Command {
         #[arg(long, env = ALLOW_LOOPS, hide = true)]
         allow_loops: bool,
     },
+    /// Renew the certificates that end soon. A timer runs it every day.
+    Renew {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+    },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
 }
@@ -115,15 +123,22 @@ async fn act(command: Command) -> Result<bool> {
                 println!("plan: {:17} {step}", step.name());
             }
             if !dry_run {
-                let node = Node::new(config);
-                steps::run(&node, &steps, crash_after.as_deref())
-                    .await
-                    .map_err(|(step, error)| anyhow::Error::from(error).context(format!("step {step} failed")))?;
+                execute(config, &steps, crash_after.as_deref()).await?;
             }
         }
+        Command::Renew { file } => execute(read(&file)?, &plan::renewal(), None).await?,
         Command::Status => return Ok(status::print().await),
     }
     Ok(true)
+}
+
+/// Executes steps, unless another run is at it.
+async fn execute(config: NodeConfig, steps: &[Step], crash_after: Option<&str>) -> Result<()> {
+    let node = Node::new(config);
+    let lock = files::lock(&node.state).context("could not lock this node's steps")?;
+    let _lock = lock.context("another furrow-install is at work on this node: see `systemctl status furrow-*`")?;
+    let done = steps::run(&node, steps, crash_after).await;
+    done.map_err(|(step, error)| anyhow::Error::from(error).context(format!("step {step} failed")))
 }
 
 fn read(file: &Path) -> Result<NodeConfig> {

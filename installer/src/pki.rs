@@ -10,7 +10,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use crate::approve::Subject;
-use crate::record::replace;
+use crate::files::replace;
 
 /// Life of the CA.
 const CA_DAYS: i64 = 3650;
@@ -109,12 +109,20 @@ pub(crate) fn request(subject: &Subject) -> Result<(String, String), PkiError> {
 
 /// Whether a certificate file is there and has enough of its life left at `now` (seconds since 1970).
 pub(crate) fn is_fresh(path: &Path, now: i64) -> bool {
-    let Ok(text) = std::fs::read(path) else { return false };
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&text) else { return false };
-    let Ok(certificate) = pem.parse_x509() else { return false };
-    let validity = certificate.validity();
-    let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    (to - now) as f64 > (to - from) as f64 * RENEW_BELOW
+    life(path).is_some_and(|(from, to)| (to - now) as f64 > (to - from) as f64 * RENEW_BELOW)
+}
+
+/// Whether a certificate file is there and is valid for at least `time` after `now` (seconds since 1970).
+pub(crate) fn lives_for(path: &Path, now: i64, time: std::time::Duration) -> bool {
+    life(path).is_some_and(|(_, to)| to - now > time.as_secs() as i64)
+}
+
+/// Begin and end of a certificate file's validity, seconds since 1970; of the first where it holds a chain.
+fn life(path: &Path) -> Option<(i64, i64)> {
+    let text = std::fs::read(path).ok()?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&text).ok()?;
+    let validity = pem.parse_x509().ok()?.validity().clone();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
 /// Whether a certificate file and a key file belong together.
@@ -158,6 +166,8 @@ mod tests {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         assert!(is_fresh(&path, now));
         assert!(!is_fresh(&path, now + 86400 * 300), "two thirds of its life are over");
+        let day = std::time::Duration::from_secs(86400);
+        assert!(lives_for(&path, now, 364 * day) && !lives_for(&path, now, 366 * day));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) enum Step {
     KubernetesFiles,
     /// k3s is started, not waited for.
     KubernetesStart,
+    /// k3s is restarted if its certificates end soon.
+    KubernetesCertificates,
     /// Monitor: keyrings, map, data, daemon.
     CephMonitor,
     /// Manager daemon.
@@ -52,6 +54,7 @@ impl Step {
             Step::FurrowCa => "furrow-ca",
             Step::KubernetesFiles => "kubernetes-files",
             Step::KubernetesStart => "kubernetes-start",
+            Step::KubernetesCertificates => "kubernetes-certificates",
             Step::CephMonitor => "ceph-monitor",
             Step::CephManager => "ceph-manager",
             Step::CephOsds(_) => "ceph-osds",
@@ -74,7 +77,8 @@ impl fmt::Display for Step {
             Step::Hostname => "set the host name",
             Step::FurrowCa => "make the cluster's CA in /var/lib/furrow/ca, if there is none",
             Step::KubernetesFiles => "write /etc/rancher/k3s/config.yaml, manifests and images for k3s",
-            Step::KubernetesStart => "enable and start k3s.service",
+            Step::KubernetesStart => "enable and start k3s.service; restart it if its configuration changed",
+            Step::KubernetesCertificates => "restart k3s.service if its certificates end within 60 days",
             Step::CephMonitor => "make /etc/ceph/ceph.conf, keyrings and a monitor, and start it",
             Step::CephManager => "make and start the manager",
             Step::CephOsds(disks) => return write_disks(f, disks),
@@ -124,6 +128,11 @@ pub(crate) fn plan(_config: &NodeConfig, disks: Vec<Chosen>) -> Vec<Step> {
         Step::Services,
         Step::NodeReady,
     ]
+}
+
+/// The steps that renew what ends with time, on a node that has been bootstrapped.
+pub(crate) fn renewal() -> Vec<Step> {
+    vec![Step::KubernetesCertificates, Step::KubernetesReady, Step::AgentIdentity, Step::ControlIdentity]
 }
 
 #[cfg(test)]

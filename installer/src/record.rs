@@ -2,10 +2,11 @@
 //! the machine decides what it does, so a lost or stale record loses nothing.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::files::replace;
 
 /// Step name to the time it last finished, seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,23 +34,6 @@ pub(crate) fn finish(state: &Path, step: &str, now: u64) -> std::io::Result<()> 
     record.finished.insert(step.to_owned(), now);
     let text = serde_json::to_string_pretty(&record)? + "\n";
     replace(&path(state), text.as_bytes(), 0o644)
-}
-
-/// Writes a file whole or not at all: beside it, synced, renamed, the directory synced.
-///
-/// # Errors
-/// When any of that fails.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent)?;
-    let beside = path.with_extension("new");
-    let _ = std::fs::remove_file(&beside);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    std::fs::File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]

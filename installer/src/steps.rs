@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::NodeConfig;
+use crate::files;
 use crate::pki::{self, PkiError};
 use crate::plan::Step;
 use crate::record;
@@ -61,6 +62,10 @@ pub(crate) enum StepError {
         "the monitor's data is in {data}, but {lost} is gone: put it back, it is not made anew over a living cluster"
     )]
     Lost { data: String, lost: &'static str },
+    #[error(
+        "the cluster's CA, in Secret furrow-system/furrow-ca, is not the one in {0}: put ca.crt and ca.key back from there"
+    )]
+    ForeignCa(String),
     #[error(transparent)]
     Block(#[from] furrow_host::block::BlockError),
     #[error(transparent)]
@@ -70,6 +75,11 @@ pub(crate) enum StepError {
 pub(crate) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StepError {
     let path = path.display().to_string();
     move |source| StepError::File { what, path, source }
+}
+
+/// Writes a file that is not as it should be.
+fn update(path: &Path, text: &str, mode: u32) -> Result<(), StepError> {
+    files::update(path, text, mode).map_err(file_error("write", path))
 }
 
 /// What the steps know of the node.
@@ -159,13 +169,14 @@ async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
         Step::Hostname => hostname(node),
         Step::FurrowCa => Ok(pki::ensure_ca(&node.state.join("ca"))?),
         Step::KubernetesFiles => kubernetes::files(node),
-        Step::KubernetesStart => kubernetes::start().await,
+        Step::KubernetesStart => kubernetes::start(node).await,
         Step::CephMonitor => ceph::monitor(node).await,
         Step::CephManager => ceph::manager(node).await,
         Step::CephOsds(disks) => ceph::osds(node, disks).await,
         Step::CephPool => ceph::pool(node).await,
         Step::CephUsers => ceph::users().await,
         Step::OpenVSwitch => open_vswitch().await,
+        Step::KubernetesCertificates => kubernetes::renew(node).await,
         Step::KubernetesReady => kubernetes::ready(node).await,
         Step::AgentIdentity => identity::agent(node).await,
         Step::ControlIdentity => identity::control(node).await,
@@ -177,9 +188,7 @@ async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
 fn hostname(node: &Node) -> Result<(), StepError> {
     let path = Path::new("/etc/hostname");
     let wanted = format!("{}\n", node.config.hostname);
-    if std::fs::read_to_string(path).unwrap_or_default() != wanted {
-        record::replace(path, wanted.as_bytes(), 0o644).map_err(file_error("write", path))?;
-    }
+    update(path, &wanted, 0o644)?;
     let running = nix::unistd::gethostname().unwrap_or_default();
     if running.to_string_lossy() != node.config.hostname {
         nix::unistd::sethostname(&node.config.hostname)

@@ -7,9 +7,8 @@ use std::time::Duration;
 use furrow_host::ceph::query;
 use furrow_host::cmd::Cmd;
 
-use super::{Node, StepError, file_error, systemctl};
+use super::{Node, StepError, file_error, systemctl, update};
 use crate::disks::Chosen;
-use crate::record::replace;
 
 const CONF: &str = "/etc/ceph/ceph.conf";
 const ADMIN_KEYRING: &str = "/etc/ceph/ceph.client.admin.keyring";
@@ -37,7 +36,7 @@ pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
         None if data.exists() => return Err(lost(CONF)),
         None => uuid::Uuid::new_v4().to_string(),
     };
-    write(Path::new(CONF), &conf(node, &fsid), 0o644)?;
+    update(Path::new(CONF), &conf(node, &fsid), 0o644)?;
     match (data.exists(), Path::new(ADMIN_KEYRING).exists()) {
         (true, false) => return Err(lost(ADMIN_KEYRING)),
         (true, true) => {}
@@ -123,13 +122,6 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn write(path: &Path, content: &str, mode: u32) -> Result<(), StepError> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == content) {
-        return Ok(());
-    }
-    replace(path, content.as_bytes(), mode).map_err(file_error("write", path))
-}
-
 /// The manager's key and daemon.
 pub(crate) async fn manager(node: &Node) -> Result<(), StepError> {
     let name = &node.config.hostname;
@@ -137,7 +129,7 @@ pub(crate) async fn manager(node: &Node) -> Result<(), StepError> {
     if !keyring.exists() {
         let caps = ["mon", "allow profile mgr", "osd", "allow *", "mds", "allow *"];
         let key = ceph(&[&["auth", "get-or-create", &format!("mgr.{name}")], caps.as_slice()].concat()).await?;
-        write(&keyring, &key, 0o600)?;
+        update(&keyring, &key, 0o600)?;
         own(&format!("/var/lib/ceph/mgr/ceph-{name}")).await?;
     }
     systemctl(&["enable", &format!("ceph-mgr@{name}.service")]).await?;
@@ -202,7 +194,7 @@ pub(crate) async fn users() -> Result<(), StepError> {
         let path = PathBuf::from(format!("/etc/ceph/ceph.client.{user}.keyring"));
         if !path.exists() {
             let key = ceph(&[&["auth", "get-or-create", &format!("client.{user}")], caps.as_slice()].concat()).await?;
-            write(&path, &key, 0o600)?;
+            update(&path, &key, 0o600)?;
         }
     }
     Ok(())

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::kubernetes::{KUBECONFIG, client};
 use super::{Node, StepError, file_error, now};
 use crate::approve::{CLIENT_SIGNER, Request, Subject, approve};
+use crate::files::replace;
 use crate::pki;
-use crate::record::replace;
 
 /// Where the CA is kept for the cluster.
 const NAMESPACE: &str = "furrow-system";
@@ -104,10 +104,12 @@ async fn keep_ca(node: &Node) -> Result<(), StepError> {
     };
     let secrets: Api<Secret> = Api::namespaced(client, NAMESPACE);
     match secrets.create(&PostParams::default(), &secret).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        Err(error) => Err(refused("keep the CA")(error)),
+        Ok(_) => return Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => return Err(refused("keep the CA")(error)),
     }
+    let kept = secrets.get(CA_SECRET).await.map_err(refused("show the CA"))?;
+    if kept.data == secret.data { Ok(()) } else { Err(StepError::ForeignCa(ca.display().to_string())) }
 }
 
 /// Requests, approves and stores a client certificate, unless the one that is there is fresh. Says whether it did.

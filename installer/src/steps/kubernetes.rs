@@ -1,7 +1,7 @@
 //! k3s: its files, its start, its answer. Knows k3s by its contract only, so that an official binary does as well.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -9,8 +9,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
 
-use super::{Node, StepError, file_error, is_active, systemctl};
-use crate::record::replace;
+use super::{Node, StepError, file_error, is_active, now, systemctl, update};
+use crate::files::{differs, replace};
+use crate::pki;
 
 /// Where the image keeps manifests and container images.
 const SHARE: &str = "/usr/share/furrow";
@@ -20,10 +21,17 @@ const K3S: &str = "/var/lib/rancher/k3s";
 pub(crate) const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 /// From start to an API server that answers: 20 s on a loaded test machine; ten times that is not slow but broken.
 const API_TIMEOUT: Duration = Duration::from_secs(200);
+/// k3s renews at its start what ends within 90 days (120 days in later releases); it must be started before that is over.
+const RENEW_AHEAD: Duration = Duration::from_secs(60 * 86400);
 
 /// Writes configuration, manifests and images. Files that are as they should be are not touched.
 pub(crate) fn files(node: &Node) -> Result<(), StepError> {
-    write_if_changed(Path::new("/etc/rancher/k3s/config.yaml"), &config(node), 0o600)?;
+    let (file, wanted) = (Path::new("/etc/rancher/k3s/config.yaml"), config(node));
+    if differs(file, &wanted) {
+        let mark = changed_mark(node);
+        replace(&mark, b"", 0o600).map_err(file_error("write", &mark))?;
+        replace(file, wanted.as_bytes(), 0o600).map_err(file_error("write", file))?;
+    }
     let ca = node.state.join("ca/ca.crt");
     let pem = std::fs::read(&ca).map_err(file_error("read", &ca))?;
     let dns = node.config.kubernetes.cluster_dns.to_string();
@@ -33,7 +41,7 @@ pub(crate) fn files(node: &Node) -> Result<(), StepError> {
         let text = text.replace("${FURROW_CA_BUNDLE}", &bundle).replace("${CLUSTER_DNS}", &dns);
         let text = text.replace("${DNS_FORWARD}", dns_forward());
         // The prefix keeps them apart from k3s's own addons, which config.yaml disables by name.
-        write_if_changed(&Path::new(K3S).join("server/manifests").join(format!("furrow-{name}")), &text, 0o600)?;
+        update(&Path::new(K3S).join("server/manifests").join(format!("furrow-{name}")), &text, 0o600)?;
     }
     for (name, path) in entries(&Path::new(SHARE).join("images"))? {
         let target = Path::new(K3S).join("agent/images").join(name);
@@ -88,21 +96,43 @@ fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {
     Ok(found)
 }
 
-pub(crate) fn write_if_changed(path: &Path, text: &str, mode: u32) -> Result<bool, StepError> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(false);
-    }
-    replace(path, text.as_bytes(), mode).map_err(file_error("write", path))?;
-    Ok(true)
-}
-
-/// Starts k3s and does not wait: it reports ready when its API server does.
-pub(crate) async fn start() -> Result<(), StepError> {
+/// Starts k3s, or restarts one that runs with an older configuration; guests and pods live on. Does not wait: k3s reports
+/// ready when its API server does.
+pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
     systemctl(&["enable", "k3s.service"]).await?;
+    let changed = changed_mark(node);
+    if changed.exists() {
+        stop(node, "its configuration changed").await?;
+    }
     if !is_active("k3s.service").await? {
         systemctl(&["start", "--no-block", "k3s.service"]).await?;
     }
+    match std::fs::remove_file(&changed) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", &changed)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Stands from before the configuration changes until k3s has been started with it.
+fn changed_mark(node: &Node) -> PathBuf {
+    node.state.join("bootstrap/k3s-config-changed")
+}
+
+async fn stop(node: &Node, why: &str) -> Result<(), StepError> {
+    if is_active("k3s.service").await? {
+        node.say(&format!("restarting k3s: {why}"));
+        systemctl(&["stop", "k3s.service"]).await?;
+    }
     Ok(())
+}
+
+/// Restarts k3s, which then renews its certificates, when they end soon.
+pub(crate) async fn renew(node: &Node) -> Result<(), StepError> {
+    if pki::lives_for(&Path::new(K3S).join("server/tls/serving-kube-apiserver.crt"), now() as i64, RENEW_AHEAD) {
+        return Ok(());
+    }
+    stop(node, "its certificates end soon").await?;
+    start(node).await
 }
 
 /// A client with the administrator's kubeconfig.

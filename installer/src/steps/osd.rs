@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Node, StepError, file_error, is_active, systemctl};
 use crate::disks::{self, Chosen};
-use crate::record::replace;
+use crate::files::replace;
 
 /// An OSD is up a few seconds after its start; loaded test machines need much more.
 const UP_TIMEOUT: Duration = Duration::from_secs(120);

@@ -52,5 +52,22 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
         ensure!(started.elapsed() < Duration::from_secs(20), "it took {} s", started.elapsed().as_secs());
         Ok(())
     });
+    let k3s_pid = || node.shell("systemctl show --value -p MainPID k3s");
+    checks.check("the daily renewal leaves certificates alone that live long", || {
+        let before = (k3s_pid()?, node.shell("cat /var/lib/furrow/pki/agent.crt")?);
+        node.shell("systemctl start furrow-renew.service")?;
+        ensure!(before == (k3s_pid()?, node.shell("cat /var/lib/furrow/pki/agent.crt")?), "something was renewed");
+        Ok(())
+    });
+    checks.check("a configuration that changed restarts Kubernetes, once", || {
+        let before = k3s_pid()?;
+        node.shell("echo 'kubernetes: {tlsSans: [api.furrow.test]}' >> /etc/furrow/node.yaml")?;
+        node.shell(&format!("{ALLOW_LOOPS} furrow-install bootstrap"))?;
+        let after = k3s_pid()?;
+        ensure!(after != before, "k3s runs as process {before} still");
+        node.shell(&format!("{ALLOW_LOOPS} furrow-install bootstrap"))?;
+        ensure!(k3s_pid()? == after, "a second run restarted k3s again");
+        Ok(())
+    });
     Ok(())
 }

@@ -311,6 +311,8 @@ fn addresses_are_given_once(story: &Story<'_>) -> Result<()> {
         ensure!(found.iter().any(|r| r == "SubnetExhausted"), "reasons: {found:?}");
         Ok(())
     })?;
+    let out = cluster.kubectl_raw(&["delete", "subnet/small-subnet"], "")?;
+    ensure!(out.code != 0 && out.stderr.contains("while it is used"), "deleting the Subnet said: {}", out.stderr);
     cluster.kubectl(&["delete", "vmi", "-l", "furrow.io/test=many", "--wait=true", "--timeout=120s"])?;
     host::until("the addresses to be free again", Duration::from_secs(60), || {
         let left = small_subnet_ips(cluster)?.len();

@@ -96,6 +96,17 @@ fn verdict(causes: Causes, warnings: Vec<String>) -> Answer {
     if causes.is_empty() { Answer::Allowed(warnings) } else { Answer::Refused(causes) }
 }
 
+/// The answer to a deletion: refused while others need the object. `users`: what they are, such as "Subnet lan".
+fn unless_needed(users: Vec<String>) -> Answer {
+    let mut causes = Causes::default();
+    if let Some(first) = users.first() {
+        let others = users.len() - 1;
+        let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+        causes.forbidden("metadata", format!("cannot be deleted while it is used, by {first}{more}"));
+    }
+    verdict(causes, Vec::new())
+}
+
 /// An object whose shape the schema should have refused already.
 fn malformed(error: &serde_json::Error) -> Answer {
     let mut causes = Causes::default();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::facts::AddressHolder;
 use super::review::Answer;
-use super::testing::{FakeCluster, create, refused, subnet, update};
+use super::testing::{FakeCluster, create, delete, refused, subnet, update, words};
 use super::{subnet as subnets, underlay};
 
 fn report() -> Value {
@@ -143,4 +143,26 @@ async fn a_bridge_must_be_possible_on_every_node() {
         judge("p", json!({"defaultInterface": "eth1", "exchangeLinkName": true})).await,
         "spec.exchangeLinkName"
     );
+}
+
+#[tokio::test]
+async fn what_is_used_is_not_deleted() {
+    let used = || {
+        let holder = AddressHolder { object: "web.shop".into(), subnet: "lan".into(), address: None, mac: None };
+        Arc::new(FakeCluster {
+            subnets: vec![subnet("lan", report())],
+            addresses: vec![holder],
+            ..FakeCluster::usual()
+        })
+    };
+    let spec = json!({});
+    let lan = subnets::validate(used(), delete(object("Subnet", "lan", &spec))).await.unwrap();
+    assert!(words(&lan).contains("while it is used, by IP web.shop"), "{lan:?}");
+    let vlan = underlay::validate_vlan(used(), delete(object("Vlan", "ovn-vlan", &spec))).await.unwrap();
+    assert!(words(&vlan).contains("by Subnet lan"), "{vlan:?}");
+    let provider = object("ProviderNetwork", "provider", &spec);
+    let provider = underlay::validate_provider_network(used(), delete(provider)).await.unwrap();
+    assert!(words(&provider).contains("by Vlan ovn-vlan"), "{provider:?}");
+    let unused = subnets::validate(used(), delete(object("Subnet", "other", &spec))).await.unwrap();
+    assert_eq!(unused, Answer::Allowed(Vec::new()));
 }

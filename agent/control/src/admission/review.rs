@@ -55,6 +55,11 @@ impl Request {
         self.operation == "CREATE"
     }
 
+    /// Whether the object is to go.
+    pub(crate) fn is_delete(&self) -> bool {
+        self.operation == "DELETE"
+    }
+
     /// Whether the object is on its way out: what is written then is about finalizers.
     pub(crate) fn is_deleting(&self) -> bool {
         self.object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
@@ -67,7 +72,8 @@ impl Request {
 
     /// The object's name; empty when the API server is to choose it.
     pub(crate) fn name(&self) -> &str {
-        self.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+        let object = if self.is_delete() { &self.old_object } else { &self.object };
+        object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Who asks.

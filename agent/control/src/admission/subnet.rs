@@ -11,12 +11,16 @@ use kube::ResourceExt;
 use super::causes::Causes;
 use super::facts::{Facts, FactsError};
 use super::review::{Answer, Request};
-use super::{malformed, settled, supported, verdict};
+use super::{malformed, settled, supported, unless_needed, verdict};
 
 /// Provider of the default network.
 const DEFAULT_PROVIDER: &str = "ovn";
 
 pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
+    if request.is_delete() {
+        let holders = facts.addresses().into_iter().filter(|holder| holder.subnet == request.name());
+        return Ok(unless_needed(holders.map(|holder| format!("IP {}", holder.object)).collect()));
+    }
     if settled(&request) {
         return Ok(Answer::Allowed(Vec::new()));
     }

@@ -108,6 +108,11 @@ pub(super) fn update(old: Value, new: Value) -> Request {
     Request { operation: "UPDATE".into(), old_object: old, ..create(new) }
 }
 
+/// A user's attempt to delete an object.
+pub(super) fn delete(object: Value) -> Request {
+    Request { operation: "DELETE".into(), old_object: object, ..create(Value::Null) }
+}
+
 /// Fields an answer refuses, `[]` if it lets the object in.
 pub(super) fn refused(answer: &Answer) -> Vec<&str> {
     match answer {

@@ -10,12 +10,17 @@ use super::causes::Causes;
 use super::facts::{Facts, FactsError};
 use super::guest::is_label;
 use super::review::{Answer, Request};
-use super::{malformed, settled, supported, verdict};
+use super::{malformed, settled, supported, unless_needed, verdict};
 
 /// The bridge is called `br-<name>`, and Linux gives a link's name 15 characters.
 const PROVIDER_NAME_MAX: usize = 12;
 
 pub(super) async fn validate_vlan<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
+    if request.is_delete() {
+        let subnets = facts.subnets();
+        let users = subnets.iter().filter(|subnet| subnet.spec.vlan.as_deref() == Some(request.name()));
+        return Ok(unless_needed(users.map(|subnet| format!("Subnet {}", subnet.name_any())).collect()));
+    }
     if settled(&request) {
         return Ok(Answer::Allowed(Vec::new()));
     }
@@ -51,10 +56,12 @@ pub(super) async fn validate_vlan<F: Facts>(facts: Arc<F>, request: Request) -> 
     Ok(verdict(causes, warnings))
 }
 
-pub(super) async fn validate_provider_network<F: Facts>(
-    _facts: Arc<F>,
-    request: Request,
-) -> Result<Answer, FactsError> {
+pub(super) async fn validate_provider_network<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
+    if request.is_delete() {
+        let vlans = facts.vlans();
+        let users = vlans.iter().filter(|vlan| vlan.spec.provider.as_deref() == Some(request.name()));
+        return Ok(unless_needed(users.map(|vlan| format!("Vlan {}", vlan.name_any())).collect()));
+    }
     if settled(&request) {
         return Ok(Answer::Allowed(Vec::new()));
     }
