@@ -22,6 +22,11 @@ const PROCESSES: &str = r#"for p in /proc/[0-9]*; do
   m=$(awk '/^Pss:/ {print $2}' $p/smaps_rollup 2>/dev/null); echo "${m:-0} $c"
 done"#;
 
+/// Processor time of every process and of its children that have ended: `hundredths-of-a-second name`, one a line. The
+/// fields are those of proc_pid_stat(5), counted from the state, which follows the name.
+const PROCESSOR_TIME: &str = r#"awk '{ name = rest = $0; sub(/^[0-9]+ \(/, "", name); sub(/\) [A-Za-z] .*/, "", name)
+  sub(/.*\) /, "", rest); split(rest, f, " "); print f[12] + f[13] + f[14] + f[15], name }' /proc/[0-9]*/stat 2>/dev/null || true"#;
+
 /// What this bench itself and the login shell of its commands run.
 const NOT_DAEMONS: [&str; 4] = ["bash", "sh", "awk", "tr"];
 
@@ -81,6 +86,17 @@ impl Bench<'_> {
                 continue;
             }
             *sums.entry(name.to_owned()).or_default() += kib.parse::<f64>().unwrap_or(0.0) / 1024.0;
+        }
+        ensure!(sums.contains_key("furrow-agent"), "the agent is not among the node's processes: {sums:?}");
+        Ok(sums)
+    }
+
+    /// Seconds of processor time by process name, since each process began.
+    fn processor_time(&self) -> Result<BTreeMap<String, f64>> {
+        let mut sums = BTreeMap::new();
+        for line in self.bed.node().shell(PROCESSOR_TIME)?.lines() {
+            let Some((ticks, name)) = line.split_once(' ') else { continue };
+            *sums.entry(name.to_owned()).or_default() += ticks.parse::<f64>().unwrap_or(0.0) / 100.0;
         }
         ensure!(sums.contains_key("furrow-agent"), "the agent is not among the node's processes: {sums:?}");
         Ok(sums)
@@ -211,11 +227,19 @@ impl Bench<'_> {
         let names: Vec<String> = (0..guests).map(guest).collect();
         let manifests: Vec<String> = names.iter().zip(0..).map(|(name, n)| vmi(name, &disk(n))).collect();
         let watch = PhaseWatch::start(&self.cluster, "vmi")?;
+        let before = self.processor_time()?;
         self.cluster.apply(&manifests.join("\n---\n"))?;
         let mut ours = Vec::new();
         for name in &names {
             self.cluster.wait(("vmi", name), "/status/phase", &["Running"], 120)?;
         }
+        let mut spent = self.processor_time()?;
+        for (name, seconds) in &mut spent {
+            *seconds = tenths(*seconds - before.get(name).copied().unwrap_or(0.0));
+        }
+        spent.retain(|_, seconds| *seconds >= 0.3);
+        let line = spent.iter().map(|(name, seconds)| format!("{name} {seconds:.1}")).collect::<Vec<_>>().join(", ");
+        self.record("start_at_once_processor_s", json!(spent), &line);
         for name in &names {
             ours.push(watch.between((&names[0], ""), (name, "Running"))?);
         }

@@ -1,6 +1,7 @@
 # Milliseconds from a common start to the end of `virsh create`, for the domains of the VMIs named by the arguments, all
 # started at the same time, a line each: the same XML with another name and UUID, on a clone of the disk and on a port
-# of its own, so that nothing is shared with the running guests. These stand still meanwhile.
+# of its own, so that nothing is shared with the running guests. These stand still meanwhile and stay so: otherwise the
+# next start to be measured would share the processors with guests that still boot.
 set -euo pipefail
 virsh() { command virsh -q -c qemu:///system "$@"; }
 rbd() { command rbd --id furrow-agent "$@" >/dev/null 2>&1; }
@@ -44,10 +45,7 @@ create() {
 }
 
 finish() {
-  for name in "$@"; do
-    end "$name"
-    virsh resume "default_$name" >/dev/null 2>&1 || true
-  done
+  for name in "$@"; do end "$name"; done
   rm -rf "$work"
 }
 trap 'finish "$@"' EXIT
