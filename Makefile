@@ -5,13 +5,13 @@ run:    ## start the one-node appliance as a box and return when it is ready
 	@tests/testbed up
 stop:   ## switch the appliance off; its state stays for the next `make run`
 	@tests/testbed down --keep
-test:   ## everything that gates: check, recipes, k3s contract, image, scenarios in boxes
-	@tests/gate
+test:   ## everything that gates: check, recipes, k3s contract, image, scenarios in boxes (SUITE=journey: the medium in QEMU)
+	@tests/gate $(SUITE)
 check:  ## fast: format, clippy, deny, docs, tidy and unit tests
 	@tests/check
-image:  ## build the node image (K3S=FILE takes an official k3s binary)
-	@image/build
-boot:   ## boot the installation medium in QEMU
+image:  ## build the node image and its installation medium (K3S=FILE takes an official k3s binary)
+	@image/medium
+boot:   ## boot the installation medium in QEMU, on this terminal
 	@image/boot
 bench:  ## measure the budgets in the running appliance
 	@tests/testbed bench

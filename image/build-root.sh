@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The build root: a Debian 13 tree with the compilers and headers that our own
 # binaries are built with, so that they link against the very libc, libvirt and
-# librbd of the node image, whatever the build host runs.
+# librbd of the node image, whatever the build host runs; and with what assembles
+# the installation medium, which is newer there than on the build host.
 #
 # usage: image/build-root.sh        prints the root's path, building it when its
 #                                   inputs (this file) have changed
@@ -11,6 +12,8 @@ packages=(
   build-essential ca-certificates pkg-config git protobuf-compiler
   libvirt-dev librados-dev librbd-dev libclang-dev
   file iproute2 procps python3-minimal
+  cpio cryptsetup-bin dosfstools erofs-utils fdisk mtools openssl sbsigntool
+  systemd-boot-efi systemd-ukify xorriso zstd
 )
 key=$(sha256sum "$0" | cut -c1-12)
 root=$cache/build-root-$key

@@ -1,12 +1,17 @@
 # The base: Debian's packages, unconfigured and without what a node never uses.
 # Immutable once made: the trees of the images above it share its files by hard links.
 
-# ensure_base: makes the base unless its inputs have been built before; sets base_dir.
-ensure_base() {
-  local key work started=$SECONDS
+# locate_base: sets base_dir, which need not be there yet.
+locate_base() {
+  local key
   key=$(content_key "$image_dir/packages" "$image_dir/prune" "$image_dir/ids" \
-    "$image_dir/lib/base.sh" "$image_dir/lib/fixed-ids")
+    "$image_dir/initrd/dracut.conf" "$image_dir/lib/base.sh" "$image_dir/lib/fixed-ids")
   base_dir=$cache/image/base-$key-$SOURCE_DATE_EPOCH
+}
+
+# ensure_base: makes the base unless its inputs have been built before.
+ensure_base() {
+  local work started=$SECONDS
   [ ! -e "$base_dir" ] || return 0
   "$image_dir/need" mmdebstrap
   work=$base_dir.tmp
@@ -15,6 +20,7 @@ ensure_base() {
   say "base: installing $(entries "$image_dir/packages" | wc -l) packages and what they need (about 2 minutes)"
   install_packages "$work/root"
   list_packages "$work/root" > "$work/packages.txt"
+  keep_kernel "$work/root" "$work/boot"
   say "base: pruning"
   prune_base "$work/root"
   settle_base "$work/root"
@@ -37,7 +43,16 @@ install_packages() {
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' \
     --essential-hook="'$image_dir/lib/fixed-ids' '$image_dir/ids' \"\$1\"" \
+    --essential-hook="install -D -m 644 '$image_dir/initrd/dracut.conf' \"\$1/etc/dracut.conf.d/furrow.conf\"" \
     trixie "$1" >&2
+}
+
+# keep_kernel ROOT DIR: the kernel and the initrd that dracut made for it, before they are pruned.
+keep_kernel() {
+  mkdir "$2"
+  cp "$1"/boot/vmlinuz-* "$2/vmlinuz"
+  cp "$1"/boot/initrd.img-* "$2/initrd.cpio"
+  ls "$1/usr/lib/modules" > "$2/release"
 }
 
 # list_packages ROOT: name, version and installed size in KiB, the largest first.

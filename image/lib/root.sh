@@ -26,7 +26,6 @@ gather_parts() {
   install -m 644 "$repo_dir"/agent/api/crds/*.yaml "$repo_dir"/agent/control/manifests/*.yaml \
     "$stage/usr/share/furrow/manifests"
   say "our programs: cargo build --release"
-  "$image_dir/need" binutils mmdebstrap
   # Build scripts of C libraries run again whenever these variables differ from those
   # of a plain image/cargo.
   env -u SOURCE_DATE_EPOCH -u LC_ALL -u TZ "$image_dir/cargo" build --release --locked "${our_programs[@]/#/-p}" >&2
@@ -57,6 +56,8 @@ assemble() {
   cp -al "$base" "$root"
   lay "$image_dir/root" "$root"
   [ -z "$stage" ] || lay "$stage" "$root"
+  # Where systemd mounts the ESP.
+  mkdir -p "$root/efi"
   ln -sf ../run/systemd/resolve/resolv.conf "$root/etc/resolv.conf"
   rm "$root/usr/lib/os-release"
   sed "/^PRETTY_NAME=/s/=.*/=\"Furrow $version (Debian 13)\"/" "$base/usr/lib/os-release" > "$root/usr/lib/os-release"

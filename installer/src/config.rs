@@ -33,6 +33,42 @@ pub(crate) struct NodeConfig {
     pub(crate) kubernetes: Kubernetes,
     /// Storage.
     pub(crate) ceph: Ceph,
+    /// Who may log in.
+    #[serde(default)]
+    pub(crate) admin: Admin,
+    /// Installation to a disk; no other command reads it.
+    pub(crate) install: Option<Install>,
+}
+
+/// Who may log in, as root.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// Public keys, as in `authorized_keys`.
+    pub(crate) ssh_keys: Vec<String>,
+}
+
+/// How the system comes to a disk.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Install {
+    /// The disk; all criteria that are given must hold, for one disk.
+    pub(crate) disk: DiskSelector,
+    /// Which of several disks.
+    pub(crate) pick: Option<Pick>,
+    /// Switch off afterwards instead of restarting.
+    #[serde(default)]
+    pub(crate) power_off: bool,
+}
+
+/// Which of several disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Pick {
+    /// The one with the most bytes.
+    Largest,
+    /// The one with the fewest.
+    Smallest,
 }
 
 /// The network that nodes talk to each other on.
@@ -43,6 +79,13 @@ pub(crate) struct Management {
     pub(crate) interface: String,
     /// The node's address on it.
     pub(crate) address: IpAddr,
+    /// Bits of the network's prefix; with it the address is static, without it DHCP must give that very address.
+    pub(crate) prefix_length: Option<u8>,
+    /// Default route.
+    pub(crate) gateway: Option<IpAddr>,
+    /// Name servers.
+    #[serde(default)]
+    pub(crate) dns: Vec<IpAddr>,
 }
 
 /// What a node is to the cluster.
@@ -196,6 +239,7 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
     if config.management.interface.is_empty() || config.management.interface.len() > 15 {
         return refuse("management.interface", &config.management.interface, "a device name of 1-15 characters");
     }
+    check_management(&config.management)?;
     if config.role == Role::Agent {
         return refuse("role", "agent", "server: joining a cluster is not supported yet");
     }
@@ -213,11 +257,43 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
     if config.ceph.osd_memory_mib < 896 {
         return refuse("ceph.osdMemoryMib", config.ceph.osd_memory_mib, "at least 896 MiB, Ceph's own minimum");
     }
-    config.ceph.disks.iter().enumerate().try_for_each(|(n, disk)| check_selector(n, disk))
+    if let Some(key) = config.admin.ssh_keys.iter().find(|key| !is_ssh_key(key)) {
+        return refuse("admin.sshKeys", key, "public keys such as `ssh-ed25519 AAAA... name`");
+    }
+    if let Some(install) = &config.install {
+        check_selector("install.disk", &install.disk)?;
+    }
+    let mut disks = config.ceph.disks.iter().enumerate();
+    disks.try_for_each(|(n, disk)| check_selector(&format!("ceph.disks[{n}]"), disk))
 }
 
-fn check_selector(n: usize, disk: &DiskSelector) -> Result<(), Refusal> {
-    let key = format!("ceph.disks[{n}]");
+fn check_management(management: &Management) -> Result<(), Refusal> {
+    let most = if management.address.is_ipv4() { 32 } else { 128 };
+    match management.prefix_length {
+        Some(bits) if !(1..=most).contains(&bits) => {
+            return refuse("management.prefixLength", bits, &format!("1 to {most}"));
+        }
+        None if management.gateway.is_some() || !management.dns.is_empty() => {
+            return refuse("management.prefixLength", "nothing", "a prefix length beside gateway or dns");
+        }
+        _ => {}
+    }
+    match management.gateway {
+        Some(gateway) if gateway.is_ipv4() != management.address.is_ipv4() => {
+            refuse("management.gateway", gateway, "an address of the same family as management.address")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line of a kind, base64 and maybe a comment.
+fn is_ssh_key(text: &str) -> bool {
+    let mut words = text.split_ascii_whitespace();
+    let kind = words.next().is_some_and(|k| k.starts_with("ssh-") || k.starts_with("ecdsa-") || k.starts_with("sk-"));
+    kind && words.next().is_some_and(|data| data.starts_with("AAAA")) && !text.contains('\n')
+}
+
+fn check_selector(key: &str, disk: &DiskSelector) -> Result<(), Refusal> {
     let criteria = [&disk.path, &disk.id, &disk.model, &disk.partition_label, &disk.min_size];
     if criteria.iter().all(|c| c.is_none()) {
         return refuse(key, "no criterion", "at least one of path, id, model, partitionLabel, minSize");
@@ -307,6 +383,10 @@ mod tests {
             "line 10: ceph.disks[0].wipe: `true` is not allowed",
         );
         check_refused("path: /dev/vdb", "minSize: big", "line 9: ceph.disks[0].minSize");
+        check_refused("kind: Node", "kind: Node\ninstall: {disk: {}}", "line 3: install.disk: `no criterion`");
+        check_refused("kind: Node", "kind: Node\nadmin: {sshKeys: [secret]}", "line 3: admin.sshKeys: `secret`");
+        check_refused("10.0.0.1", "10.0.0.1\n  gateway: 10.0.0.2", "management.prefixLength: `nothing`");
+        check_refused("10.0.0.1", "10.0.0.1\n  prefixLength: 33", "line 7: management.prefixLength: `33`");
         check_refused("kind: Node", "kind: Node\nrole: agent", "joining a cluster is not supported yet");
     }
 

@@ -78,7 +78,8 @@ pub(crate) fn flatten<'a>(devices: &'a [Device], into: &mut Vec<&'a Device>) {
     }
 }
 
-fn matches(device: &Device, selector: &DiskSelector, resolved: &dyn Fn(&str) -> String) -> bool {
+/// Whether a device is what a selector means.
+pub(crate) fn matches(device: &Device, selector: &DiskSelector, resolved: &dyn Fn(&str) -> String) -> bool {
     let says = |wanted: &Option<String>, found: &[&Option<String>]| match wanted {
         None => true,
         Some(w) => found.iter().any(|f| f.as_deref().map(str::trim) == Some(w)),
@@ -100,7 +101,7 @@ fn matches(device: &Device, selector: &DiskSelector, resolved: &dyn Fn(&str) -> 
 }
 
 /// Where a device or something on it is mounted.
-fn mounted_on(device: &Device) -> Option<String> {
+pub(crate) fn mounted_on(device: &Device) -> Option<String> {
     let mut family = Vec::new();
     flatten(std::slice::from_ref(device), &mut family);
     family.iter().flat_map(|d| d.mountpoints.iter().flatten()).next().cloned()
@@ -131,16 +132,20 @@ fn fit(device: &Device, selector: &DiskSelector, index: usize, allow_loops: bool
     if device.fstype.as_deref() == Some("ceph_bluestore") {
         return Ok(chosen(true));
     }
-    let holds = match (&device.fstype, &device.pttype, device.children.is_empty()) {
+    match holds(device) {
+        Some(data) if !selector.wipe => Err(unfit(format!("{data}; `wipe: true` would erase it"))),
+        _ => Ok(chosen(false)),
+    }
+}
+
+/// What is on a device, as a clause; None when nothing is known to be.
+pub(crate) fn holds(device: &Device) -> Option<String> {
+    match (&device.fstype, &device.pttype, device.children.is_empty()) {
         (Some(fs), _, _) => Some(format!("it holds {fs}")),
         (None, Some(table), false) => Some(format!("it has a {table} partition table with partitions")),
         (None, _, false) => Some("other devices are on it".to_owned()),
         (None, Some(table), true) if device.kind == "disk" => Some(format!("it has a {table} partition table")),
         _ => None,
-    };
-    match holds {
-        Some(data) if !selector.wipe => Err(unfit(format!("{data}; `wipe: true` would erase it"))),
-        _ => Ok(chosen(false)),
     }
 }
 

@@ -3,23 +3,30 @@
 
 mod approve;
 mod config;
+mod device;
 mod disks;
 mod files;
+mod install;
 mod pki;
 mod places;
 mod plan;
 mod record;
 mod status;
 mod steps;
+mod tui;
+mod update;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use furrow_host::block;
 
 use crate::config::NodeConfig;
+use crate::install::InstallPlan;
 use crate::plan::Step;
 use crate::steps::Node;
 
@@ -74,6 +81,33 @@ enum Command {
         #[arg(long, default_value = "/etc/furrow/node.yaml")]
         file: PathBuf,
     },
+    /// Install to a disk what this medium carries. Erases only what `install.disk` allows.
+    Install {
+        /// The configuration; without it, node.yaml of the file system labelled FURROW-CONFIG.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Print what would be written and stop.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write another version to the free slot and boot it on trial: if the node does not become healthy, the running version
+    /// comes back.
+    Update {
+        /// The medium of the other version, an ISO file.
+        file: PathBuf,
+        /// Leave the restart to the administrator.
+        #[arg(long)]
+        no_reboot: bool,
+        /// Die by SIGKILL after this step: for tests.
+        #[arg(long, hide = true)]
+        crash_after: Option<String>,
+    },
+    /// Wait until this node is healthy; what a new version must pass to stay. Exit code 1 when it does not become so.
+    #[command(hide = true)]
+    Healthy,
+    /// What the medium starts: the installation, unattended where the kernel's command line says so.
+    #[command(hide = true)]
+    Medium,
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
 }
@@ -127,6 +161,24 @@ async fn act(command: Command) -> Result<bool> {
             }
         }
         Command::Renew { file } => execute(read(&file)?, &plan::renewal(), None).await?,
+        Command::Install { file, dry_run } => {
+            let text = match file {
+                Some(file) => text_of(&file)?,
+                None => install::read_config().await.map_err(|reason| anyhow!(reason))?,
+            };
+            install(text, dry_run).await?;
+        }
+        Command::Medium => return medium().await,
+        Command::Update { file, no_reboot, crash_after } => {
+            let begun = Instant::now();
+            let say = |line: &str| println!("update [{:5.1} s] {line}", begun.elapsed().as_secs_f64());
+            let version = update::run(&file, crash_after.as_deref(), &say).await?;
+            println!("version {version} is tried at the next boot");
+            if !no_reboot {
+                steps::systemctl(&["--no-block", "reboot"]).await?;
+            }
+        }
+        Command::Healthy => return Ok(status::wait_healthy().await),
         Command::Status => return Ok(status::print().await),
     }
     Ok(true)
@@ -141,9 +193,55 @@ async fn execute(config: NodeConfig, steps: &[Step], crash_after: Option<&str>) 
     done.map_err(|(step, error)| anyhow::Error::from(error).context(format!("step {step} failed")))
 }
 
+/// Installs as a node.yaml says, and restarts the machine.
+async fn install(text: String, dry_run: bool) -> Result<()> {
+    let config = config::parse(&text).context("node.yaml is not valid")?;
+    let plan = install::plan(config, text).await?;
+    println!("{plan}");
+    if dry_run {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    plan.execute(&|line| println!("install [{:5.1} s] {line}", begun.elapsed().as_secs_f64())).await?;
+    leave(&plan).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "a shell takes this process's place and terminal")]
+async fn medium() -> Result<bool> {
+    if install::is_unattended() {
+        let text = install::read_config().await.map_err(|reason| anyhow!(reason))?;
+        install(text, false).await?;
+        return Ok(true);
+    }
+    match tui::run().await? {
+        tui::End::Installed(plan) => leave(&plan).await?,
+        tui::End::Left => {
+            println!(
+                "A shell on the medium; `exit` asks again. `furrow-install install` takes node.yaml from a file system \
+                 labelled {}.",
+                install::CONFIG_LABEL
+            );
+            let shell = std::process::Command::new("/bin/bash").arg("--login").exec();
+            return Err(shell).context("no shell");
+        }
+    }
+    Ok(true)
+}
+
+/// Restarts the machine, or switches it off, as the plan says.
+async fn leave(plan: &InstallPlan) -> Result<()> {
+    let verb = if plan.powers_off() { "poweroff" } else { "reboot" };
+    println!("{verb} follows; take the medium out");
+    steps::systemctl(&["--no-block", verb]).await?;
+    Ok(())
+}
+
 fn read(file: &Path) -> Result<NodeConfig> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
-    config::parse(&text).with_context(|| format!("{} is not valid", file.display()))
+    config::parse(&text_of(file)?).with_context(|| format!("{} is not valid", file.display()))
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))
 }
 
 /// The whole plan; nothing is written before it is valid.

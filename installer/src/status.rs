@@ -12,6 +12,22 @@ use crate::steps::{STATE, client};
 /// Health checks of Ceph that a single node cannot help having; they are shown, but are no fault.
 const EXPECTED: [&str; 3] = ["POOL_NO_REDUNDANCY", "MON_DISK_LOW", "OSD_NO_DOWN_OUT_INTERVAL"];
 
+/// How long a node may need from its start until all parts are well: Ceph's recovery after a restart included.
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Waits until all parts are well, for as long as a new version has to become so.
+pub(crate) async fn wait_healthy() -> bool {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < HEALTHY_TIMEOUT {
+        if print().await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    println!("not healthy within {} s", HEALTHY_TIMEOUT.as_secs());
+    false
+}
+
 /// Prints a line for each part of the node. Says whether all of them are well.
 pub(crate) async fn print() -> bool {
     let mut well = true;
@@ -23,6 +39,7 @@ pub(crate) async fn print() -> bool {
         };
         println!("{part:14} {mark} {text}");
     };
+    line("version", version().await);
     let finished = record::load(std::path::Path::new(STATE)).finished;
     line(
         "bootstrap",
@@ -42,6 +59,18 @@ pub(crate) async fn print() -> bool {
         line(unit, command("/usr/bin/systemctl", &["is-active", unit]).await);
     }
     well
+}
+
+/// The running version, and those that were tried and did not become healthy.
+async fn version() -> Result<String, String> {
+    let release = std::fs::read_to_string("/usr/lib/os-release").unwrap_or_default();
+    let running = release.lines().find_map(|l| l.strip_prefix("IMAGE_VERSION=")).unwrap_or("unknown");
+    let names: Vec<String> = std::fs::read_dir("/efi/EFI/Linux")
+        .map(|dir| dir.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    let failed = crate::update::failed_versions(&names);
+    let failed = failed.iter().map(|v| format!("; {v} was tried and did not become healthy"));
+    Ok(std::iter::once(running.to_owned()).chain(failed).collect())
 }
 
 async fn command(program: &'static str, args: &[&str]) -> Result<String, String> {

@@ -15,6 +15,7 @@ mod httpd;
 mod inject;
 mod lan;
 mod layout;
+mod machine;
 mod netns;
 mod node_box;
 mod phase_watch;
@@ -67,7 +68,7 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true)]
         argv: Vec<String>,
     },
-    /// Run scenarios (node, first-guest, bootstrap, field-report; all when none is named). Prints a line for each check and closes with the counts.
+    /// Run scenarios (node, first-guest, bootstrap, field-report, journey; all when none is named). Prints a line for each check and closes with the counts.
     Scenario {
         names: Vec<String>,
         /// Take this root directory instead of building the image.

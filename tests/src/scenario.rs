@@ -7,6 +7,7 @@ mod bad_input;
 mod bootstrap;
 pub(crate) mod field_report;
 pub(crate) mod guests;
+mod journey;
 mod kills;
 mod leftovers;
 
@@ -56,7 +57,7 @@ impl Checks {
 
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.
 pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: bool) -> Result<()> {
-    let all = ["node", "first-guest", "bootstrap", "field-report"];
+    let all = ["node", "first-guest", "bootstrap", "field-report", "journey"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         bail!("no scenario `{unknown}`; there are: {}", all.join(", "));
     }
@@ -64,6 +65,13 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
     let mut checks = Checks::new();
     for name in chosen {
         println!("scenario {name}");
+        if name == "journey" {
+            if let Err(error) = journey::run_all(source, &mut checks) {
+                println!("scenario {name} ended early: {error:#}");
+                checks.failed = checks.failed.max(1);
+            }
+            continue;
+        }
         let bed = format!("test/{name}");
         // One that was left on would be taken as it is, on the image that it was started with.
         if let Ok(left) = Appliance::existing(source, &bed) {

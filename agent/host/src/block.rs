@@ -45,6 +45,10 @@ pub struct Device {
     pub fstype: Option<String>,
     /// Label of a GPT partition.
     pub partlabel: Option<String>,
+    /// UUID of a GPT partition, lower case.
+    pub partuuid: Option<String>,
+    /// Number of a partition on its disk.
+    pub partn: Option<u32>,
     /// Kind of partition table.
     pub pttype: Option<String>,
     /// Where it is mounted; `[SWAP]` for swap.
@@ -95,9 +99,15 @@ pub enum Contents {
     Data(String),
 }
 
-/// The arguments with which `lsblk` prints what [`parse`] reads.
-const LSBLK_ARGS: [&str; 4] =
-    ["--json", "--bytes", "--output", "PATH,TYPE,SIZE,MODEL,SERIAL,WWN,FSTYPE,PARTLABEL,PTTYPE,MOUNTPOINTS,RO"];
+/// The arguments with which `lsblk` prints what [`parse`] reads. Without the column NAME it prints a flat list unless it
+/// is told the tree's column: partitions would not stand below their disks.
+const LSBLK_ARGS: [&str; 5] = [
+    "--json",
+    "--bytes",
+    "--tree=PATH",
+    "--output",
+    "PATH,TYPE,SIZE,MODEL,SERIAL,WWN,FSTYPE,PARTLABEL,PARTUUID,PARTN,PTTYPE,MOUNTPOINTS,RO",
+];
 
 /// All block devices that have a device node here. In a container sysfs shows the host's as well, which are not ours.
 ///

@@ -1,0 +1,149 @@
+//! Executes an installation's plan: partitions, root, boot files, configuration, and last the ESP's name, which says that
+//! all is there. A kill or power cut leaves a disk that boots nothing of ours and that the next installation takes over.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use furrow_host::block::{self, Contents};
+use furrow_host::cmd::Cmd;
+
+use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL};
+use super::{InstallPlan, network};
+use crate::device::{DeviceError, copy_blocks, file, mounted};
+use crate::files::replace;
+
+/// Where partitions are mounted meanwhile.
+const WORK: &str = "/run/furrow/install";
+/// The kernel and udev see new partitions at once, but for a slow disk.
+const UDEV_TIMEOUT: Duration = Duration::from_secs(60);
+/// Formatting, on the slowest disk.
+const FORMAT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why an installation ended.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {step}")]
+pub(crate) struct WriteError {
+    step: &'static str,
+    #[source]
+    reason: DeviceError,
+}
+
+/// All steps in their order.
+pub(super) async fn all(plan: &InstallPlan, say: &dyn Fn(&str)) -> Result<(), WriteError> {
+    let at = |step: &'static str| move |reason| WriteError { step, reason };
+    say("step 1 of 5: partitions");
+    partitions(plan).await.map_err(at("make the partitions"))?;
+    say("step 2 of 5: system");
+    for (from, to) in [(&plan.medium.root, ROOT_LABEL), (&plan.medium.verity, VERITY_LABEL)] {
+        copy_blocks(from, &of_disk(plan, to).await.map_err(at("find a partition"))?, say)
+            .map_err(at("copy the system"))?;
+    }
+    say("step 3 of 5: boot files");
+    let esp = of_disk(plan, UNFINISHED_LABEL).await.map_err(at("find the ESP"))?;
+    boot_files(plan, &esp).await.map_err(at("write the boot files"))?;
+    say("step 4 of 5: configuration");
+    let state = of_disk(plan, STATE_LABEL).await.map_err(at("find the state partition"))?;
+    configuration(plan, &state).await.map_err(at("write the configuration"))?;
+    say("step 5 of 5: finishing");
+    finish(plan).await.map_err(at("finish"))?;
+    say("installed");
+    Ok(())
+}
+
+async fn partitions(plan: &InstallPlan) -> Result<(), DeviceError> {
+    let disk = plan.disk();
+    // What lsblk knew may be old; this looks at the disk itself.
+    if block::contents(disk).await? == Contents::InUse {
+        return Err(DeviceError::InUse(plan.target.path.clone()));
+    }
+    block::erase(disk).await?;
+    let dir = Path::new(WORK).join("repart.d");
+    let _ = std::fs::remove_dir_all(&dir);
+    for (number, partition) in plan.layout.partitions.iter().enumerate() {
+        let path = dir.join(format!("{number}0-{}.conf", partition.label));
+        replace(&path, partition.definition().as_bytes(), 0o644).map_err(file(&path))?;
+    }
+    let repart = Cmd::new("/usr/bin/systemd-repart").args(["--dry-run=no", "--empty=force", "--seed=random"]);
+    let definitions = format!("--definitions={}", dir.display());
+    repart.args(["--no-pager", &definitions]).arg(disk).timeout(FORMAT_TIMEOUT).run().await?;
+    Ok(())
+}
+
+/// A partition of the target by its name: by the disk, because another disk may have a partition of that name. Waits for
+/// udev, which names new partitions a moment after the kernel has them.
+async fn of_disk(plan: &InstallPlan, label: &'static str) -> Result<PathBuf, DeviceError> {
+    let begun = Instant::now();
+    loop {
+        let devices = block::list().await?;
+        let disk = devices.iter().find(|d| d.path == plan.target.path);
+        if let Some(found) = disk.and_then(|d| d.children.iter().find(|c| c.partlabel.as_deref() == Some(label))) {
+            return Ok(PathBuf::from(&found.path));
+        }
+        if begun.elapsed() > UDEV_TIMEOUT {
+            let missing = io::Error::new(io::ErrorKind::NotFound, format!("no partition {label}"));
+            return Err(file(plan.disk())(missing));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The boot loader and the unified kernel image, as they are on the medium, with their signatures.
+async fn boot_files(plan: &InstallPlan, esp: &Path) -> Result<(), DeviceError> {
+    mounted(esp, &Path::new(WORK).join("esp"), "umask=0077", async |to| {
+        mounted(&plan.medium.esp, &Path::new(WORK).join("medium"), "ro", async |from| {
+            let copy = |source: &Path, name: &str| {
+                let content = std::fs::read(source).map_err(file(source))?;
+                let path = to.join(name);
+                replace(&path, &content, 0o644).map_err(file(&path))
+            };
+            let loader = from.join("EFI/BOOT/BOOTX64.EFI");
+            // The second is where firmware looks that has no entry for this disk.
+            copy(&loader, "EFI/systemd/systemd-bootx64.efi")?;
+            copy(&loader, "EFI/BOOT/BOOTX64.EFI")?;
+            let image = format!("EFI/Linux/furrow-{}.efi", plan.medium.version);
+            copy(&from.join(&image), &image)?;
+            let conf = to.join("loader/loader.conf");
+            replace(&conf, b"timeout 3\neditor no\n", 0o644).map_err(file(&conf))
+        })
+        .await
+    })
+    .await
+}
+
+/// What the node is told: node.yaml and its network, on the layer over /etc.
+async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceError> {
+    mounted(state, &Path::new(WORK).join("state"), "noatime", async |root| {
+        let upper = root.join("etc/upper");
+        let put = |name: &str, text: &str, mode| {
+            let path = upper.join(name.trim_start_matches("etc/"));
+            replace(&path, text.as_bytes(), mode).map_err(file(&path))
+        };
+        put("etc/furrow/node.yaml", &plan.node_yaml, 0o600)?;
+        put("etc/hostname", &format!("{}\n", plan.config.hostname), 0o644)?;
+        if let Some(unit) = network::unit(&plan.config.management) {
+            put(network::PATH, &unit, 0o644)?;
+        }
+        if !plan.config.admin.ssh_keys.is_empty() {
+            let home = root.join("root");
+            std::fs::create_dir_all(&home).map_err(file(&home))?;
+            std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .map_err(file(&home))?;
+            let path = home.join(".ssh/authorized_keys");
+            let text = plan.config.admin.ssh_keys.join("\n") + "\n";
+            replace(&path, text.as_bytes(), 0o600).map_err(file(&path))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Names the ESP as that of a whole system, and tells the firmware where its boot loader is.
+async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
+    nix::unistd::sync();
+    let disk = plan.disk();
+    Cmd::new("/usr/sbin/sfdisk").args(["--quiet", "--part-label"]).arg(disk).args(["1", ESP_LABEL]).run().await?;
+    Cmd::new("/usr/bin/udevadm").args(["settle", "--timeout=30"]).timeout(UDEV_TIMEOUT).run().await?;
+    nix::unistd::sync();
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The text interface of the medium, on a screen or a serial console: questions, a typed confirmation, progress, result.
+//! Owns the terminal and the order; what is asked is [`wizard`]'s, how it looks is [`view`]'s. Installs by the same
+//! node.yaml and plan as an unattended installation.
+
+mod facts;
+mod view;
+mod wizard;
+
+use std::io::Stdout;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
+use ratatui::crossterm::{execute, terminal};
+
+use self::facts::Facts;
+use self::wizard::{Key, Outcome, Wizard};
+use crate::install::{self, InstallPlan};
+
+type Screen = Terminal<CrosstermBackend<Stdout>>;
+
+/// What a person chose.
+pub(crate) enum End {
+    /// The plan was executed.
+    Installed(Box<InstallPlan>),
+    /// A shell.
+    Left,
+}
+
+/// Asks, installs, shows the result.
+///
+/// # Errors
+/// When the terminal or the disks cannot be read. A failed installation is shown and is no error.
+pub(crate) async fn run() -> Result<End> {
+    let medium = install::medium_disk().map_err(anyhow::Error::msg)?;
+    let facts = Facts::observe(&medium).await?;
+    let mut screen = open()?;
+    let end = story(&mut screen, facts).await;
+    close(&mut screen);
+    end
+}
+
+async fn story(screen: &mut Screen, facts: Facts) -> Result<End> {
+    let mut wizard = Wizard::new(facts);
+    loop {
+        let text = match ask(screen, &mut wizard)? {
+            None => return Ok(End::Left),
+            Some(text) => text,
+        };
+        let config = crate::config::parse(&text).context("the answers make no valid node.yaml")?;
+        let plan = match install::plan(config, text).await {
+            Ok(plan) => plan,
+            // Back to the summary, with the reason.
+            Err(error) => {
+                wizard.refusal = Some(error.to_string());
+                continue;
+            }
+        };
+        return progress(screen, plan).await;
+    }
+}
+
+fn open() -> Result<Screen> {
+    terminal::enable_raw_mode().context("no terminal")?;
+    let mut out = std::io::stdout();
+    execute!(out, terminal::EnterAlternateScreen)?;
+    Ok(Terminal::new(CrosstermBackend::new(out))?)
+}
+
+fn close(screen: &mut Screen) {
+    let _ = terminal::disable_raw_mode();
+    let _ = execute!(screen.backend_mut(), terminal::LeaveAlternateScreen);
+    let _ = screen.show_cursor();
+}
+
+/// The wizard until it is done; None for a shell.
+fn ask(screen: &mut Screen, wizard: &mut Wizard) -> Result<Option<String>> {
+    loop {
+        screen.draw(|frame| view::draw(frame, wizard))?;
+        let Some(key) = read_key()? else { continue };
+        match wizard.key(key) {
+            Outcome::Stay => {}
+            Outcome::Leave => return Ok(None),
+            Outcome::Install(text) => return Ok(Some(text)),
+        }
+    }
+}
+
+fn read_key() -> Result<Option<Key>> {
+    // Redrawn now and then: the kernel writes to the same console.
+    if !event::poll(Duration::from_secs(5))? {
+        return Ok(None);
+    }
+    let Event::Key(key) = event::read()? else { return Ok(None) };
+    if key.kind == KeyEventKind::Release {
+        return Ok(None);
+    }
+    Ok(match key.code {
+        KeyCode::Up => Some(Key::Up),
+        KeyCode::Down | KeyCode::Tab => Some(Key::Down),
+        KeyCode::Enter => Some(Key::Enter),
+        KeyCode::Esc | KeyCode::Left => Some(Key::Back),
+        KeyCode::Right => Some(Key::Enter),
+        KeyCode::Backspace => Some(Key::Erase),
+        KeyCode::Char(' ') => Some(Key::Space),
+        KeyCode::Char(c) => Some(Key::Char(c)),
+        _ => None,
+    })
+}
+
+async fn progress(screen: &mut Screen, plan: InstallPlan) -> Result<End> {
+    let begun = Instant::now();
+    let said = std::cell::RefCell::new(Vec::<String>::new());
+    let shared = std::cell::RefCell::new(&mut *screen);
+    let result = plan
+        .execute(&|line| {
+            said.borrow_mut().push(format!("[{:5.1} s] {line}", begun.elapsed().as_secs_f64()));
+            // A screen that cannot be drawn must not end the installation.
+            let _ = shared.borrow_mut().draw(|frame| view::draw_progress(frame, &said.borrow(), None));
+        })
+        .await;
+    let end = match &result {
+        Ok(()) => Ok("Installed. Take the medium out.".to_owned()),
+        Err(error) => Err(reasons(error)),
+    };
+    loop {
+        screen.draw(|frame| view::draw_progress(frame, &said.borrow(), Some(&end)))?;
+        if read_key()? == Some(Key::Enter) {
+            return Ok(if result.is_ok() { End::Installed(Box::new(plan)) } else { End::Left });
+        }
+    }
+}
+
+/// An error's causes in one line.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::facts::Facts;
+    use super::wizard::{Key, Wizard};
+    use super::*;
+
+    fn shown(wizard: &Wizard) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("a terminal");
+        terminal.draw(|frame| view::draw(frame, wizard)).expect("drawn");
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn every_screen_names_its_keys_on_80_columns() {
+        let mut wizard = Wizard::new(Facts::default());
+        assert!(shown(&wizard).contains("Enter go on   Esc shell"));
+        wizard.key(Key::Enter);
+        let text = shown(&wizard);
+        assert!(text.contains("Which disk does the system go to?") && text.contains("Esc back"), "{text}");
+        wizard.key(Key::Enter);
+        assert!(shown(&wizard).contains("there is no disk"));
+    }
+}

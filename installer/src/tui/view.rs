@@ -1,0 +1,140 @@
+//! How the questions look on a terminal of 80 columns and 24 lines. Draws; knows no key and decides nothing.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
+
+use super::facts::Verdict;
+use super::wizard::{Field, Screen, Wizard, show, unfit};
+use crate::disks::holds;
+
+/// The whole screen.
+pub(super) fn draw(frame: &mut Frame<'_>, wizard: &Wizard) {
+    let (title, lines, help) = match wizard.screen {
+        Screen::Checks => ("This machine", checks(wizard), "Enter go on   Esc shell"),
+        Screen::Disk => ("Which disk does the system go to?", disks(wizard), "Up Down choose   Enter go on   Esc back"),
+        Screen::Storage => (
+            "Which disks does Ceph get?",
+            storage(wizard),
+            "Up Down move   Space take or leave   Enter go on   Esc back",
+        ),
+        Screen::Card => {
+            ("Which card is the management network on?", cards(wizard), "Up Down choose   Enter go on   Esc back")
+        }
+        Screen::Address => (
+            "Its address",
+            fields(&wizard.address, wizard.cursor),
+            "Up Down move   type to change   Enter go on   Esc back",
+        ),
+        Screen::Node => {
+            ("The node", fields(&wizard.node, wizard.cursor), "Up Down move   type to change   Enter go on   Esc back")
+        }
+        Screen::Summary => ("Summary", summary(wizard), "type the word, then Enter   Esc back"),
+    };
+    let refusal = wizard.refusal.clone().unwrap_or_default();
+    page(frame, title, lines, &refusal, help);
+}
+
+/// The installation's progress: the newest lines that fit.
+pub(super) fn draw_progress(frame: &mut Frame<'_>, said: &[String], end: Option<&Result<String, String>>) {
+    let room = usize::from(frame.area().height.saturating_sub(6));
+    let mut lines: Vec<Line<'_>> =
+        said[said.len().saturating_sub(room)..].iter().map(|text| Line::from(text.as_str())).collect();
+    let (refusal, help) = match end {
+        None => (String::new(), "installing; do not switch off"),
+        Some(Ok(text)) => {
+            lines.push(Line::styled(text.clone(), Style::new().fg(Color::Green)));
+            (String::new(), "Enter restart")
+        }
+        Some(Err(text)) => (text.clone(), "Enter shell"),
+    };
+    page(frame, "Installing", lines, &refusal, help);
+}
+
+fn page(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>, refusal: &str, help: &str) {
+    let areas = Layout::vertical([Constraint::Min(3), Constraint::Length(2), Constraint::Length(1)]);
+    let [body, why, keys]: [Rect; 3] = areas.areas(frame.area());
+    let block = Block::new().borders(Borders::ALL).title(format!(" Furrow: {title} "));
+    frame.render_widget(Paragraph::new(lines).block(block).wrap(Wrap { trim: false }), body);
+    let red = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+    frame.render_widget(Paragraph::new(refusal.to_owned()).style(red).wrap(Wrap { trim: true }), why);
+    frame.render_widget(Paragraph::new(help.to_owned()).style(Style::new().add_modifier(Modifier::REVERSED)), keys);
+}
+
+fn checks(wizard: &Wizard) -> Vec<Line<'static>> {
+    let line = |check: &super::facts::Check| {
+        let (mark, colour) = match check.result {
+            Verdict::Good => ("ok  ", Color::Green),
+            Verdict::Warning => ("warn", Color::Yellow),
+            Verdict::Bad => ("FAIL", Color::Red),
+        };
+        Line::from(vec![
+            Span::styled(mark, Style::new().fg(colour)),
+            Span::raw(format!("  {:15} {}", check.what, check.text)),
+        ])
+    };
+    wizard.facts.checks.iter().map(line).collect()
+}
+
+/// A line of a list, marked where the cursor is.
+fn item(text: String, here: bool) -> Line<'static> {
+    let style = if here { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+    Line::styled(format!("{} {text}", if here { ">" } else { " " }), style)
+}
+
+fn disks(wizard: &Wizard) -> Vec<Line<'static>> {
+    let lines = wizard.facts.disks.iter().enumerate();
+    let line = |(n, device)| {
+        let state = unfit(device).map_or_else(
+            || holds(device).map_or("empty".to_owned(), |data| format!("{data}, WILL BE ERASED")),
+            |reason| format!("cannot be used: {reason}"),
+        );
+        item(format!("{}: {state}", show(device)), n == wizard.cursor)
+    };
+    lines.map(line).collect()
+}
+
+fn storage(wizard: &Wizard) -> Vec<Line<'static>> {
+    let lines = wizard.facts.disks.iter().enumerate();
+    let line = |(n, device): (usize, _)| {
+        let mark = if wizard.storage[n] { "[x]" } else { "[ ]" };
+        let state = match (n == wizard.disk, holds(device)) {
+            (true, _) => "what the system leaves".to_owned(),
+            (false, None) => "empty".to_owned(),
+            (false, Some(data)) if wizard.storage[n] => format!("{data}, WILL BE ERASED"),
+            (false, Some(data)) => data,
+        };
+        item(format!("{mark} {}: {state}", show(device)), n == wizard.cursor)
+    };
+    lines.map(line).collect()
+}
+
+fn cards(wizard: &Wizard) -> Vec<Line<'static>> {
+    let line = |(n, nic): (usize, &super::facts::Nic)| {
+        let link = if nic.has_link { "link" } else { "no link" };
+        let address = nic.address.map_or("no address".to_owned(), |(a, bits)| format!("{a}/{bits}"));
+        item(format!("{:12} {}  {link}, {address}", nic.name, nic.mac), n == wizard.cursor)
+    };
+    wizard.facts.nics.iter().enumerate().map(line).collect()
+}
+
+fn fields(fields: &[Field], cursor: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for (n, field) in fields.iter().enumerate() {
+        let caret = if n == cursor { "_" } else { "" };
+        lines.push(item(format!("{:10} {}{caret}", field.name, field.value), n == cursor));
+        lines.push(Line::styled(format!("             {}", field.hint), Style::new().add_modifier(Modifier::DIM)));
+    }
+    lines
+}
+
+fn summary(wizard: &Wizard) -> Vec<Line<'static>> {
+    let mut lines: Vec<Line<'static>> = wizard.node_yaml().lines().map(|l| Line::from(l.to_owned())).collect();
+    lines.push(Line::from(""));
+    let red = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+    lines.extend(wizard.erased().into_iter().map(|text| Line::styled(format!("ERASED: {text}"), red)));
+    lines.push(Line::from(format!("Type `{}` to install: {}_", wizard.word(), wizard.confirmation)));
+    lines
+}

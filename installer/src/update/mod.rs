@@ -1,0 +1,196 @@
+//! Updating a node: the medium of another version is written to the free slot, checked, and booted on trial.
+//!
+//! ```text
+//!  forget the old image ─> root and hashes to the free slot ─> name the slot by its hash ─> boot image, with a count of tries
+//! ```
+//! Until the last step no boot image means the free slot, so that a power cut anywhere leaves the running version to boot.
+//! The boot loader counts the tries; `furrow-healthy.service` blesses the new version or restarts the machine.
+
+mod manifest;
+mod slots;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use furrow_host::block;
+use furrow_host::cmd::Cmd;
+
+use self::manifest::{Manifest, ManifestError};
+use self::slots::{Part, Slot, SlotError};
+use crate::device::{DeviceError, copy_blocks, file, hex, mounted};
+use crate::files::replace;
+use crate::install::{uuid, word};
+
+/// The certificate whose key signs updates; a part of the root, and so of what dm-verity guards.
+const CERTIFICATE: &str = "/usr/lib/furrow/update.crt";
+/// Where things are mounted meanwhile.
+const WORK: &str = "/run/furrow/update";
+/// How often a new version may start without becoming healthy.
+const TRIES: u32 = 2;
+
+/// Why an update is not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpdateError {
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("{name} is not what the signed list says: the file is damaged")]
+    Digest { name: &'static str },
+    #[error("{name} has {bytes} bytes, the slot {size}")]
+    TooLarge { name: &'static str, bytes: u64, size: u64 },
+    #[error("version {0} runs already")]
+    Same(String),
+    #[error("could not {step}")]
+    Device {
+        step: &'static str,
+        #[source]
+        reason: DeviceError,
+    },
+    #[error(transparent)]
+    Block(#[from] block::BlockError),
+}
+
+fn at(step: &'static str) -> impl FnOnce(DeviceError) -> UpdateError {
+    move |reason| UpdateError::Device { step, reason }
+}
+
+/// Writes the version that `medium`, an ISO file, carries. `crash_after` names a step after which the process kills itself,
+/// for tests. Returns the new version; the machine must be restarted.
+///
+/// # Errors
+/// Why nothing changes for the next boot.
+pub(crate) async fn run(medium: &Path, crash_after: Option<&str>, say: &dyn Fn(&str)) -> Result<String, UpdateError> {
+    let hash = word("roothash").unwrap_or_default();
+    let slot = slots::free(&block::list().await?, &hash)?;
+    let iso = Path::new(WORK).join("medium");
+    let mut outcome = Err(UpdateError::Manifest(ManifestError::Signature));
+    let done = mounted(medium, &iso, "ro,loop", async |iso| {
+        outcome = from_medium(iso, &slot, &hash, crash_after, say).await;
+        Ok(())
+    });
+    done.await.map_err(at("read the medium"))?;
+    outcome
+}
+
+async fn from_medium(
+    iso: &Path,
+    slot: &Slot,
+    running: &str,
+    crash_after: Option<&str>,
+    say: &dyn Fn(&str),
+) -> Result<String, UpdateError> {
+    let read = |path: PathBuf| std::fs::read(&path).map_err(file(&path)).map_err(at("read the medium"));
+    let dir = iso.join("furrow");
+    let signature = read(dir.join("SHA256SUMS.sig"))?;
+    let manifest = manifest::read(&read(dir.join("SHA256SUMS"))?, &signature, &read(CERTIFICATE.into())?)?;
+    let hash = String::from_utf8_lossy(&read(dir.join("roothash"))?).trim().to_owned();
+    expect(&digest_of(hash.as_bytes()), manifest.digest("roothash")?, "roothash")?;
+    if hash == running {
+        return Err(UpdateError::Same(manifest.version));
+    }
+    let end = |step: &str| {
+        say(step);
+        if crash_after == Some(step) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+        }
+    };
+    say(&format!("version {} goes to {}", manifest.version, slot.root.path));
+    // What boots the slot's old content must go before that content does.
+    forget_others(slot, running).await.map_err(at("remove the older boot image"))?;
+    end("forgotten");
+    for (name, part) in [("root.erofs", &slot.root), ("root.verity", &slot.verity)] {
+        let from = dir.join(name);
+        let bytes = std::fs::metadata(&from).map_err(file(&from)).map_err(at("read the medium"))?.len();
+        if bytes > part.size {
+            return Err(UpdateError::TooLarge { name, bytes, size: part.size });
+        }
+        let digest = copy_blocks(&from, Path::new(&part.path), say).map_err(at("write the slot"))?;
+        expect(&digest, manifest.digest(name)?, name)?;
+    }
+    end("written");
+    name_slot(slot, &hash).await.map_err(at("name the slot"))?;
+    end("named");
+    boot_image(&iso.join("boot/esp.img"), slot, &manifest).await?;
+    end("ready");
+    Ok(manifest.version)
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    hex(&Sha256::digest(bytes))
+}
+
+fn expect(found: &str, wanted: &str, name: &'static str) -> Result<(), UpdateError> {
+    if found == wanted { Ok(()) } else { Err(UpdateError::Digest { name }) }
+}
+
+/// Removes every boot image but that of the running root, whose hash its kernel command line holds.
+async fn forget_others(slot: &Slot, running: &str) -> Result<(), DeviceError> {
+    mounted(Path::new(&slot.esp), &Path::new(WORK).join("esp"), "umask=0077", async |esp| {
+        let dir = esp.join("EFI/Linux");
+        for entry in std::fs::read_dir(&dir).map_err(file(&dir))?.flatten() {
+            let path = entry.path();
+            let content = std::fs::read(&path).map_err(file(&path))?;
+            let own = content.windows(running.len()).any(|w| w == running.as_bytes());
+            if !own {
+                std::fs::remove_file(&path).map_err(file(&path))?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Gives the slot's partitions the UUIDs by which its root is found.
+async fn name_slot(slot: &Slot, hash: &str) -> Result<(), DeviceError> {
+    let set = async |part: &Part, half: &str| {
+        let number = part.number.to_string();
+        // The kernel goes on with the table that it knows: its partitions are mounted.
+        let sfdisk = Cmd::new("/usr/sbin/sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid"]);
+        sfdisk.args([slot.disk.as_str(), &number, &uuid(half)]).timeout(Duration::from_secs(60)).run().await
+    };
+    set(&slot.root, &hash[..32]).await?;
+    set(&slot.verity, &hash[32..]).await?;
+    nix::unistd::sync();
+    Ok(())
+}
+
+/// Copies the boot image beside the running one's, whole or not at all, with its number of tries.
+async fn boot_image(medium_esp: &Path, slot: &Slot, manifest: &Manifest) -> Result<(), UpdateError> {
+    let work = Path::new(WORK);
+    let from = |esp: &Path| esp.join("EFI/Linux").join(&manifest.image);
+    let dir = work.join("medium-esp");
+    let image = mounted(medium_esp, &dir, "ro,loop", async |esp| {
+        let path = from(esp);
+        std::fs::read(&path).map_err(file(&path))
+    });
+    let image = image.await.map_err(at("read the medium's boot image"))?;
+    expect(&digest_of(&image), manifest.image_digest(), "the boot image")?;
+    mounted(Path::new(&slot.esp), &work.join("esp"), "umask=0077", async |esp| {
+        let path = esp.join(format!("EFI/Linux/furrow-{}+{TRIES}.efi", manifest.version));
+        replace(&path, &image, 0o600).map_err(file(&path))
+    })
+    .await
+    .map_err(at("write the boot image"))
+}
+
+/// Versions on the ESP that used up their tries, from the names of its boot images.
+pub(crate) fn failed_versions(names: &[String]) -> Vec<String> {
+    let failed = names.iter().filter_map(|name| {
+        let (version, tries) = name.strip_prefix("furrow-")?.strip_suffix(".efi")?.rsplit_once('+')?;
+        tries.split('-').next().is_some_and(|left| left == "0").then(|| version.to_owned())
+    });
+    failed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_without_tries_has_failed() {
+        let names = ["furrow-0.1.0-a.efi", "furrow-0.2.0-b+0-2.efi", "furrow-0.3.0-c+1-1.efi"].map(str::to_owned);
+        assert_eq!(failed_versions(&names), ["0.2.0-b"]);
+    }
+}

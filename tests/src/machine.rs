@@ -1,0 +1,197 @@
+//! A whole machine in QEMU: UEFI firmware, blank disks, the medium in its drive, a serial console that is written to a
+//! file. Emulated unless `FURROW_ACCEL=kvm` says that this host's KVM runs Linux guests.
+//!
+//! Its network is QEMU's own and reaches nothing but ports that are forwarded from 127.0.0.1.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::host::{self, run, spawn_detached};
+use crate::layout::living_pid;
+
+/// MiB of the machine: a server, its Ceph and a small guest.
+const MEMORY_MIB: u32 = 6144;
+/// Debian's build of OVMF.
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// A machine's host key is new every time.
+const SSH_OPTIONS: [&str; 10] = [
+    "-o",
+    "StrictHostKeyChecking=no",
+    "-o",
+    "UserKnownHostsFile=/dev/null",
+    "-o",
+    "LogLevel=ERROR",
+    "-o",
+    "ConnectTimeout=20",
+    "-o",
+    "BatchMode=yes",
+];
+
+/// A disk of the machine, sparse on the host.
+pub(crate) struct Disk {
+    pub(crate) serial: &'static str,
+    pub(crate) gib: u32,
+}
+
+/// One machine.
+pub(crate) struct Machine {
+    dir: PathBuf,
+    disks: Vec<PathBuf>,
+    drives: Vec<String>,
+    /// CDs in their drives; the chipset has a bus for each.
+    discs: u32,
+    ssh_port: u16,
+    api_port: u16,
+}
+
+impl Machine {
+    /// A machine with blank disks, whose files lie in `dir`; what was there goes.
+    pub(crate) fn new(dir: &Path, disks: &[Disk]) -> Result<Machine> {
+        if let Some(pid) = living_pid(&dir.join("pid")) {
+            host::kill(pid, libc::SIGKILL);
+        }
+        let _ = std::fs::remove_dir_all(dir);
+        std::fs::create_dir_all(dir)?;
+        std::fs::copy(VARIABLES, dir.join("variables.fd")).context("UEFI variables (package ovmf)")?;
+        let mut machine = Machine {
+            dir: dir.to_owned(),
+            disks: Vec::new(),
+            drives: Vec::new(),
+            discs: 0,
+            ssh_port: free_port()?,
+            api_port: 0,
+        };
+        machine.api_port = free_port()?;
+        for (number, disk) in disks.iter().enumerate() {
+            let path = dir.join(format!("{}.qcow2", disk.serial));
+            run(&["qemu-img", "create", "-q", "-f", "qcow2", &text(&path), &format!("{}G", disk.gib)])?;
+            machine.drives.extend(words(&format!(
+                "-drive file={},if=none,id=d{number},discard=unmap,cache=unsafe -device \
+                 virtio-blk-pci,drive=d{number},serial={},bootindex={}",
+                text(&path),
+                disk.serial,
+                number + 1
+            )));
+            machine.disks.push(path);
+        }
+        Ok(machine)
+    }
+
+    /// Puts an image into a CD drive, after the disks in the boot order.
+    pub(crate) fn insert(&mut self, image: &Path, id: &str) {
+        let (bus, order) = (self.discs, 10 + self.discs);
+        self.discs += 1;
+        let drive = format!(
+            "-drive file={},if=none,id={id},media=cdrom,readonly=on,format=raw -device ide-cd,bus=ide.{bus},drive={id},bootindex={order}",
+            text(image)
+        );
+        self.drives.extend(words(&drive));
+    }
+
+    /// Switches it on. `cmdline`: words that the boot image adds to the kernel's.
+    pub(crate) fn start(&self, cmdline: &str) -> Result<()> {
+        let accel = if std::env::var("FURROW_ACCEL").is_ok_and(|a| a == "kvm") { "kvm" } else { "tcg,thread=multi" };
+        // A wire with nobody at its other end.
+        let (dir, ssh, api) = (text(&self.dir), self.ssh_port, self.api_port);
+        let (wire, nobody) = (free_port()?, free_port()?);
+        let mut argv = words(&format!(
+            "qemu-system-x86_64 -machine q35 -accel {accel} -cpu max -smp 2 -m {MEMORY_MIB} -display none -no-user-config \
+             -drive if=pflash,format=raw,readonly=on,file={FIRMWARE} -drive if=pflash,format=raw,file={dir}/variables.fd \
+             -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
+             -serial chardev:serial -pidfile {dir}/pid \
+             -netdev user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443 \
+             -device virtio-net-pci,netdev=management,addr=0x10 \
+             -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11 \
+             -device virtio-rng-pci"
+        ));
+        argv.extend(self.drives.iter().cloned());
+        argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        spawn_detached(&argv, &[], &self.dir.join("qemu.log"))?;
+        host::until("QEMU to start", Duration::from_secs(20), || {
+            self.pid().with_context(|| std::fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default())
+        })?;
+        Ok(())
+    }
+
+    fn pid(&self) -> Option<i32> {
+        living_pid(&self.dir.join("pid"))
+    }
+
+    /// What it has written to its serial console.
+    pub(crate) fn serial_log(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
+    /// Waits until the serial console shows `text` after the offset `from`, and returns the offset behind it.
+    pub(crate) fn wait_for(&self, wanted: &str, from: usize, seconds: u64) -> Result<usize> {
+        let started = Instant::now();
+        loop {
+            let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
+            let new = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+            if let Some(at) = new.find(wanted) {
+                return Ok(from + at + wanted.len());
+            }
+            let tail = &new[new.floor_char_boundary(new.len().saturating_sub(800))..];
+            ensure!(self.pid().is_some(), "QEMU ended; the console shows: {tail}");
+            if started.elapsed() > Duration::from_secs(seconds) {
+                bail!("`{wanted}` did not appear within {seconds} s; the console shows: {tail}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Cuts its power.
+    pub(crate) fn power_cut(&self) {
+        if let Some(pid) = self.pid() {
+            host::kill(pid, libc::SIGKILL);
+            let _ = host::until("QEMU to end", Duration::from_secs(10), || {
+                ensure!(!host::alive(pid), "it lives");
+                Ok(())
+            });
+        }
+    }
+
+    /// Runs a shell line as root over SSH with this key.
+    pub(crate) fn shell(&self, key: &Path, line: &str) -> Result<String> {
+        let (key, port) = (text(key), self.ssh_port.to_string());
+        let argv = [&["ssh", "-i", &key, "-p", &port], SSH_OPTIONS.as_slice(), &["root@127.0.0.1", line]].concat();
+        host::run_with(&argv, "", Duration::from_secs(120))?.ok(&format!("`{line}` in the machine"))
+    }
+
+    /// Copies a file into the machine.
+    pub(crate) fn upload(&self, key: &Path, file: &Path, to: &str) -> Result<()> {
+        let (key, port, file) = (text(key), self.ssh_port.to_string(), text(file));
+        let target = format!("root@127.0.0.1:{to}");
+        let argv = [&["scp", "-q", "-i", &key, "-P", &port], SSH_OPTIONS.as_slice(), &[&file, &target]].concat();
+        host::run_with(&argv, "", Duration::from_secs(120))?.ok("scp into the machine").map(|_| ())
+    }
+
+    /// Where its API server is reached from the build host.
+    pub(crate) fn api(&self) -> String {
+        format!("https://127.0.0.1:{}", self.api_port)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.power_cut();
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

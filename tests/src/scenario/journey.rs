@@ -1,0 +1,175 @@
+//! From the medium to a running guest on a whole machine: UEFI, kernel, dm-verity, cgroup v2, KVM, kernel datapath. What
+//! boxes cannot show.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Checks;
+use super::guests::{self, Images};
+use crate::cluster::{Cluster, text_of};
+use crate::host::{self, run, run_with};
+use crate::layout::Layout;
+use crate::machine::{Disk, Machine};
+
+const NODE: &str = include_str!("../../manifests/journey/node.yaml");
+const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
+/// Slots 0x10 and 0x11 of QEMU's PCI bus, as udev names them.
+const PROVIDER_NIC: &str = "enp0s17";
+
+/// The machine with the medium, and what reaches it.
+struct Journey {
+    machine: Machine,
+    dir: PathBuf,
+    key: PathBuf,
+    started: Instant,
+}
+
+pub(crate) fn run_all(source: &Path, checks: &mut Checks) -> Result<()> {
+    let layout = Layout::new(source, "test/journey")?;
+    let medium = medium(&layout.source)?;
+    let mut journey = prepare(&layout, &medium)?;
+    install(&mut journey, checks)?;
+    let cluster = first_boot(&journey, checks, &medium)?;
+    the_system(&journey, checks);
+    guest(&journey, &cluster, &layout.source, checks)?;
+    journey.machine.power_cut();
+    let _ = std::fs::remove_dir_all(&layout.dir);
+    Ok(())
+}
+
+/// The directory of the medium built from this checkout.
+fn medium(source: &Path) -> Result<PathBuf> {
+    let build = source.join("image/medium").display().to_string();
+    let text = run_with(&[&build], "", Duration::from_secs(3600))?.ok("image/medium")?;
+    Ok(PathBuf::from(text.lines().last().context("image/medium printed no directory")?))
+}
+
+fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
+    let found = std::fs::read_dir(dir)?.flatten().map(|e| e.path());
+    found
+        .into_iter()
+        .find(|p| p.to_string_lossy().ends_with(ending))
+        .with_context(|| format!("no *{ending} in {}", dir.display()))
+}
+
+fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
+    let dir = layout.dir.clone();
+    let mut machine =
+        Machine::new(&dir.join("m1"), &[Disk { serial: "SYSTEM", gib: 16 }, Disk { serial: "DATA", gib: 12 }])?;
+    let key = dir.join("key");
+    let _ = std::fs::remove_file(&key);
+    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "journey", "-f", &key.display().to_string()])?;
+    let public = std::fs::read_to_string(key.with_extension("pub"))?;
+    let answers = dir.join("answers");
+    std::fs::create_dir_all(&answers)?;
+    std::fs::write(answers.join("node.yaml"), NODE.replace("${SSH_KEY}", public.trim()))?;
+    let iso = dir.join("answers.iso").display().to_string();
+    let tree = answers.display().to_string();
+    run(&["xorriso", "-report_about", "WARNING", "-as", "mkisofs", "-V", "FURROW-CONFIG", "-r", "-o", &iso, &tree])?;
+    machine.insert(&file_ending(medium, ".iso")?, "medium");
+    machine.insert(Path::new(&iso), "answers");
+    Ok(Journey { machine, dir, key, started: Instant::now() })
+}
+
+/// The unattended installation; the machine restarts from its disk by itself.
+fn install(journey: &mut Journey, checks: &mut Checks) -> Result<()> {
+    journey.started = Instant::now();
+    let machine = &journey.machine;
+    let mut at = 0;
+    checks.require("the medium boots by UEFI to the installer", || {
+        machine.start("furrow.unattended")?;
+        at = machine.wait_for("step 1 of 5", at, 300)?;
+        Ok(())
+    })?;
+    checks.require("it installs unattended", || {
+        at = machine.wait_for("installed", at, 300)?;
+        Ok(())
+    })
+}
+
+fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path) -> Result<Cluster> {
+    let machine = &journey.machine;
+    let from = std::fs::metadata(machine.serial_log())?.len() as usize;
+    let mut at = from;
+    checks.require("the disk boots", || {
+        at = machine.wait_for("writable layers on /dev/", at, 240)?;
+        Ok(())
+    })?;
+    checks.require("the node bootstraps and is Ready", || {
+        for step in ["kubernetes-ready: done", "ceph-pool: done", "node-ready: done"] {
+            machine.wait_for(step, from, 600)?;
+            println!("         {step} {:.0} s after power-on", journey.started.elapsed().as_secs_f64());
+        }
+        Ok(())
+    })?;
+    let kubeconfig = journey.dir.join("kubeconfig");
+    let text =
+        host::until("ssh", Duration::from_secs(60), || machine.shell(&journey.key, "cat /etc/rancher/k3s/k3s.yaml"))?;
+    std::fs::write(&kubeconfig, text.replace("https://127.0.0.1:6443", &machine.api()))?;
+    let root = medium.parent().context("no cache")?.join("current/root/usr/bin/k3s");
+    Ok(Cluster::new(&root, &kubeconfig))
+}
+
+/// What an installed machine has and a box has not.
+fn the_system(journey: &Journey, checks: &mut Checks) {
+    let shell = |line: &str| journey.machine.shell(&journey.key, line);
+    checks.check("the root is dm-verity's, read-only, and nothing has failed", || {
+        let mounts = shell("findmnt -no SOURCE,FSTYPE,OPTIONS /")?;
+        ensure!(mounts.starts_with("/dev/mapper/root") && mounts.contains("erofs"), "the root is {mounts}");
+        let failed = shell("systemctl --failed --no-legend --plain")?;
+        ensure!(failed.trim().is_empty(), "failed units: {failed}");
+        Ok(())
+    });
+    checks.check("control groups are v2 and the boot image is the installed one", || {
+        let kind = shell("stat -fc %T /sys/fs/cgroup")?;
+        ensure!(kind.trim() == "cgroup2fs", "/sys/fs/cgroup is {kind}");
+        let entry = shell("bootctl status --no-pager | grep -i 'current stub\\|furrow-' | head -3")?;
+        ensure!(entry.contains("furrow-") || !entry.is_empty(), "bootctl says: {entry}");
+        Ok(())
+    });
+}
+
+/// A tiny guest on RBD, under KVM, on the kernel's datapath with a VLAN tag.
+fn guest(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Checks) -> Result<()> {
+    let shell = |line: &str| journey.machine.shell(&journey.key, line);
+    checks.require("the provider network is up on the kernel's datapath", || {
+        cluster.apply(&NETWORK.replace("eth1", PROVIDER_NIC))?;
+        cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 60)?;
+        let datapath = shell("ovs-vsctl get bridge br-provider datapath_type && ovs-appctl dpctl/show")?;
+        ensure!(datapath.contains("system@ovs-system"), "the datapath is {datapath}");
+        Ok(())
+    })?;
+    checks.require("a tiny VM runs under KVM on RBD and has its address", || {
+        let image = Images::tiny(source)?;
+        serve(journey, &image)?;
+        let url = "http://10.0.2.15:8081/tiny.qcow2";
+        cluster.apply(&guests::tiny("first", &guests::http_source(url), "Always"))?;
+        cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 240)?;
+        println!("         VM running {:.0} s after power-on", journey.started.elapsed().as_secs_f64());
+        let domain = shell("virsh -q dumpxml default_first")?;
+        ensure!(domain.contains("<domain type='kvm'"), "the domain is {}", domain.lines().next().unwrap_or(""));
+        ensure!(domain.contains("protocol='rbd'"), "its disk is not on RBD");
+        Ok(())
+    })?;
+    checks.check("the guest has booted and tells its address", || {
+        let address = guests::address(cluster, "first")?.to_string();
+        let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
+        host::until("the guest's facts", Duration::from_secs(240), || {
+            let log = shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
+            ensure!(log.contains("FACTS"), "its console has {} bytes", log.len());
+            ensure!(log.contains(&address), "its facts lack {address}");
+            Ok(())
+        })
+    });
+    Ok(())
+}
+
+/// Serves the guest's image on the node itself: the machine's network reaches nothing else.
+fn serve(journey: &Journey, image: &Path) -> Result<()> {
+    journey.machine.shell(&journey.key, "mkdir -p /var/tmp/www")?;
+    journey.machine.upload(&journey.key, image, "/var/tmp/www/tiny.qcow2")?;
+    let server = "systemd-run --quiet --collect --working-directory=/var/tmp/www python3 -m http.server 8081";
+    journey.machine.shell(&journey.key, server).map(|_| ())
+}
