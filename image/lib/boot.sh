@@ -34,7 +34,7 @@ make_initrd() {
 
 # words_of PROFILE-WORDS ROOTHASH: the kernel's command line.
 words_of() {
-  local words="roothash=$2 rootfstype=erofs console=tty0 console=ttyS0,115200 panic=30"
+  local words="roothash=$2 rootfstype=erofs ro console=tty0 console=ttyS0,115200 panic=30"
   case " $1 " in
     # Not by the hash: a disk with the same version is not the medium.
     *" furrow.medium "*)

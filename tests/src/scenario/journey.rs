@@ -99,7 +99,7 @@ fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path) -> Result<C
     })?;
     checks.require("the node bootstraps and is Ready", || {
         for step in ["kubernetes-ready: done", "ceph-pool: done", "node-ready: done"] {
-            machine.wait_for(step, from, 600)?;
+            machine.wait_for(step, from, 1200)?;
             println!("         {step} {:.0} s after power-on", journey.started.elapsed().as_secs_f64());
         }
         Ok(())
