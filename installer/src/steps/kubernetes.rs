@@ -146,7 +146,7 @@ pub(crate) async fn client() -> Result<Client, StepError> {
 
 /// The checks that fail, of the list that `/readyz` answers; the first line of anything else.
 fn not_ready(answer: &str) -> String {
-    let failing: Vec<&str> = answer.lines().filter_map(|l| Some(l.strip_prefix("[-]")?.split(' ').next()?)).collect();
+    let failing: Vec<&str> = answer.lines().filter_map(|l| l.strip_prefix("[-]")?.split(' ').next()).collect();
     if failing.is_empty() { answer.lines().next().unwrap_or_default().to_owned() } else { failing.join(", ") }
 }
 
