@@ -1,7 +1,7 @@
 # What boots: the root as a read-only file system with its hash tree, the initrd, and the unified kernel image that ties
 # them together. Everything runs in the build root, whose tools are those of the node's own Debian.
 
-# in_tools COMMAND...: in the build root, which sees the caches. The recipes' modules and cargo's registry are not needed.
+# in_tools COMMAND...: in the build root, which sees the caches.
 in_tools() { "$image_dir/lib/in-build-root" --bind "$cache" "$@"; }
 
 # A UUID that depends on a text only.

@@ -8,7 +8,7 @@ use furrow_host::block::Device;
 use crate::config::{DiskSelector, size_bytes};
 
 /// BlueStore needs room for its own metadata; smaller disks are no OSDs.
-const MIN_OSD_BYTES: u64 = 5 * 1000 * 1000 * 1000;
+pub(crate) const MIN_OSD_BYTES: u64 = 5 * 1000 * 1000 * 1000;
 
 /// A disk chosen for an OSD.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,8 +100,20 @@ pub(crate) fn matches(device: &Device, selector: &DiskSelector, resolved: &dyn F
         && selector.min_size.as_deref().and_then(size_bytes).is_none_or(|least| device.size >= least)
 }
 
+/// Why a device can be neither Ceph's nor the system's, whatever is on it: what it is, for a sentence. `least`: bytes that
+/// are needed.
+pub(crate) fn unusable(device: &Device, least: u64) -> Option<String> {
+    if let Some(mount) = mounted_on(device) {
+        return Some(format!("mounted on {mount}"));
+    }
+    if device.ro {
+        return Some("read-only".into());
+    }
+    (device.size < least).then(|| format!("smaller than {least} bytes"))
+}
+
 /// Where a device or something on it is mounted.
-pub(crate) fn mounted_on(device: &Device) -> Option<String> {
+fn mounted_on(device: &Device) -> Option<String> {
     let mut family = Vec::new();
     flatten(std::slice::from_ref(device), &mut family);
     family.iter().flat_map(|d| d.mountpoints.iter().flatten()).next().cloned()
@@ -109,17 +121,11 @@ pub(crate) fn mounted_on(device: &Device) -> Option<String> {
 
 fn fit(device: &Device, selector: &DiskSelector, index: usize, allow_loops: bool) -> Result<Chosen, DiskError> {
     let unfit = |reason: String| DiskError::Unfit { index, path: device.path.clone(), size: device.size, reason };
-    if let Some(mount) = mounted_on(device) {
-        return Err(unfit(format!("it is mounted on {mount}")));
+    if let Some(reason) = unusable(device, MIN_OSD_BYTES) {
+        return Err(unfit(format!("it is {reason}")));
     }
     if device.kind == "loop" && !allow_loops {
         return Err(unfit("it is a loop device, whose file lies on another disk".into()));
-    }
-    if device.ro {
-        return Err(unfit("it is read-only".into()));
-    }
-    if device.size < MIN_OSD_BYTES {
-        return Err(unfit(format!("it is smaller than {MIN_OSD_BYTES} bytes")));
     }
     let selector_text = selector.to_string();
     let chosen = |is_osd| Chosen {

@@ -23,6 +23,7 @@ use target::{Target, TargetError};
 
 pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, uuid};
 pub(crate) use medium::{CONFIG_LABEL, is_unattended, read_config, word};
+pub(crate) use target::unusable_disk;
 pub(crate) use write::WriteError;
 
 /// Why nothing is installed.

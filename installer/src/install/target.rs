@@ -9,7 +9,7 @@ use furrow_host::block::Device;
 
 use super::layout::{MIN_DISK_BYTES, UNFINISHED_LABEL};
 use crate::config::{Install, Pick};
-use crate::disks::{flatten, holds, matches, mounted_on};
+use crate::disks::{flatten, holds, matches, unusable};
 
 /// The disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,17 +73,8 @@ pub(crate) fn choose(
         }
     };
     let unfit = |reason: String| TargetError::Unfit { path: chosen.path.clone(), size: chosen.size, reason };
-    if let Some(mount) = mounted_on(chosen) {
-        return Err(unfit(format!("it, or something on it, is mounted on {mount}")));
-    }
-    if chosen.ro {
-        return Err(unfit("it is read-only".into()));
-    }
-    if chosen.size < MIN_DISK_BYTES {
-        return Err(unfit(format!("it is smaller than {MIN_DISK_BYTES} bytes")));
-    }
-    if let Some(member) = member_of(chosen) {
-        return Err(unfit(format!("it is part of {member}")));
+    if let Some(reason) = unusable_disk(chosen, MIN_DISK_BYTES) {
+        return Err(unfit(format!("it is {reason}")));
     }
     let mut target = target(chosen);
     // A disk whose installation was not finished holds nothing of anyone's.
@@ -100,11 +91,13 @@ fn target(device: &Device) -> Target {
     Target { path: device.path.clone(), size: device.size, model, serial, holds: None }
 }
 
-/// What is stacked on a disk beside partitions: RAID, LVM, multipath, encryption.
-fn member_of(device: &Device) -> Option<String> {
+/// Why a whole disk cannot be taken, whatever is on it: [`unusable`], or something is stacked on it beside partitions (RAID,
+/// LVM, multipath, encryption).
+pub(crate) fn unusable_disk(device: &Device, least: u64) -> Option<String> {
     let mut family = Vec::new();
     flatten(&device.children, &mut family);
-    family.iter().find(|d| d.kind != "part").map(|d| format!("{} ({})", d.path, d.kind))
+    let stacked = || family.iter().find(|d| d.kind != "part").map(|d| format!("part of {} ({})", d.path, d.kind));
+    unusable(device, least).or_else(stacked)
 }
 
 #[cfg(test)]

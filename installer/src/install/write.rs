@@ -138,7 +138,7 @@ async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceErr
     .await
 }
 
-/// Names the ESP as that of a whole system, and tells the firmware where its boot loader is.
+/// Names the ESP as that of a whole system.
 async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
     nix::unistd::sync();
     let disk = plan.disk();

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use furrow_host::block::Device;
 
 use super::facts::{Facts, Verdict};
-use crate::disks::holds;
-use crate::install::{MIN_DISK_BYTES, MIN_SHARED_BYTES};
+use crate::disks::{MIN_OSD_BYTES, holds};
+use crate::install::{MIN_DISK_BYTES, MIN_SHARED_BYTES, unusable_disk};
 
 /// A key that means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl Wizard {
         let reason = if at == self.disk && device.size < MIN_SHARED_BYTES {
             Some(format!("the system leaves too little room: {MIN_SHARED_BYTES} bytes are needed for both"))
         } else if at != self.disk {
-            unfit(device).or((device.size < MIN_OSD_BYTES).then(|| format!("smaller than {MIN_OSD_BYTES} bytes")))
+            unusable_disk(device, MIN_OSD_BYTES)
         } else {
             None
         };
@@ -331,9 +331,6 @@ impl Wizard {
     }
 }
 
-/// BlueStore's least.
-const MIN_OSD_BYTES: u64 = 5_000_000_000;
-
 /// A selector that means this disk: by its serial number, which a changed order of disks does not change.
 fn selector(device: &Device) -> String {
     let serial = device.serial.as_deref().map(str::trim).filter(|s| !s.is_empty());
@@ -353,18 +350,7 @@ pub(super) fn show(device: &Device) -> String {
 
 /// Why a disk cannot be the system's.
 pub(super) fn unfit(device: &Device) -> Option<String> {
-    let mut family = Vec::new();
-    crate::disks::flatten(std::slice::from_ref(device), &mut family);
-    if let Some(mount) = crate::disks::mounted_on(device) {
-        return Some(format!("mounted on {mount}"));
-    }
-    if let Some(part) = family.iter().skip(1).find(|d| d.kind != "part") {
-        return Some(format!("part of {} ({})", part.path, part.kind));
-    }
-    if device.ro {
-        return Some("read-only".into());
-    }
-    (device.size < MIN_DISK_BYTES).then(|| format!("smaller than {MIN_DISK_BYTES} bytes"))
+    unusable_disk(device, MIN_DISK_BYTES)
 }
 
 #[cfg(test)]
