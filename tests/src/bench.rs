@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::appliance::Appliance;
 use crate::cluster::{Cluster, text_of};
 use crate::phase_watch::PhaseWatch;
 use crate::scenario::field_report::network_up;
 use crate::scenario::guests::{self, Images, http_source};
+use crate::testbed::Testbed;
 
 /// Proportional set size of every process of the node except its guests: `KiB command line`, one a line.
 const PROCESSES: &str = r#"for p in /proc/[0-9]*; do
@@ -38,13 +38,13 @@ const STAGES: [&str; 8] =
     ["CLAIM_MS", "VOLUMES_MS", "PORTS_MS", "SEED_MS", "OBSERVE_MS", "QUEUE_MS", "LIBVIRT_MS", "TOTAL_MS"];
 
 struct Bench<'a> {
-    bed: &'a Appliance,
+    bed: &'a Testbed,
     cluster: Cluster,
     report: Map<String, Value>,
 }
 
 /// Measures with `guests` guests and writes the JSON to `json`.
-pub(crate) fn run(bed: &Appliance, guests: u32, json: &Path) -> Result<()> {
+pub(crate) fn run(bed: &Testbed, guests: u32, json: &Path) -> Result<()> {
     ensure!(bed.node().leader().is_some(), "the appliance is off; start it with `make run`");
     let source = &bed.layout().source;
     let (tiny, debian) = (Images::tiny(source)?, Images::debian(source)?);
@@ -340,7 +340,7 @@ fn tenths(value: f64) -> f64 {
 }
 
 /// The agent's journal entries with this message since the node's boot, oldest first.
-fn journal(bed: &Appliance, message: &str) -> Result<Vec<Value>> {
+fn journal(bed: &Testbed, message: &str) -> Result<Vec<Value>> {
     let line = format!("journalctl -b -u furrow-agent -o json --no-pager MESSAGE='{message}'");
     let text = bed.node().shell(&line)?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())

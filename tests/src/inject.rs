@@ -2,6 +2,8 @@
 //!
 //! Each entry names the limit of the build machines that makes it necessary; on a server none of them holds.
 
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -17,6 +19,19 @@ pub(crate) struct NodeConfig<'a> {
     pub(crate) number: u8,
     /// Block device for the OSD, as seen in the box.
     pub(crate) disk: &'a str,
+    /// The servers' common address.
+    pub(crate) vip: Option<Ipv4Addr>,
+    /// The cluster that it joins; without one it makes a new one.
+    pub(crate) join: Option<&'a Join>,
+}
+
+/// How a node joins a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Join {
+    /// Host and port of an API server.
+    pub(crate) server: String,
+    /// A one-time token.
+    pub(crate) token: String,
 }
 
 /// Everything a box needs at its first boot.
@@ -56,12 +71,23 @@ fn identity(node: &NodeConfig<'_>) -> Result<()> {
     write(node.root, "etc/hostname", &format!("{name}\n"))?;
     write(node.root, "etc/machine-id", &format!("{:032x}\n", 0x00f0_0f00_u128 << 64 | u128::from(node.number)))?;
     let _ = std::fs::remove_file(node.var.join("lib/dbus/machine-id"));
+    let vip = node.vip.map(|vip| format!("\n  vip: {vip}")).unwrap_or_default();
     let text = include_str!("inject/node.yaml")
         .replace("@HOSTNAME@", &name)
         .replace("@ADDRESS@", &Layout::node_address(node.number).to_string())
-        .replace("@GATEWAY@", &Layout::lan_address().to_string())
+        .replace("@VIP@", &vip)
         .replace("@DISK@", node.disk);
-    write(node.root, "etc/furrow/node.yaml", &text)
+    let text = node.join.map_or_else(|| text.clone(), |join| with_join(&text, join));
+    write(node.root, "etc/furrow/node.yaml", &text)?;
+    // It may hold a token.
+    let path = node.root.join("etc/furrow/node.yaml");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("could not protect node.yaml")
+}
+
+/// node.yaml with this section `join`, which comes last, instead of the one that it had.
+pub(crate) fn with_join(text: &str, join: &Join) -> String {
+    let rest = text.split("\njoin:").next().unwrap_or(text).trim_end();
+    format!("{rest}\njoin:\n  server: {}\n  token: {}\n", join.server, join.token)
 }
 
 /// A veth has no DHCP server to ask on this LAN.

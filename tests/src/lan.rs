@@ -1,8 +1,8 @@
 //! The test LAN: what is outside the servers. A management network, a VLAN-aware switch, hosts on its VLANs.
 //!
 //! ```text
-//!            namespace <id>-lan                                namespace <id>-n1 (a box)
-//!   10.77.0.1 mgmt (Linux bridge) ------------------------------ eth0 10.77.0.11
+//!            namespace <id>-lan                                namespaces <id>-n1, -n2, -n3 (boxes)
+//!   10.77.0.1 mgmt (Linux bridge) ------------------------------ eth0 10.77.0.11, .12, .13
 //!   trunk     switch (OVS, userspace) -------------------------- eth1 (provider NIC)
 //!                |tag 100             |tag 200
 //!         <id>-h100 eth0        <id>-h200 eth0
@@ -85,12 +85,17 @@ impl Lan {
         let _ = std::fs::create_dir_all(&self.state);
     }
 
-    /// Connects a box: `eth0` on the management network, `eth1` on a trunk of the switch.
-    pub(crate) fn connect_box(&self, netns: &str, name: &str) -> Result<()> {
+    /// Connects box `number`: `eth0` on the management network, `eth1` on a trunk of the switch, each with the MAC that
+    /// it always has, as a server's NICs do.
+    pub(crate) fn connect_box(&self, netns: &str, name: &str, number: u8) -> Result<()> {
         let (m, t) = (format!("m-{name}"), format!("t-{name}"));
-        self.ip(&["link", "add", &m, "type", "veth", "peer", "name", "eth0", "netns", netns])?;
+        let mac = |nic: u8| format!("02:f0:77:00:{nic:02x}:{number:02x}");
+        let veth = |end: &str, nic: &str, mac: &str| {
+            self.ip(&["link", "add", end, "type", "veth", "peer", "name", nic, "address", mac, "netns", netns])
+        };
+        veth(&m, "eth0", &mac(0))?;
         self.ip(&["link", "set", &m, "master", "mgmt", "up"])?;
-        self.ip(&["link", "add", &t, "type", "veth", "peer", "name", "eth1", "netns", netns])?;
+        veth(&t, "eth1", &mac(1))?;
         self.ip(&["link", "set", &t, "up"])?;
         self.without_offload(&self.netns(), &t)?;
         self.without_offload(netns, "eth1")?;

@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The management network's first three octets. The LAN's end is `.1`, node N is `.(10 + N)`.
+/// The management network's first three octets. The LAN's end is `.1`, the servers' common address `.10`, node N is
+/// `.(10 + N)`.
 const MANAGEMENT: [u8; 3] = [10, 77, 0];
+
+/// Nodes of a testbed at most: what two cores and 24 GiB carry.
+pub(crate) const MAX_NODES: u8 = 3;
 
 /// Port of the file server on the management network.
 pub(crate) const HTTP_PORT: u16 = 8081;
@@ -62,6 +66,11 @@ impl Layout {
     /// Where the file server listens.
     pub(crate) fn http_address() -> SocketAddr {
         SocketAddr::from((Layout::lan_address(), HTTP_PORT))
+    }
+
+    /// The address that follows the servers that live, in a testbed of several nodes.
+    pub(crate) fn virtual_address() -> Ipv4Addr {
+        Layout::node_address(0)
     }
 
     /// Management address of node `n`, counted from 1.

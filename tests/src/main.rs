@@ -5,7 +5,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "the testbed runs on the build host, where host::Cmd does not reach")]
 
-mod appliance;
 mod bench;
 mod cluster;
 mod forward;
@@ -20,6 +19,7 @@ mod netns;
 mod node_box;
 mod phase_watch;
 mod scenario;
+mod testbed;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::appliance::Appliance;
+use crate::testbed::Testbed;
 
 /// Runs Furrow nodes as boxes on this machine, and the scenarios in them.
 #[derive(Parser)]
@@ -46,12 +46,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build what is missing, start the one-node appliance, return when it is ready.
+    /// Build what is missing, start the nodes, return when they are ready.
     Up {
+        /// How many nodes: the first makes the cluster, the others join it. One when the testbed is new.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(layout::MAX_NODES)))]
+        nodes: Option<u8>,
         /// Take this root directory instead of building the image.
         #[arg(long)]
         image: Option<PathBuf>,
-        /// Return as soon as the box is on.
+        /// Return as soon as the boxes are on; those that must join first are left to another `up`.
         #[arg(long)]
         no_wait: bool,
     },
@@ -63,12 +66,15 @@ enum Command {
     },
     /// The nodes and their state.
     Status,
-    /// Run a command in node 1.
+    /// Run a command in a node.
     Exec {
+        #[arg(long, default_value = "n1")]
+        node: String,
         #[arg(trailing_var_arg = true, required = true)]
         argv: Vec<String>,
     },
-    /// Run scenarios (node, first-guest, bootstrap, field-report, journey; all when none is named). Prints a line for each check and closes with the counts.
+    /// Run scenarios, all when none is named; an unknown name lists them. Prints a line for each check and closes with the
+    /// counts.
     Scenario {
         names: Vec<String>,
         /// Take this root directory instead of building the image.
@@ -111,15 +117,16 @@ fn act(arguments: Arguments) -> Result<()> {
         Command::Forward { listen, netns, target } => forward::serve(listen, &netns, target),
         Command::Httpd { listen, netns, directory } => httpd::serve(listen, &netns, &directory),
         Command::Scenario { names, image, keep } => scenario::run(&source, &names, image.as_deref(), keep),
-        Command::Up { image, no_wait } => {
-            let appliance = Appliance::new(&source, &arguments.name, image.as_deref())?;
-            if no_wait { appliance.power_on() } else { appliance.up()?.announce() }
+        Command::Up { nodes, image, no_wait } => {
+            let bed = Testbed::new(&source, &arguments.name, image.as_deref(), nodes)?;
+            if no_wait { bed.power_on() } else { bed.up()?.announce() }
         }
-        Command::Down { keep } => Appliance::existing(&source, &arguments.name)?.down(keep),
-        Command::Status => Appliance::existing(&source, &arguments.name)?.announce(),
-        Command::Exec { argv } => {
+        Command::Down { keep } => Testbed::existing(&source, &arguments.name)?.down(keep),
+        Command::Status => Testbed::existing(&source, &arguments.name)?.announce(),
+        Command::Exec { node, argv } => {
             let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-            let out = Appliance::existing(&source, &arguments.name)?.node().exec(&words, Duration::from_secs(600))?;
+            let bed = Testbed::existing(&source, &arguments.name)?;
+            let out = bed.node_named(&node)?.exec(&words, Duration::from_secs(600))?;
             print!("{}", out.stdout);
             eprint!("{}", out.stderr);
             if out.code != 0 {
@@ -127,6 +134,6 @@ fn act(arguments: Arguments) -> Result<()> {
             }
             Ok(())
         }
-        Command::Bench { guests, json } => bench::run(&Appliance::existing(&source, &arguments.name)?, guests, &json),
+        Command::Bench { guests, json } => bench::run(&Testbed::existing(&source, &arguments.name)?, guests, &json),
     }
 }

@@ -7,6 +7,7 @@
 //! (a directory) and the disk for Ceph (a loop device on a sparse file). What only a box needs is put in by
 //! [`crate::inject`]; the image itself knows nothing of boxes.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::host::{self, Output, run, run_quietly, run_with, spawn_detached};
-use crate::inject::{self, NodeConfig};
+use crate::inject::{self, Join, NodeConfig};
 use crate::lan::Lan;
 use crate::layout::{Layout, living_pid};
 
@@ -32,13 +33,25 @@ pub(crate) struct NodeBox {
     name: String,
     dir: PathBuf,
     lower: String,
+    vip: Option<Ipv4Addr>,
 }
 
 impl NodeBox {
-    /// Node `number` (from 1) of a testbed on the image whose overlay layers are `lower`.
-    pub(crate) fn new(layout: &Layout, number: u8, lower: &str) -> Result<NodeBox> {
-        let name = format!("n{number}");
-        Ok(NodeBox { dir: layout.part(&name)?, layout: layout.clone(), number, name, lower: lower.to_owned() })
+    /// Node `number` (from 1) of a testbed on the image whose overlay layers are `lower`. `vip`: the servers' common
+    /// address, if there are several.
+    pub(crate) fn new(layout: &Layout, number: u8, lower: &str, vip: Option<Ipv4Addr>) -> Result<NodeBox> {
+        let (name, lower) = (format!("n{number}"), lower.to_owned());
+        Ok(NodeBox { dir: layout.part(&name)?, layout: layout.clone(), number, name, lower, vip })
+    }
+
+    /// Whether it has ever been switched on.
+    pub(crate) fn is_made(&self) -> bool {
+        self.file("created").exists()
+    }
+
+    /// Its address on the management network.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        Layout::node_address(self.number)
     }
 
     /// Host name of the node, and its name in Kubernetes.
@@ -55,6 +68,11 @@ impl NodeBox {
         self.dir.join(name)
     }
 
+    /// What the box writes to its console.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.file("console.log")
+    }
+
     /// Pid of the box's init as the build host sees it, if the box is on.
     pub(crate) fn leader(&self) -> Option<i32> {
         let supervisor = living_pid(&self.file("nspawn.pid"))?;
@@ -62,8 +80,8 @@ impl NodeBox {
         children.split_whitespace().next()?.parse().ok()
     }
 
-    /// Switches the box on, making what is missing. A box that is on stays as it is.
-    pub(crate) fn start(&self, lan: &Lan) -> Result<()> {
+    /// Switches the box on, making what is missing; `join` counts at the first time only. A box that is on stays as it is.
+    pub(crate) fn start(&self, lan: &Lan, join: Option<&Join>) -> Result<()> {
         if self.leader().is_some() {
             return Ok(());
         }
@@ -71,12 +89,14 @@ impl NodeBox {
         self.clean_up(lan);
         self.mount_root()?;
         let disk = self.attach_disk()?;
-        if !self.file("created").exists() {
+        if !self.is_made() {
             inject::all(&NodeConfig {
                 root: &self.file("root"),
                 var: &self.file("var"),
                 number: self.number,
                 disk: &disk,
+                vip: self.vip,
+                join,
             })?;
             std::fs::write(self.file("created"), "")?;
         }
@@ -85,11 +105,19 @@ impl NodeBox {
         let netns = self.netns();
         run(&["ip", "netns", "add", &netns])?;
         run(&["ip", "-n", &netns, "link", "set", "lo", "up"])?;
-        lan.connect_box(&netns, &self.name)?;
+        lan.connect_box(&netns, &self.name, self.number)?;
         self.spawn(&disk)?;
         host::until("the box's init", Duration::from_secs(20), || self.leader().context("no init yet"))?;
         host::progress(started, &format!("box {} is on", self.name));
         Ok(())
+    }
+
+    /// Gives a running box another token, as an administrator edits node.yaml whose token was refused.
+    pub(crate) fn rejoin(&self, join: &Join) -> Result<()> {
+        let text = inject::with_join(&self.shell("cat /etc/furrow/node.yaml")?, join);
+        let write = ["sh", "-c", "cat > /etc/furrow/node.yaml"];
+        self.exec_with(&write, &text, Duration::from_secs(10))?.ok(&format!("node.yaml of {}", self.name))?;
+        self.shell("systemctl restart --no-block furrow-bootstrap").map(|_| ())
     }
 
     /// Makes the next start boot without this unit; it can be started by hand.
@@ -160,7 +188,7 @@ impl NodeBox {
         let mut argv = vec!["bash", "-c", &script, "box"];
         argv.extend(args.iter().map(String::as_str));
         let env = [("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "0"), ("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1")];
-        let pid = spawn_detached(&argv, &env, &self.file("console.log"))?;
+        let pid = spawn_detached(&argv, &env, &self.console())?;
         std::fs::write(self.file("nspawn.pid"), pid.to_string())?;
         Ok(())
     }
@@ -194,8 +222,10 @@ impl NodeBox {
         self.power_cut(lan);
     }
 
-    /// Ends every process of the box at once, as a power cut does, and frees what the build host held for it.
+    /// Ends every process of the box at once, as a power cut does, and frees what the build host held for it. Off the
+    /// LAN first: a machine without power says goodbye to no peer.
     pub(crate) fn power_cut(&self, lan: &Lan) {
+        lan.disconnect_box(&self.name);
         if let Some(leader) = self.leader() {
             host::kill(leader, libc::SIGKILL);
         }

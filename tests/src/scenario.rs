@@ -5,18 +5,21 @@
 
 mod bad_input;
 mod bootstrap;
+mod cluster;
 pub(crate) mod field_report;
 pub(crate) mod guests;
 mod journey;
 mod kills;
 mod leftovers;
+mod outage;
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::appliance::Appliance;
+use crate::layout;
+use crate::testbed::Testbed;
 
 /// Counts and prints the checks of a run.
 pub(crate) struct Checks {
@@ -55,60 +58,81 @@ impl Checks {
     }
 }
 
+/// Where a scenario plays, and its story.
+enum Stage {
+    /// So many boxes on a test LAN, made anew; the story switches them on.
+    Boxes(u8, fn(&Testbed, &mut Checks) -> Result<()>),
+    /// A whole machine, which the story makes.
+    Machine(fn(&Path, &mut Checks) -> Result<()>),
+}
+
+const SCENARIOS: [(&str, Stage); 6] = [
+    ("node", Stage::Boxes(1, field_report::node)),
+    ("first-guest", Stage::Boxes(1, field_report::first_guest)),
+    ("bootstrap", Stage::Boxes(1, bootstrap::run)),
+    ("field-report", Stage::Boxes(1, field_report::run)),
+    ("cluster", Stage::Boxes(layout::MAX_NODES, cluster::run)),
+    ("journey", Stage::Machine(journey::run_all)),
+];
+
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.
 pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: bool) -> Result<()> {
-    let all = ["node", "first-guest", "bootstrap", "field-report", "journey"];
-    if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
-        bail!("no scenario `{unknown}`; there are: {}", all.join(", "));
+    if let Some(unknown) = names.iter().find(|name| !SCENARIOS.iter().any(|(known, _)| known == name)) {
+        let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+        bail!("no scenario `{unknown}`; there are: {}", known.join(", "));
     }
-    let chosen: Vec<&str> = all.into_iter().filter(|n| names.is_empty() || names.iter().any(|m| m == n)).collect();
     let mut checks = Checks::new();
-    for name in chosen {
-        println!("scenario {name}");
-        if name == "journey" {
-            if let Err(error) = journey::run_all(source, &mut checks) {
-                println!("scenario {name} ended early: {error:#}");
-                checks.failed = checks.failed.max(1);
-            }
+    for (name, stage) in &SCENARIOS {
+        if !names.is_empty() && !names.iter().any(|n| n == name) {
             continue;
         }
-        let bed = format!("test/{name}");
-        // One that was left on would be taken as it is, on the image that it was started with.
-        if let Ok(left) = Appliance::existing(source, &bed) {
-            left.down(false)?;
-        }
-        let appliance = Appliance::new(source, &bed, image)?;
+        println!("scenario {name}");
         let before = checks.failed;
-        let result = match name {
-            "node" => field_report::node(&appliance, &mut checks),
-            "first-guest" => field_report::first_guest(&appliance, &mut checks),
-            "bootstrap" => bootstrap::run(&appliance, &mut checks),
-            _ => field_report::run(&appliance, &mut checks),
+        let (bed, result) = match stage {
+            Stage::Machine(story) => (None, story(source, &mut checks)),
+            Stage::Boxes(nodes, story) => {
+                let bed = fresh(source, name, image, *nodes)?;
+                let result = story(&bed, &mut checks);
+                (Some(bed), result)
+            }
         };
         if let Err(error) = &result {
             println!("scenario {name} ended early: {error:#}");
             // An error outside a check is a failure too.
             checks.failed = checks.failed.max(before + 1);
         }
-        if checks.failed > before {
-            match appliance.node().save_journal() {
-                Ok(path) => println!("the node's journal: {}", path.display()),
-                Err(error) => println!("the node's journal could not be read: {error:#}"),
-            }
-            if keep {
-                println!("the box is left on: tests/testbed --name test/{name} exec bash -c ...");
-                continue;
-            }
-            let _ = std::fs::copy(
-                appliance.layout().dir.join("n1/journal.log"),
-                appliance.layout().source.join(format!("build/{name}.journal")),
-            );
+        if let Some(bed) = bed {
+            clear(&bed, name, checks.failed > before, keep)?;
         }
-        appliance.down(false).context("could not remove the scenario's boxes")?;
     }
     println!("{} passed, {} failed", checks.passed, checks.failed);
     if checks.failed > 0 {
         bail!("{} checks failed", checks.failed);
     }
     Ok(())
+}
+
+/// New boxes for a scenario. Those that were left on would be taken as they are, on the image that they were started with.
+fn fresh(source: &Path, scenario: &str, image: Option<&Path>, nodes: u8) -> Result<Testbed> {
+    let name = format!("test/{scenario}");
+    if let Ok(left) = Testbed::existing(source, &name) {
+        left.down(false)?;
+    }
+    Testbed::new(source, &name, image, Some(nodes))
+}
+
+/// Removes a scenario's boxes. After a failure their journals are kept, and the boxes too if asked.
+fn clear(bed: &Testbed, scenario: &str, failed: bool, keep: bool) -> Result<()> {
+    for node in bed.nodes().iter().filter(|node| failed && node.leader().is_some()) {
+        let path = bed.layout().source.join(format!("build/{scenario}-{}.journal", node.name()));
+        match node.save_journal().and_then(|saved| Ok(std::fs::copy(saved, &path)?)) {
+            Ok(_) => println!("the journal of {}: {}", node.name(), path.display()),
+            Err(error) => println!("the journal of {} could not be read: {error:#}", node.name()),
+        }
+    }
+    if failed && keep {
+        println!("the boxes are left on: tests/testbed --name test/{scenario} exec bash -c ...");
+        return Ok(());
+    }
+    bed.down(false).context("could not remove the scenario's boxes")
 }

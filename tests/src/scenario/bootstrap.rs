@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Checks;
-use crate::appliance::Appliance;
 use crate::inject::ALLOW_LOOPS;
+use crate::testbed::Testbed;
 
 /// One step of the bootstrap on two busy cores, the slowest (Ceph's OSD, k3s) included.
 const STEP_TIMEOUT: Duration = Duration::from_secs(240);
 
-pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let node = bed.node();
     checks.require("a box with the bootstrap held back is on", || {
         bed.hold_bootstrap()?;

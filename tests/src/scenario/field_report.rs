@@ -10,17 +10,18 @@ use serde_json::Value;
 
 use super::guests::{self, Images, Ssh};
 use super::{Checks, bad_input, kills, leftovers};
-use crate::appliance::Appliance;
 use crate::cluster::{Cluster, condition, text_of};
 use crate::host;
 use crate::lan::{H100, H200};
+use crate::node_box::NodeBox;
+use crate::testbed::Testbed;
 
 const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
 const DEBIAN: &str = include_str!("../../manifests/field-report/debian.yaml");
 
 /// What the checks share.
 pub(crate) struct Story<'a> {
-    pub(crate) bed: &'a Appliance,
+    pub(crate) bed: &'a Testbed,
     pub(crate) cluster: Cluster,
     /// `http: {url: ...}` of the tiny guest's image on the LAN's file server.
     pub(crate) tiny_source: String,
@@ -30,22 +31,22 @@ pub(crate) struct Story<'a> {
 }
 
 /// The beginning alone: a node that boots, bootstraps, and runs a small guest on its VLAN.
-pub(crate) fn first_guest(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+pub(crate) fn first_guest(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     begin(bed, checks).map(|_| ())
 }
 
 /// The node alone: it boots, bootstraps, and realises the provider network.
-pub(crate) fn node(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+pub(crate) fn node(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     node_up(bed, checks).map(|_| ())
 }
 
-fn begin<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
+fn begin<'a>(bed: &'a Testbed, checks: &mut Checks) -> Result<Story<'a>> {
     let story = node_up(bed, checks)?;
     before_guests(&story, checks);
     Ok(story)
 }
 
-fn node_up<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
+fn node_up<'a>(bed: &'a Testbed, checks: &mut Checks) -> Result<Story<'a>> {
     let tiny = Images::tiny(&bed.layout().source)?;
     let started = Instant::now();
     checks.require("the node image boots as a box and bootstraps", || {
@@ -57,7 +58,7 @@ fn node_up<'a>(bed: &'a Appliance, checks: &mut Checks) -> Result<Story<'a>> {
     Ok(story)
 }
 
-pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
+pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let debian = Images::debian(&bed.layout().source)?;
     let mut story = begin(bed, checks)?;
     // At a link's speed: from loopback the import is over before its progress, told once a second, can be seen.
@@ -76,7 +77,7 @@ pub(crate) fn run(bed: &Appliance, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-fn prepare<'a>(bed: &'a Appliance, tiny: &std::path::Path) -> Result<Story<'a>> {
+fn prepare<'a>(bed: &'a Testbed, tiny: &std::path::Path) -> Result<Story<'a>> {
     let tiny_url = bed.publish(tiny, "tiny.qcow2")?;
     let (ssh_key, ssh_public) = Ssh::key(bed)?;
     let tiny_source = guests::http_source(&tiny_url);
@@ -84,11 +85,16 @@ fn prepare<'a>(bed: &'a Appliance, tiny: &std::path::Path) -> Result<Story<'a>> 
 }
 
 /// Applies the report's provider network, VLAN and subnet, and waits until the node has them.
-pub(crate) fn network_up(bed: &Appliance, cluster: &Cluster) -> Result<()> {
+pub(crate) fn network_up(bed: &Testbed, cluster: &Cluster) -> Result<()> {
     cluster.apply(NETWORK)?;
     cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 30)?;
-    let bridges = bed.node().shell("ovs-vsctl list-ports br-provider")?;
-    ensure!(bridges.lines().any(|p| p == "eth1"), "br-provider has no port eth1, but: {bridges}");
+    bridge_up(bed.node())
+}
+
+/// The provider network's bridge of a node has the NIC.
+pub(crate) fn bridge_up(node: &NodeBox) -> Result<()> {
+    let ports = node.shell("ovs-vsctl list-ports br-provider")?;
+    ensure!(ports.lines().any(|p| p == "eth1"), "br-provider of {} has no port eth1, but: {ports}", node.name());
     Ok(())
 }
 

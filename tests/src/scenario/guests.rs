@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::appliance::Appliance;
 use crate::cluster::{Cluster, text_of};
 use crate::host::{self, run, run_with};
 use crate::lan::VlanHost;
 use crate::netns;
+use crate::testbed::Testbed;
 
 /// Port on which a tiny guest answers.
 pub(crate) const TINY_PORT: u16 = 7777;
@@ -58,6 +58,13 @@ pub(crate) fn tiny(name: &str, source: &str, run_strategy: &str) -> String {
     tiny_on("default/vlan100", name, source, run_strategy)
 }
 
+/// A tiny VM's manifest for one node.
+pub(crate) fn tiny_at(node: &str, name: &str, source: &str) -> String {
+    let grace = "      terminationGracePeriodSeconds: 20\n";
+    let there = format!("{grace}      nodeSelector:\n        kubernetes.io/hostname: {node}\n");
+    tiny(name, source, "Always").replace(grace, &there)
+}
+
 /// A tiny VM's manifest on a network of its own.
 pub(crate) fn tiny_on(network: &str, name: &str, source: &str, run_strategy: &str) -> String {
     include_str!("../../manifests/field-report/tiny.yaml")
@@ -86,7 +93,7 @@ pub(crate) fn ip_object(cluster: &Cluster, name: &str) -> Result<Ipv4Addr> {
 
 /// Sends one command to a tiny guest's port from a host of the LAN and returns its answer, one line. The guest greets with
 /// its facts, so `facts` needs no command.
-pub(crate) fn ask(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, command: &str) -> Result<String> {
+pub(crate) fn ask(bed: &Testbed, from: VlanHost, guest: Ipv4Addr, command: &str) -> Result<String> {
     let address = SocketAddr::from((guest, TINY_PORT));
     let mut stream = netns::connect(&bed.layout().global(from.name), address, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -102,19 +109,19 @@ pub(crate) fn ask(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, command: &st
 }
 
 /// The facts that a tiny guest tells.
-pub(crate) fn facts_now(bed: &Appliance, from: VlanHost, guest: Ipv4Addr) -> Result<Value> {
+pub(crate) fn facts_now(bed: &Testbed, from: VlanHost, guest: Ipv4Addr) -> Result<Value> {
     let answer = ask(bed, from, guest, "facts")?;
     let answer = answer.trim_start_matches("FACTS ");
     serde_json::from_str(answer).with_context(|| format!("the guest greeted with `{answer}`"))
 }
 
 /// Waits until a tiny guest answers, and returns its facts.
-pub(crate) fn facts(bed: &Appliance, from: VlanHost, guest: Ipv4Addr, seconds: u64) -> Result<Value> {
+pub(crate) fn facts(bed: &Testbed, from: VlanHost, guest: Ipv4Addr, seconds: u64) -> Result<Value> {
     host::until(&format!("{guest} to answer"), Duration::from_secs(seconds), || facts_now(bed, from, guest))
 }
 
 /// What a guest has written to its serial console.
-pub(crate) fn serial(bed: &Appliance, cluster: &Cluster, name: &str) -> Result<String> {
+pub(crate) fn serial(bed: &Testbed, cluster: &Cluster, name: &str) -> Result<String> {
     let uid = text_of(&cluster.get("vmi", name)?["metadata"]["uid"]);
     let path = bed.node().path(&format!("/var/lib/furrow/guests/{uid}/console.log"));
     let bytes = std::fs::read(&path).with_context(|| format!("no serial log {}", path.display()))?;
@@ -130,7 +137,7 @@ pub(crate) struct Ssh {
 
 impl Ssh {
     /// A new key pair in the testbed's directory; returns the public half.
-    pub(crate) fn key(bed: &Appliance) -> Result<(PathBuf, String)> {
+    pub(crate) fn key(bed: &Testbed) -> Result<(PathBuf, String)> {
         let key = bed.layout().part("ssh")?.join("id_ed25519");
         if !key.exists() {
             run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "testbed", "-f", &key.display().to_string()])?;
@@ -140,7 +147,7 @@ impl Ssh {
     }
 
     /// A way in from `host`.
-    pub(crate) fn new(bed: &Appliance, key: &Path, from: VlanHost, guest: Ipv4Addr) -> Ssh {
+    pub(crate) fn new(bed: &Testbed, key: &Path, from: VlanHost, guest: Ipv4Addr) -> Ssh {
         Ssh { key: key.to_owned(), netns: bed.layout().global(from.name), guest }
     }
 

@@ -1,6 +1,8 @@
-//! The one-node appliance as a box: image, LAN, node, and the way in from the build host.
+//! A testbed: image, LAN, one box or several on it, and the way in from the build host. A testbed of one node is the
+//! appliance of `make run`. Of several, the first makes the cluster and the others join it with tokens, and the way in goes
+//! to the address that follows the servers that live.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cluster::Cluster;
 use crate::host::{self, spawn_detached};
+use crate::inject::Join;
 use crate::lan::Lan;
 use crate::layout::{Layout, living_pid};
 use crate::node_box::NodeBox;
@@ -16,21 +19,27 @@ use crate::node_box::NodeBox;
 /// A cold bootstrap on two busy cores takes about a minute; beyond this something is wrong.
 const READY_TIMEOUT: Duration = Duration::from_secs(420);
 
-/// A testbed with one node.
-pub(crate) struct Appliance {
+/// A testbed: one node, or several that make a cluster on one LAN.
+pub(crate) struct Testbed {
     layout: Layout,
     lan: Lan,
-    node: NodeBox,
+    nodes: Vec<NodeBox>,
     base: PathBuf,
 }
 
-impl Appliance {
-    /// The appliance of this name, on `image` or else on the image built from the checkout as it is now.
-    /// An appliance that is on keeps the image it was started with.
-    pub(crate) fn new(source: &Path, name: &str, image: Option<&Path>) -> Result<Appliance> {
+impl Testbed {
+    /// The testbed of this name, on `image` or else on the image built from the checkout as it is now. One that is on
+    /// keeps the image it was started with. `nodes`: how many, as before or else one when not said.
+    pub(crate) fn new(source: &Path, name: &str, image: Option<&Path>, nodes: Option<u8>) -> Result<Testbed> {
         let layout = Layout::new(source, name)?;
-        if let Ok(running) = Appliance::existing(source, name)
-            && running.node.leader().is_some()
+        let before = node_count(&layout);
+        if let (Some(wanted), Some(before)) = (nodes, before)
+            && wanted != before
+        {
+            bail!("testbed `{name}` has nodes: {before}; remove it with `tests/testbed --name {name} down` first");
+        }
+        if let Ok(running) = Testbed::existing(source, name)
+            && running.node().leader().is_some()
         {
             return Ok(running);
         }
@@ -39,25 +48,41 @@ impl Appliance {
             None => build_image(&layout.source)?,
         };
         std::fs::write(layout.dir.join("lower"), &lower)?;
-        Appliance::on(layout, &lower)
+        let count = nodes.or(before).unwrap_or(1);
+        std::fs::write(layout.dir.join("nodes"), count.to_string())?;
+        Testbed::on(layout, &lower, count)
     }
 
-    /// The appliance of this name as it was started, on the image that it was started with.
-    pub(crate) fn existing(source: &Path, name: &str) -> Result<Appliance> {
+    /// The testbed of this name as it was started, on the image that it was started with.
+    pub(crate) fn existing(source: &Path, name: &str) -> Result<Testbed> {
         let layout = Layout::new(source, name)?;
         let lower = std::fs::read_to_string(layout.dir.join("lower"))
-            .with_context(|| format!("there is no appliance `{name}`; start it with `make run`"))?;
-        Appliance::on(layout, &lower)
+            .with_context(|| format!("there is no testbed `{name}`; start it with `make run`"))?;
+        let count = node_count(&layout).unwrap_or(1);
+        Testbed::on(layout, &lower, count)
     }
 
-    fn on(layout: Layout, lower: &str) -> Result<Appliance> {
+    fn on(layout: Layout, lower: &str, count: u8) -> Result<Testbed> {
         let base = PathBuf::from(lower.rsplit(':').next().unwrap_or(lower));
-        Ok(Appliance { lan: Lan::new(&layout, &base)?, node: NodeBox::new(&layout, 1, lower)?, base, layout })
+        let vip = (count > 1).then(Layout::virtual_address);
+        let nodes = (1..=count).map(|number| NodeBox::new(&layout, number, lower, vip)).collect::<Result<_>>()?;
+        Ok(Testbed { lan: Lan::new(&layout, &base)?, nodes, base, layout })
     }
 
-    /// Node 1.
+    /// Node 1, which makes the cluster.
     pub(crate) fn node(&self) -> &NodeBox {
-        &self.node
+        &self.nodes[0]
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> &[NodeBox] {
+        &self.nodes
+    }
+
+    /// The node of this name.
+    pub(crate) fn node_named(&self, name: &str) -> Result<&NodeBox> {
+        let names = || self.nodes.iter().map(NodeBox::name).collect::<Vec<_>>().join(", ");
+        self.nodes.iter().find(|node| node.name() == name).with_context(|| format!("no node {name}, but {}", names()))
     }
 
     /// The test LAN.
@@ -81,73 +106,120 @@ impl Appliance {
         layers.into_iter().find(|p| p.exists()).unwrap_or_else(|| self.base.join("usr/bin/k3s"))
     }
 
-    /// Starts what does not run, and returns when the node is ready.
-    pub(crate) fn up(self) -> Result<Appliance> {
+    /// Starts what does not run, makes new nodes join one after another, and returns when all are ready.
+    pub(crate) fn up(self) -> Result<Testbed> {
         let started = Instant::now();
         self.power_on()?;
         self.wait_ready(started)?;
+        for node in &self.nodes[1..] {
+            if node.leader().is_none() {
+                node.start(&self.lan, Some(&self.join_with(self.token()?)))?;
+            }
+            self.wait_node(node, started)?;
+        }
         Ok(self)
     }
 
-    /// Starts the LAN, the way in and the box, without waiting for the node.
+    /// Starts the LAN, the way in and the boxes, without waiting for the nodes. Boxes that have not joined yet stay off:
+    /// their token is made by a cluster that is ready.
     pub(crate) fn power_on(&self) -> Result<()> {
         self.lan.up()?;
         self.start_httpd()?;
-        self.node.start(&self.lan)?;
+        self.node().start(&self.lan, None)?;
+        for node in self.nodes[1..].iter().filter(|node| node.is_made()) {
+            node.start(&self.lan, None)?;
+        }
         self.start_forwarder()
+    }
+
+    /// Makes a one-time token on node 1.
+    pub(crate) fn token(&self) -> Result<String> {
+        let argv = ["furrow-install", "token", "create", "--ttl", "1h"];
+        let token = self.node().exec(&argv, Duration::from_secs(60))?.ok("furrow-install token create")?;
+        Ok(token.trim().to_owned())
+    }
+
+    /// How a node joins this cluster by that token.
+    pub(crate) fn join_with(&self, token: String) -> Join {
+        Join { server: format!("https://{}:6443", self.api_address()), token }
+    }
+
+    /// The address of the API servers on the management network.
+    fn api_address(&self) -> Ipv4Addr {
+        if self.nodes.len() > 1 { Layout::virtual_address() } else { self.node().address() }
     }
 
     /// Keeps the bootstrap from starting at boot, for scenarios that run it by hand.
     pub(crate) fn hold_bootstrap(&self) -> Result<()> {
-        self.node.hold("furrow-bootstrap.service")
+        self.node().hold("furrow-bootstrap.service")
     }
 
-    /// Waits until the bootstrap has finished, showing what it does.
+    /// Waits until the bootstrap of node 1 has finished, showing what it does.
     pub(crate) fn wait_ready(&self, started: Instant) -> Result<()> {
+        self.wait_node(self.node(), started)?;
+        self.write_kubeconfig()
+    }
+
+    /// Waits until the bootstrap of a node has finished, showing what it does.
+    pub(crate) fn wait_node(&self, node: &NodeBox, started: Instant) -> Result<()> {
         let mut shown = String::new();
-        host::until("the node to be ready", READY_TIMEOUT, || {
-            let line = self.node.shell("journalctl -u furrow-bootstrap -o cat -n 1 --no-pager").unwrap_or_default();
+        let name = node.name();
+        host::until(&format!("node {name} to be ready"), READY_TIMEOUT, || {
+            let line = node.shell("journalctl -u furrow-bootstrap -o cat -n 1 --no-pager").unwrap_or_default();
             if !line.trim().is_empty() && line != shown {
-                host::progress(started, line.trim());
+                host::progress(started, &format!("{name}: {}", line.trim()));
                 shown = line;
             }
-            let state = self.node.shell("systemctl show furrow-bootstrap -p ActiveState -p Result")?;
+            let state = node.shell("systemctl show furrow-bootstrap -p ActiveState -p Result")?;
             match state {
                 s if s.contains("ActiveState=active") => Ok(()),
                 s if s.contains("ActiveState=failed") => bail!("the bootstrap failed, restarting: {}", s.trim()),
                 s => bail!("the bootstrap is still at work: {}", s.trim()),
             }
         })
-        .map_err(|error| match self.node.save_journal() {
+        .map_err(|error| match node.save_journal() {
             Ok(path) => error.context(format!("the node's journal is in {}", path.display())),
-            Err(_) => {
-                error.context(format!("the box's console is in {}/console.log", self.layout.dir.join("n1").display()))
-            }
+            Err(_) => error.context(format!("the box's console is in {}", node.console().display())),
         })?;
-        self.write_kubeconfig()?;
-        host::progress(started, "the node is ready");
+        host::progress(started, &format!("node {name} is ready"));
         Ok(())
     }
 
-    /// Prints the node's state and how to use the cluster.
+    /// Prints the nodes' state and how to use the cluster.
     pub(crate) fn announce(&self) -> Result<()> {
-        if self.node.leader().is_none() {
-            println!("node {} is off", self.node.name());
+        for node in &self.nodes {
+            if node.leader().is_none() {
+                println!("node {} is off", node.name());
+                continue;
+            }
+            if self.nodes.len() > 1 {
+                println!("node {}", node.name());
+            }
+            let status = node.exec(&["furrow-install", "status"], Duration::from_secs(60))?;
+            print!("{}{}", status.stdout, status.stderr);
+        }
+        if self.nodes.iter().all(|node| node.leader().is_none()) {
             return Ok(());
         }
-        let status = self.node.exec(&["furrow-install", "status"], Duration::from_secs(60))?;
-        print!("{}{}", status.stdout, status.stderr);
         println!("console   not served yet (its place: https://{}/)", self.forward_address()?);
         println!("export KUBECONFIG={}", self.layout.kubeconfig().display());
         Ok(())
     }
 
-    /// Switches everything off; `keep` leaves the node's state for the next start.
+    /// Switches everything off; `keep` leaves the nodes' state for the next start.
     pub(crate) fn down(&self, keep: bool) -> Result<()> {
         if keep {
-            self.node.halt(&self.lan);
+            // All at once: the last servers of a cluster could not end in order without the others.
+            std::thread::scope(|scope| {
+                for node in &self.nodes {
+                    scope.spawn(move || node.halt(&self.lan));
+                }
+            });
         } else {
-            self.node.remove(&self.lan)?;
+            for node in &self.nodes {
+                node.remove(&self.lan)?;
+            }
+            let _ = std::fs::remove_file(self.layout.dir.join("nodes"));
         }
         for name in ["httpd.pid", "forward.pid"] {
             if let Some(pid) = living_pid(&self.layout.dir.join(name)) {
@@ -169,7 +241,7 @@ impl Appliance {
     }
 
     fn start_forwarder(&self) -> Result<()> {
-        let target = format!("{}:6443", Layout::node_address(1));
+        let target = format!("{}:6443", self.api_address());
         let listen = self.forward_address()?.to_string();
         self.start_own("forward", &["forward", &listen, &self.lan.netns(), &target])
     }
@@ -194,7 +266,7 @@ impl Appliance {
     }
 
     fn write_kubeconfig(&self) -> Result<()> {
-        let text = self.node.shell("cat /etc/rancher/k3s/k3s.yaml")?;
+        let text = self.node().shell("cat /etc/rancher/k3s/k3s.yaml")?;
         let address = self.forward_address()?;
         let lines = text.lines().map(|line| match line.split_once("server: ") {
             Some((indent, _)) => format!("{indent}server: https://{address}"),
@@ -215,6 +287,12 @@ impl Appliance {
         std::fs::copy(file, &target).with_context(|| format!("could not publish {}", file.display()))?;
         Ok(format!("http://{}/{name}", Layout::http_address()))
     }
+}
+
+/// How many nodes a testbed with any state has.
+fn node_count(layout: &Layout) -> Option<u8> {
+    let count = std::fs::read_to_string(layout.dir.join("nodes")).ok().and_then(|text| text.trim().parse().ok());
+    count.or_else(|| layout.dir.join("n1/created").exists().then_some(1))
 }
 
 /// Builds the node image, or finds it built, and returns its overlay layers. Progress goes to our standard error.
