@@ -91,6 +91,7 @@ func supervised(role config.Role, args []string) int {
 	if ctx.Err() != nil {
 		err = nil
 	}
+	cancel() // what a child waits for before its next start
 	notify.Stopping()
 	group.Stop()
 	if err != nil {

@@ -157,10 +157,10 @@ agent_files() {
 }
 
 start_agent() { # TOKEN
-  agent env K3S="$K3S" bash -c "here='$here'; . '$here/lib.sh'; . '$here/cases.sh'; agent_files '$1'"
+  on agent env K3S="$K3S" bash -c "here='$here'; . '$here/lib.sh'; . '$here/cases.sh'; agent_files '$1'"
   # Through a file descriptor: the agent's mounts hide the server's files.
-  agent sh -c 'cat > /var/lib/rancher/k3s/agent/images/pause.tar.zst' < "$PAUSE"
-  agent env -u NOTIFY_SOCKET "$K3S" agent >> "$scratch/agent.log" 2>&1 &
+  on agent sh -c 'cat > /var/lib/rancher/k3s/agent/images/pause.tar.zst' < "$PAUSE"
+  on agent env -u NOTIFY_SOCKET "$K3S" agent >> "$scratch/agent.log" 2>&1 &
   echo $! > "$scratch/agent.pid"
 }
 
@@ -168,9 +168,9 @@ agent_refuses_the_token_of_another_cluster() {
   local token false_hash
   token=$(cat /var/lib/rancher/k3s/server/node-token)
   false_hash=$(sha256sum <<< wrong | cut -d' ' -f1)
-  agent mkdir -p /run/other
-  agent sh -c "printf 'server: https://$server_ip:6443\nnode-name: agent2\nnode-ip: $agent_ip\ndata-dir: /run/other\ntoken: K10$false_hash::${token#*::}\n' > /run/other.yaml"
-  agent timeout 8 "$K3S" agent --config /run/other.yaml > "$scratch/other.log" 2>&1 || true
+  on agent mkdir -p /run/other
+  on agent sh -c "printf 'server: https://$server_ip:6443\nnode-name: agent2\nnode-ip: $agent_ip\ndata-dir: /run/other\ntoken: K10$false_hash::${token#*::}\n' > /run/other.yaml"
+  on agent timeout 8 "$K3S" agent --config /run/other.yaml > "$scratch/other.log" 2>&1 || true
   absent node agent2 || { say "a node with a wrong pin joined"; return 1; }
   grep -qi 'CA' "$scratch/other.log"
 }
@@ -181,16 +181,123 @@ agent_joins_by_the_node_token() {
   pod two agent1 | k apply -f -
   wait_for 60 "pod two on the agent" pod_runs two
   wait_for 30 "logs through the agent's serving certificate" k logs two
-  wait_for 10 "client-kubelet.crt" agent test -e /var/lib/rancher/k3s/agent/client-kubelet.crt
+  wait_for 10 "client-kubelet.crt" on agent test -e /var/lib/rancher/k3s/agent/client-kubelet.crt
 }
 
+server_files() { # NAME ADDRESS TOKEN PODS
+  mkdir -p /etc/rancher/k3s /var/lib/rancher/k3s/agent/images
+  printf '%s\n' "server: https://$server_ip:6443" "token: $3" "node-name: $1" "node-ip: $2" \
+    'flannel-backend: none' 'disable-network-policy: true' > /etc/rancher/k3s/config.yaml
+  write_machine_settings ""
+  write_cni "$4"
+}
+
+start_server_on() { # HOST
+  # Not by on(): the number has to be that of k3s itself.
+  nsenter -t "$(cat "$scratch/host-$1.pid")" --mount --net --uts env -u NOTIFY_SOCKET "$K3S" server >> "$scratch/$1.log" 2>&1 &
+  echo $! > "$scratch/$1.pid"
+}
+
+join_server() { # HOST NAME ADDRESS PODS
+  on "$1" env K3S="$K3S" bash -c "here='$here'; . '$here/lib.sh'; . '$here/cases.sh'
+    server_files $2 $3 '$(cat /var/lib/rancher/k3s/server/node-token)' $4"
+  start_server_on "$1"
+}
+
+# The members of etcd, one a line: NAME, started or not, voter or learner.
+members() {
+  local tls=/var/lib/rancher/k3s/server/tls/etcd
+  curl -sf --max-time 5 --cacert $tls/server-ca.crt --cert $tls/client.crt --key $tls/client.key \
+    -d '{}' https://127.0.0.1:2379/v3/cluster/member/list | python3 -c '
+import json, re, sys
+for m in json.load(sys.stdin)["members"]:
+    print(re.sub("-[0-9a-f]{8}$", "", m.get("name", "-")), "started" if m.get("clientURLs") else "not-started", "learner" if m.get("isLearner") else "voter")' | sort
+}
+voters_are() { [ "$(members)" = "$(printf '%s started voter\n' "$@")" ]; }
+
+agent_token_cannot_join_a_server() {
+  local token
+  token=$(cat /var/lib/rancher/k3s/server/agent-token)
+  grep -Eq '^K10[0-9a-f]{64}::node:' <<< "$token" || { say "agent-token is not K10<hash>::node:<secret>"; return 1; }
+  [ "${token#*:node:}" != "$(sed s/.*:server:// /var/lib/rancher/k3s/server/node-token)" ] || { say "both tokens have one secret"; return 1; }
+  # As it is, and pretending to be the other kind: the server has to refuse, not the client.
+  for text in "$token" "${token/::node:/::server:}"; do
+    on second sh -c "mkdir -p /run/other; printf '%s\n' 'server: https://$server_ip:6443' 'node-name: server9' 'node-ip: $second_ip' \
+      'flannel-backend: none' 'disable-network-policy: true' 'data-dir: /run/other' 'token: $text' > /run/other.yaml"
+    on second timeout 8 "$K3S" server --config /run/other.yaml > "$scratch/refused.log" 2>&1 || true
+    grep -q 'token' "$scratch/refused.log" || { say "nothing was said of the token"; return 1; }
+    if on second test -e /run/other/server/tls/server-ca.key; then say "the agents' token brought the authority's key"; return 1; fi
+  done
+  voters_are server1
+}
+
+two_servers_join_as_members_at_once() {
+  join_server second server2 "$second_ip" 10.42.2.0/24
+  join_server third server3 "$third_ip" 10.42.3.0/24
+  wait_for 120 "three members that vote" voters_are server1 server2 server3
+  wait_for 60 "node server2 Ready" node_is_ready server2
+  wait_for 60 "node server3 Ready" node_is_ready server3
+  wait_for 10 "the control-plane label" is_control_plane server2
+  k --server "https://$second_ip:6443" create configmap of-second -n contract --from-literal=value=two
+  [ "$(k --server "https://$third_ip:6443" get configmap of-second -n contract -o 'jsonpath={.data.value}')" = two ]
+  for file in tls/server-ca.crt tls/client-ca.key tls/service.key tls/etcd/peer-ca.key agent-token; do
+    for host in second third; do
+      on "$host" cat "/var/lib/rancher/k3s/server/$file" | cmp -s - "/var/lib/rancher/k3s/server/$file" || { say "$file differs on $host"; return 1; }
+    done
+  done
+}
+
+serves_on_when_a_server_dies() {
+  kill -9 "$(server_pid)"
+  wait_for 10 "the end of the children" no_children
+  wait_for 30 "a write without the first server" written_without_first
+  start_server
+  wait_for 60 "the first server" k get configmap without-first -n contract
+  wait_for 30 "all members" voters_are server1 server2 server3
+}
+
+written_without_first() {
+  k --server "https://$second_ip:6443" create configmap without-first -n contract ||
+    k --server "https://$second_ip:6443" get configmap without-first -n contract
+}
+
+deleting_a_servers_node_removes_its_member() {
+  timeout 60 "$K3S" kubectl delete node server3
+  wait_for 10 "two members" voters_are server1 server2
+  k get --raw /readyz
+}
+
+# k3s leaves a removed server alone until somebody starts it again.
+a_removed_server_joins_again_when_it_is_restarted() {
+  wait_for 60 "the removed server to notice" grep -Eq 'removed|no member' "$scratch/third.log"
+  absent node server3 || { say "the removed server came back by itself"; return 1; }
+  kill -9 "$(cat "$scratch/third.pid")"
+  wait_for 10 "the end of the removed server" gone "$(cat "$scratch/third.pid")"
+  start_server_on third
+  wait_for 90 "three members again" voters_are server1 server2 server3
+  wait_for 60 "node server3 Ready" node_is_ready server3
+  for name in server3 server2; do timeout 60 "$K3S" kubectl delete node "$name"; done
+  wait_for 20 "one member" voters_are server1
+  for host in second third; do
+    kill -9 "$(cat "$scratch/$host.pid")"
+    wait_for 10 "the end of the server on $host" gone "$(cat "$scratch/$host.pid")"
+  done
+}
+
+holder() { k get lease -n kube-system "$1" -o 'jsonpath={.spec.holderIdentity}'; }
+is_held_anew() { local now; now=$(holder "$1"); [ -n "$now" ] && [ "$now" != "${2:-}" ]; }
+
 converges_after_kill_and_keeps_the_pods() {
-  local before after
+  local before after lease
   before=$(container_of one)
+  wait_for 30 "the controllers' lease" is_held_anew kube-controller-manager
+  lease=$(holder kube-controller-manager)
   kill -9 "$(server_pid)"
   wait_for 10 "the end of the children" no_children
   start_server
   wait_for 60 "the API server" k get --raw /readyz
+  # A lease lasts 15 s; that of this host's former controllers must not be waited for.
+  wait_for 8 "the controllers to begin" is_held_anew kube-controller-manager "$lease"
   wait_for 60 "node server1 Ready" node_is_ready server1
   sleep 3
   after=$(container_of one)

@@ -2,7 +2,7 @@
 # Sourced by run; not a program.
 
 scratch=/run/contract
-server_ip=10.77.0.11 agent_ip=10.77.0.12
+server_ip=10.77.0.11 agent_ip=10.77.0.12 second_ip=10.77.0.13 third_ip=10.77.0.14
 
 now_ms() { date +%s%3N; }
 say() { echo "$*" >&2; }
@@ -40,19 +40,23 @@ server_network() {
   echo 1 > /proc/sys/net/ipv4/ip_forward
 }
 
-# The agent's host is a process that only holds the namespaces; agent() enters it.
-start_agent_host() {
+# A further host is a process that only holds the namespaces; on() enters them.
+start_host() { # NAME ADDRESS
   unshare --mount --net --uts --propagation private sleep infinity &
-  export agent_pid=$!
-  wait_for 5 "the agent's host" agent_differs
-  ip link add to-agent type veth peer name eth0 netns "$agent_pid"
-  ip link set to-agent master lan up
-  agent bash -c ". '$here/lib.sh'; scratch=/run/contract-agent; throw_away_root; hostname k3s-contract-agent
-    ip link set lo up; ip addr add $agent_ip/24 dev eth0; ip link set eth0 up; ip route add default dev eth0
+  echo $! > "$scratch/host-$1.pid"
+  wait_for 5 "the host $1" differs "$!"
+  ip link add "to-$1" type veth peer name eth0 netns "$!"
+  ip link set "to-$1" master lan up
+  on "$1" bash -c ". '$here/lib.sh'; scratch=/run/contract-$1; throw_away_root; hostname k3s-contract-$1
+    ip link set lo up; ip addr add $2/24 dev eth0; ip link set eth0 up; ip route add default dev eth0
     echo 1 > /proc/sys/net/ipv4/ip_forward"
 }
-agent_differs() { [ "$(readlink /proc/$agent_pid/ns/net)" != "$(readlink /proc/self/ns/net)" ]; }
-agent() { nsenter -t "$agent_pid" --mount --net --uts "$@"; }
+differs() { [ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/self/ns/net)" ]; }
+on() { # HOST COMMAND...
+  local host=$1
+  shift
+  nsenter -t "$(cat "$scratch/host-$host.pid")" --mount --net --uts "$@"
+}
 
 # A datagram socket as systemd has it; k3s inherits its name.
 listen_for_ready() {
@@ -103,8 +107,10 @@ children_of_server() { pgrep -f '^/var/lib/rancher/k3s/data/current/bin/(etcd|ku
 # namespace does not hide: the pods' control groups.
 end_everything() {
   local state=containerd/io.containerd.runtime.v2.task/k8s.io id
-  local containers
-  containers=$(ls "/run/k3s/$state" "/proc/$agent_pid/root/run/k3s/$state" 2> /dev/null | grep -E '^[0-9a-f]{64}$' || true)
+  local containers pid
+  containers=$(
+    for pid in self $(cat "$scratch"/host-*.pid); do ls "/proc/$pid/root/run/k3s/$state" 2> /dev/null; done |
+      grep -E '^[0-9a-f]{64}$' || true)
   kill "$(server_pid)" 2> /dev/null || true
   wait_for 20 "the server's end" gone "$(server_pid)" || true
   [ "$$" = 1 ] || return 0

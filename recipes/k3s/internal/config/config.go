@@ -32,6 +32,7 @@ type Config struct {
 	Role           Role
 	Layout         layout.Layout
 	Token          string
+	AgentToken     string
 	ServerURL      string
 	NodeName       string
 	NodeIP         string
@@ -95,7 +96,10 @@ func build(role Role, v values, host Host) (*Config, error) {
 		ProxyArgs:      v["kube-proxy-arg"],
 	}
 	var err error
-	if c.Token, err = readToken(v); err != nil {
+	if c.Token, err = readToken(v, "token"); err != nil {
+		return nil, err
+	}
+	if c.AgentToken, err = readToken(v, "agent-token"); err != nil {
 		return nil, err
 	}
 	if c.NodeIP, err = nodeIP(v, host); err != nil {
@@ -110,17 +114,18 @@ func build(role Role, v values, host Host) (*Config, error) {
 	return c, c.check(v)
 }
 
-func readToken(v values) (string, error) {
-	token, file := v.text("token", ""), v.text("token-file", "")
+// readToken takes a token from its key or from the file that NAME-file names.
+func readToken(v values, name string) (string, error) {
+	token, file := v.text(name, ""), v.text(name+"-file", "")
 	switch {
 	case file == "":
 		return token, nil
 	case token != "":
-		return "", errors.New("token and token-file are both set; one of them names the token")
+		return "", fmt.Errorf("%[1]s and %[1]s-file are both set; one of them names the token", name)
 	}
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("could not read the token-file: %w", err)
+		return "", fmt.Errorf("could not read the %s-file: %w", name, err)
 	}
 	return strings.TrimSpace(string(content)), nil
 }
@@ -180,8 +185,8 @@ func (c *Config) check(v values) error {
 		}
 		return nil
 	}
-	if c.ServerURL != "" {
-		return errors.New("server is set for a server: joining as a further control-plane node is not supported by this build yet")
+	if c.ServerURL != "" && c.Token == "" {
+		return errors.New("a server that joins needs token (or token-file): the content of server/node-token")
 	}
 	if backend := v.text("flannel-backend", "vxlan"); backend != "none" {
 		return fmt.Errorf("flannel-backend is %s: this build has no pod network of its own, set it to none", backend)

@@ -88,7 +88,7 @@ func TestRefusals(t *testing.T) {
 		"an unknown key, by name and line": {Server, base + "kubelet-args: []\n", `line 3: unknown key "kubelet-args"`},
 		"a pod network of its own":         {Server, "disable-network-policy: true\n", "flannel-backend is vxlan"},
 		"a network policy controller":      {Server, "flannel-backend: none\n", "disable-network-policy"},
-		"a second server":                  {Server, base + "server: https://a:6443\n", "not supported by this build yet"},
+		"joining without a token":          {Server, base + "server: https://a:6443\n", "a server that joins needs token"},
 		"appending to no list":             {Server, base + "token+: x\n", "appends to an option that is no list"},
 		"a list for one value":             {Server, base + "token: [a, b]\n", "takes one value"},
 		"a boolean that is none":           {Server, base + "cluster-init: perhaps\n", "not true or false"},

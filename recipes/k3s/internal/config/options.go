@@ -24,6 +24,8 @@ type option struct {
 var options = map[string]option{
 	"token":                       {text, false, "shared secret of the cluster, or the server's node-token"},
 	"token-file":                  {text, false, "file that holds the token"},
+	"agent-token":                 {text, true, "secret by which agents join but no server (made when not given)"},
+	"agent-token-file":            {text, true, "file that holds the agent-token"},
 	"server":                      {text, false, "https://HOST:PORT of the server to join"},
 	"data-dir":                    {text, false, "directory of all state"},
 	"node-name":                   {text, false, "name of the Node object (default: the host's name)"},

@@ -1,7 +1,8 @@
 // Package join makes a machine a node of an existing cluster: it learns the
 // cluster's authority from the server and proves it by the token, then leaves a
 // bootstrap kubeconfig with which the kubelet asks for its own certificate. The
-// protocol is kubeadm's; this package adds the check of k3s's pinned hash.
+// protocol is kubeadm's; this package adds the check of k3s's pinned hash. A server
+// that joins begins with the same discovery.
 package join
 
 import (
@@ -115,14 +116,23 @@ func writeIdentity(c *config.Config) error {
 	return kubeconfig.Write(kubeletKubeconfig(c), 0o600, kubeconfig.Config(c.ServerURL, c.Layout.Agent("server-ca.crt"), user))
 }
 
-func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) {
+// Discovery is what a machine knows of a cluster before it is a part of it.
+type Discovery struct {
+	// CA is the server's authority, PEM, proved by the token.
+	CA []byte
+	// Credential is the bootstrap token.
+	Credential string
+}
+
+// Discover asks the server for its authority and checks it by the token.
+func Discover(c *config.Config, t token.Token) (Discovery, error) {
 	server, err := url.Parse(c.ServerURL)
 	if err != nil || server.Scheme != "https" || server.Host == "" {
-		return Facts{}, fmt.Errorf("server %q is not https://HOST:PORT", c.ServerURL)
+		return Discovery{}, fmt.Errorf("server %q is not https://HOST:PORT", c.ServerURL)
 	}
 	id, secret, err := t.Bootstrap()
 	if err != nil {
-		return Facts{}, err
+		return Discovery{}, err
 	}
 	credential := id + "." + secret
 	info, err := discovery.RetrieveValidatedConfigInfo(nil, &kubeadm.Discovery{
@@ -131,23 +141,28 @@ func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) 
 		},
 	}, discoveryTimeout)
 	if err != nil {
-		return Facts{}, err
+		return Discovery{}, err
 	}
 	_, cluster, err := configutil.GetClusterFromKubeConfig(info)
 	if err != nil {
-		return Facts{}, err
+		return Discovery{}, err
 	}
 	ca := cluster.CertificateAuthorityData
-	if err := t.CheckCA(ca); err != nil {
+	return Discovery{ca, credential}, t.CheckCA(ca)
+}
+
+func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) {
+	found, err := Discover(c, t)
+	if err != nil {
 		return Facts{}, err
 	}
-	if err := kubeconfig.Replace(c.Layout.Agent("server-ca.crt"), 0o644, ca); err != nil {
+	if err := kubeconfig.Replace(c.Layout.Agent("server-ca.crt"), 0o644, found.CA); err != nil {
 		return Facts{}, err
 	}
 	if err := forget(c); err != nil {
 		return Facts{}, err
 	}
-	bootstrap := kubeconfig.Config(c.ServerURL, c.Layout.Agent("server-ca.crt"), kubeconfig.User{Token: credential})
+	bootstrap := kubeconfig.Config(c.ServerURL, c.Layout.Agent("server-ca.crt"), kubeconfig.User{Token: found.Credential})
 	if err := kubeconfig.Write(bootstrapFile(c), 0o600, bootstrap); err != nil {
 		return Facts{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/util/apiclient"
 
 	"furrow/k3s/internal/apply"
+	"furrow/k3s/internal/bootstrap"
 	"furrow/k3s/internal/config"
 	"furrow/k3s/internal/join"
 	"furrow/k3s/internal/kubeconfig"
@@ -31,8 +33,9 @@ import (
 //go:embed rules.yaml
 var rules []byte
 
-// ensureCluster writes the objects that nodes need to join and to run.
-func ensureCluster(ctx context.Context, c *config.Config, t token.Token, client kubernetes.Interface, applier *apply.Applier) error {
+// ensureCluster writes the objects that nodes need to join and to run. Every server
+// does, all with the same content.
+func ensureCluster(ctx context.Context, c *config.Config, t tokens, client kubernetes.Interface, applier *apply.Applier) error {
 	objects, err := apply.Parse(rules)
 	if err != nil {
 		return err
@@ -52,7 +55,11 @@ func ensureCluster(ctx context.Context, c *config.Config, t token.Token, client 
 			return err
 		}
 	}
-	if err := ensureBootstrapToken(ctx, t, client); err != nil {
+	t, err = publishAuthorities(ctx, c, t, client)
+	if err != nil {
+		return err
+	}
+	if err := ensureBootstrapTokens(ctx, t, client); err != nil {
 		return err
 	}
 	if err := publishFacts(c, client); err != nil {
@@ -62,36 +69,68 @@ func ensureCluster(ctx context.Context, c *config.Config, t token.Token, client 
 	return clusterinfo.CreateBootstrapConfigMapIfNotExists(client, public)
 }
 
-// tokenDescription marks the Secret that this package owns among the cluster's
-// bootstrap tokens.
-const tokenDescription = "join token of k3s's server/node-token"
-
-// ensureBootstrapToken makes the token valid for joining, and an earlier one invalid.
-func ensureBootstrapToken(ctx context.Context, t token.Token, client kubernetes.Interface) error {
-	id, secret, err := t.Bootstrap()
+// publishAuthorities makes it possible for servers to join, and takes the agents' secret
+// over that the cluster has.
+func publishAuthorities(ctx context.Context, c *config.Config, t tokens, client kubernetes.Interface) (tokens, error) {
+	own, err := bootstrap.Read(c, t.agent.Secret)
 	if err != nil {
-		return err
+		return t, err
 	}
-	err = bootstrapnode.UpdateOrCreateTokens(client, false, []bootstraptoken.BootstrapToken{{
-		Token:       &bootstraptoken.BootstrapTokenString{ID: id, Secret: secret},
-		Description: tokenDescription,
-		Usages:      []string{"signing", "authentication"},
+	agentSecret, err := bootstrap.Publish(ctx, client, own, t.server, c.AgentToken != "")
+	if err != nil || agentSecret == t.agent.Secret {
+		return t, err
+	}
+	if t.agent, err = token.Parse(agentSecret); err != nil {
+		return t, err
+	}
+	return t, t.write(c, own.Files["server-ca.crt"])
+}
+
+// Descriptions mark the Secrets that this package owns among the cluster's bootstrap
+// tokens.
+const (
+	serverTokenDescription = "join token of k3s's server/node-token"
+	agentTokenDescription  = "join token of k3s's server/agent-token"
+)
+
+// ensureBootstrapTokens makes the tokens valid for joining, and earlier ones invalid.
+func ensureBootstrapTokens(ctx context.Context, t tokens, client kubernetes.Interface) error {
+	servers := bootstraptoken.BootstrapToken{
+		Description: serverTokenDescription,
+		Groups:      []string{constants.NodeBootstrapTokenAuthGroup, bootstrap.Group},
+	}
+	agents := bootstraptoken.BootstrapToken{
+		Description: agentTokenDescription,
 		Groups:      []string{constants.NodeBootstrapTokenAuthGroup},
-	}})
-	if err != nil {
+	}
+	wanted := []bootstraptoken.BootstrapToken{agents, servers}
+	valid := map[string]bool{}
+	// Where the operator gave both the same secret, the last one written is the servers'.
+	for i, parsed := range []token.Token{t.agent, t.server} {
+		id, secret, err := parsed.Bootstrap()
+		if err != nil {
+			return err
+		}
+		wanted[i].Token = &bootstraptoken.BootstrapTokenString{ID: id, Secret: secret}
+		wanted[i].Usages = []string{"signing", "authentication"}
+		valid[id] = true
+	}
+	if err := bootstrapnode.UpdateOrCreateTokens(client, false, wanted); err != nil {
 		return err
 	}
 	secrets := client.CoreV1().Secrets(metav1.NamespaceSystem)
-	tokens, err := secrets.List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
+	present, err := secrets.List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
 	if err != nil {
 		return fmt.Errorf("could not list the bootstrap tokens: %w", err)
 	}
-	for _, other := range tokens.Items {
-		if string(other.Data["description"]) != tokenDescription || string(other.Data["token-id"]) == id {
+	for _, other := range present.Items {
+		description := string(other.Data["description"])
+		ours := description == serverTokenDescription || description == agentTokenDescription
+		if !ours || valid[string(other.Data["token-id"])] {
 			continue
 		}
-		if err := secrets.Delete(ctx, other.Name, metav1.DeleteOptions{}); err != nil {
-			return fmt.Errorf("could not delete the former join token: %w", err)
+		if err := secrets.Delete(ctx, other.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("could not delete a former join token: %w", err)
 		}
 	}
 	return nil
@@ -110,8 +149,11 @@ func publishFacts(c *config.Config, client kubernetes.Interface) error {
 	})
 }
 
-// roleLabels is what k3s says of a server node.
-const roleLabels = `{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":"true","node-role.kubernetes.io/etcd":"true"}}}`
+// role is what k3s says of a server node, and what makes the deletion of its Node wait
+// for its etcd member.
+const role = `{"metadata":{
+	"labels":{"node-role.kubernetes.io/control-plane":"true","node-role.kubernetes.io/etcd":"true"},
+	"finalizers":["` + memberFinalizer + `"]}}`
 
 // labelNode marks this node as a server once its kubelet has registered it; the
 // kubelet itself may not set labels of that prefix.
@@ -120,7 +162,7 @@ func labelNode(ctx context.Context, name string, client kubernetes.Interface) {
 		if err := waitForNode(ctx, name, client); err != nil {
 			return err
 		}
-		_, err := client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(roleLabels), metav1.PatchOptions{FieldManager: "k3s"})
+		_, err := client.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, []byte(role), metav1.PatchOptions{FieldManager: "k3s"})
 		return err
 	})
 }

@@ -1,38 +1,47 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
+	"furrow/k3s/internal/bootstrap"
 	"furrow/k3s/internal/config"
 	"furrow/k3s/internal/kubeconfig"
 	"furrow/k3s/internal/layout"
+	"furrow/k3s/internal/members"
 	"furrow/k3s/internal/pki"
 	"furrow/k3s/internal/token"
 )
 
 // prepare makes everything that the components read: certificates, kubeconfigs,
-// the token. It may be run again at every start.
-func prepare(c *config.Config) (token.Token, error) {
+// the tokens. It may be run again at every start.
+func prepare(ctx context.Context, c *config.Config) (tokens, error) {
 	if err := c.Layout.MakeDirs(true); err != nil {
-		return token.Token{}, err
+		return tokens{}, err
+	}
+	fetched := bootstrap.Bundle{}
+	if c.ServerURL != "" && !(members.HasData(c) && bootstrap.Present(c)) {
+		var err error
+		if fetched, err = fetchAuthorities(ctx, c); err != nil {
+			return tokens{}, err
+		}
 	}
 	if err := pki.EnsureServer(c); err != nil {
-		return token.Token{}, err
+		return tokens{}, err
 	}
 	if err := copyCAs(c); err != nil {
-		return token.Token{}, err
+		return tokens{}, err
 	}
 	if err := writeKubeconfigs(c); err != nil {
-		return token.Token{}, err
+		return tokens{}, err
 	}
 	if err := kubeconfig.Replace(authenticationFile(c), 0o600, []byte(authentication)); err != nil {
-		return token.Token{}, err
+		return tokens{}, err
 	}
-	return ensureToken(c)
+	return ensureTokens(c, fetched.AgentSecret)
 }
 
 func authenticationFile(c *config.Config) string {
@@ -90,38 +99,70 @@ func writeKubeconfigs(c *config.Config) error {
 	return kubeconfig.Write(layout.Kubeconfig, c.KubeconfigMode, admin)
 }
 
-// ensureToken takes the configured token, else the one of the last start, else
-// makes one, and writes what an administrator copies to a joining node.
-func ensureToken(c *config.Config) (token.Token, error) {
-	file := c.Layout.Server("token")
-	text := c.Token
-	if text == "" {
-		stored, err := os.ReadFile(file)
-		switch {
-		case err == nil:
-			text = strings.TrimSpace(string(stored))
-		case errors.Is(err, fs.ErrNotExist):
-			text = token.Generate()
-		default:
-			return token.Token{}, fmt.Errorf("could not read the token: %w", err)
-		}
-	}
-	parsed, err := token.Parse(text)
-	if err != nil {
-		return token.Token{}, err
-	}
+var errAgentToken = errors.New("the token is one for agents: a server takes the content of another server's node-token")
+
+// tokens are the secrets by which nodes join.
+type tokens struct {
+	// server lets servers and agents join, agent only agents.
+	server, agent token.Token
+}
+
+// ensureTokens takes the configured tokens, else those of the cluster or of the last
+// start, else makes them, and writes what an administrator copies to a joining node.
+func ensureTokens(c *config.Config, agentSecret string) (tokens, error) {
 	ca, err := os.ReadFile(c.Layout.TLS("server-ca.crt"))
 	if err != nil {
-		return token.Token{}, fmt.Errorf("could not read the server's certificate authority: %w", err)
+		return tokens{}, fmt.Errorf("could not read the server's certificate authority: %w", err)
 	}
-	if err := parsed.CheckCA(ca); err != nil {
-		return token.Token{}, err
+	var t tokens
+	if t.server, err = storedToken(c.Token, c.Layout.Server("token"), ""); err != nil {
+		return tokens{}, err
 	}
-	full := []byte(parsed.NodeToken(ca) + "\n")
-	for _, name := range []string{"token", "node-token", "agent-token"} {
-		if err := kubeconfig.Replace(c.Layout.Server(name), 0o600, full); err != nil {
-			return token.Token{}, err
+	if t.server.User == token.AgentUser {
+		return tokens{}, errAgentToken
+	}
+	if c.AgentToken != "" {
+		agentSecret = c.AgentToken
+	}
+	// Earlier versions wrote the servers' secret there.
+	if t.agent, err = storedToken(agentSecret, c.Layout.Server("agent-token"), t.server.Secret); err != nil {
+		return tokens{}, fmt.Errorf("agent-token: %w", err)
+	}
+	for _, parsed := range []token.Token{t.server, t.agent} {
+		if err := parsed.CheckCA(ca); err != nil {
+			return tokens{}, err
 		}
 	}
-	return parsed, nil
+	return t, t.write(c, ca)
+}
+
+// storedToken parses the given token, or the one in a file unless its secret is not
+// wanted, or makes one.
+func storedToken(text, file, unwanted string) (token.Token, error) {
+	if text != "" {
+		return token.Parse(text)
+	}
+	stored, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return token.Token{}, fmt.Errorf("could not read the token: %w", err)
+	}
+	if err == nil {
+		if parsed, err := token.Parse(string(stored)); err != nil || parsed.Secret != unwanted {
+			return parsed, err
+		}
+	}
+	return token.Parse(token.Generate())
+}
+
+func (t tokens) write(c *config.Config, ca []byte) error {
+	for name, text := range map[string]string{
+		"token":       t.server.Full(token.ServerUser, ca),
+		"node-token":  t.server.Full(token.ServerUser, ca),
+		"agent-token": t.agent.Full(token.AgentUser, ca),
+	} {
+		if err := kubeconfig.Replace(c.Layout.Server(name), 0o600, []byte(text+"\n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }

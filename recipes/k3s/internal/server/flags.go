@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"furrow/k3s/internal/config"
+	"furrow/k3s/internal/members"
 )
 
 // Ports of the control plane on this host.
@@ -17,19 +18,29 @@ const (
 // apiURL is how everything on this host reaches the API server.
 var apiURL = fmt.Sprintf("https://127.0.0.1:%d", APIPort)
 
-func etcdFlags(c *config.Config) []string {
+// etcdURL is how this host's etcd is reached on this host, peerURL by other servers'.
+var etcdURL = fmt.Sprintf("https://127.0.0.1:%d", etcdPort)
+
+func peerURL(c *config.Config) string {
+	return fmt.Sprintf("https://%s:%d", host(c.NodeIP), peerPort)
+}
+
+func etcdFlags(c *config.Config, start members.Start) []string {
 	tls := func(file string) string { return c.Layout.TLS("etcd", file) }
-	peer := fmt.Sprintf("https://%s:%d", host(c.NodeIP), peerPort)
-	client := fmt.Sprintf("https://%s:%d", host(c.NodeIP), etcdPort)
+	peer, client := peerURL(c), fmt.Sprintf("https://%s:%d", host(c.NodeIP), etcdPort)
+	state := "new"
+	if start.Existing {
+		state = "existing"
+	}
 	return []string{
 		"--name=" + c.NodeName,
 		"--data-dir=" + c.Layout.Server("db", "etcd"),
-		fmt.Sprintf("--listen-client-urls=https://127.0.0.1:%d,%s", etcdPort, client),
+		"--listen-client-urls=" + etcdURL + "," + client,
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=" + c.NodeName + "=" + peer,
-		"--initial-cluster-state=new",
+		"--initial-cluster=" + start.InitialCluster,
+		"--initial-cluster-state=" + state,
 		"--listen-metrics-urls=http://127.0.0.1:2381",
 		"--client-cert-auth=true",
 		"--trusted-ca-file=" + tls("server-ca.crt"),
@@ -58,7 +69,9 @@ func apiServerFlags(c *config.Config) []string {
 		// addresses of nodes, which only this routing reaches.
 		"--enable-aggregator-routing=true",
 		"--enable-bootstrap-token-auth=true",
-		fmt.Sprintf("--etcd-servers=https://127.0.0.1:%d", etcdPort),
+		// The member on this host: it knows the others, and a server without its own
+		// etcd is one that is being removed.
+		"--etcd-servers=" + etcdURL,
 		"--etcd-cafile=" + etcd("server-ca.crt"),
 		"--etcd-certfile=" + etcd("client.crt"),
 		"--etcd-keyfile=" + etcd("client.key"),
@@ -122,9 +135,6 @@ func controllerFlags(c *config.Config) []string {
 		"--kube-api-burst=200",
 		"--kube-api-qps=100",
 		"--kubeconfig=" + kubeconfig,
-		// There is one server; an election would only add the lease's 15 s to the
-		// recovery from a crash.
-		"--leader-elect=false",
 		"--profiling=false",
 		"--root-ca-file=" + tls("server-ca.crt"),
 		"--service-account-private-key-file=" + tls("service.key"),
@@ -142,7 +152,6 @@ func schedulerFlags(c *config.Config) []string {
 		"--kube-api-burst=200",
 		"--kube-api-qps=100",
 		"--kubeconfig=" + kubeconfig,
-		"--leader-elect=false",
 		"--profiling=false",
 	}
 }

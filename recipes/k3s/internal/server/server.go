@@ -19,10 +19,10 @@ import (
 	"furrow/k3s/internal/apply"
 	"furrow/k3s/internal/component"
 	"furrow/k3s/internal/config"
+	"furrow/k3s/internal/members"
 	"furrow/k3s/internal/node"
 	"furrow/k3s/internal/notify"
 	"furrow/k3s/internal/supervise"
-	"furrow/k3s/internal/token"
 )
 
 const (
@@ -38,17 +38,19 @@ const (
 // The children are the caller's to stop.
 func Run(ctx context.Context, c *config.Config, group *supervise.Group) error {
 	started := time.Now()
-	joinToken, err := prepare(c)
+	joinTokens, err := prepare(ctx, c)
 	if err != nil {
 		return err
 	}
 	if err := node.InstallPrograms(c.Layout); err != nil {
 		return err
 	}
-	group.Start(component.Spec(c.Layout, component.Etcd, etcdFlags(c), c.EtcdArgs))
 	runtime := make(chan error, 1)
 	go func() { runtime <- node.StartRuntime(ctx, c, group) }()
-	if err := waitListening(ctx, fmt.Sprintf("127.0.0.1:%d", etcdPort)); err != nil {
+	etcd := members.New(c, members.Self{Name: c.NodeName, PeerURL: peerURL(c)}, etcdURL, func(ctx context.Context) ([]string, error) {
+		return etcdContacts(ctx, c)
+	})
+	if err := startEtcd(ctx, c, etcd, group); err != nil {
 		return err
 	}
 	group.Start(component.Spec(c.Layout, component.APIServer, apiServerFlags(c), c.APIServerArgs))
@@ -62,12 +64,13 @@ func Run(ctx context.Context, c *config.Config, group *supervise.Group) error {
 	}
 	log.Printf("the API server is ready after %s", time.Since(started).Round(time.Millisecond))
 	notify.Ready("the API server is ready")
+	takeLeases(ctx, client, started)
 	group.Start(component.Spec(c.Layout, component.ControllerManager, controllerFlags(c), c.ControllerArgs))
 	group.Start(component.Spec(c.Layout, component.Scheduler, schedulerFlags(c), c.SchedulerArgs))
 
 	var background sync.WaitGroup
 	defer background.Wait()
-	if err := tend(ctx, &background, c, joinToken, restConfig, client); err != nil {
+	if err := tend(ctx, &background, c, joinTokens, etcd, restConfig, client); err != nil {
 		return err
 	}
 	if err := <-runtime; err != nil {
@@ -86,8 +89,26 @@ func Run(ctx context.Context, c *config.Config, group *supervise.Group) error {
 	return nil
 }
 
+// startEtcd starts etcd and returns when it answers and votes.
+func startEtcd(ctx context.Context, c *config.Config, etcd *members.Node, group *supervise.Group) error {
+	start, err := etcd.Prepare(ctx)
+	if err != nil {
+		return err
+	}
+	spec := component.Spec(c.Layout, component.Etcd, etcdFlags(c, start), c.EtcdArgs)
+	spec.Again = func() ([]string, error) {
+		start, err := etcd.Prepare(ctx)
+		return component.Merge(etcdFlags(c, start), c.EtcdArgs), err
+	}
+	group.Start(spec)
+	if err := waitListening(ctx, fmt.Sprintf("127.0.0.1:%d", etcdPort)); err != nil {
+		return err
+	}
+	return etcd.Voting(ctx)
+}
+
 // tend starts what goes on for as long as the server runs.
-func tend(ctx context.Context, background *sync.WaitGroup, c *config.Config, t token.Token, restConfig *rest.Config, client kubernetes.Interface) error {
+func tend(ctx context.Context, background *sync.WaitGroup, c *config.Config, t tokens, etcd *members.Node, restConfig *rest.Config, client kubernetes.Interface) error {
 	applier, err := apply.New(restConfig)
 	if err != nil {
 		return err
@@ -100,6 +121,8 @@ func tend(ctx context.Context, background *sync.WaitGroup, c *config.Config, t t
 	background.Go(func() { newManifests(c.Layout.Server("manifests"), c.Disable, applier).run(ctx) })
 	background.Go(func() { approveServing(ctx, client) })
 	background.Go(func() { labelNode(ctx, c.NodeName, client) })
+	background.Go(func() { etcd.Tend(ctx) })
+	background.Go(func() { removeDeleted(ctx, c.NodeName, client, etcd) })
 	return nil
 }
 

@@ -95,7 +95,7 @@ items:
 }
 
 func TestTheRulesOfNodesAreManifests(t *testing.T) {
-	if objects, err := apply.Parse(rules); err != nil || len(objects) != 3 {
+	if objects, err := apply.Parse(rules); err != nil || len(objects) != 5 {
 		t.Errorf("got %d objects, %v", len(objects), err)
 	}
 }

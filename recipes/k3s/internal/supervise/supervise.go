@@ -5,7 +5,7 @@
 // others along. A child that exits is started again:
 //
 //	start -> running -> exited -> (delay 0.3 s doubling to 10 s) -> start
-//	            |
+//	            |           (it may be refused: the delay, then it is asked again)
 //	          Stop -> SIGTERM -> (grace) -> SIGKILL -> gone
 //
 // A child never outlives the supervisor: the kernel kills it when the supervisor is
@@ -35,6 +35,9 @@ type Spec struct {
 	// Path is executed with Args; its base name selects the component.
 	Path string
 	Args []string
+	// Again, if set, gives the arguments of every start after the first. An error is
+	// taken for a start that failed.
+	Again func() ([]string, error)
 	// Env is the whole environment.
 	Env []string
 	// Grace is how long the child may take to stop on SIGTERM before SIGKILL.
@@ -83,19 +86,30 @@ func (c *child) run() {
 	// The kernel ties the parent-death signal to the thread that forked, not to the
 	// process, so this goroutine has to keep its thread for as long as the child lives.
 	runtime.LockOSThread()
-	delay := firstDelay
-	for {
+	delay, refusal := firstDelay, ""
+	for again := false; ; again = true {
 		started := time.Now()
-		err := c.runOnce()
+		refused := c.refresh(again)
+		var ended error
+		if refused == nil {
+			ended = c.runOnce()
+		}
 		select {
 		case <-c.stop:
 			return
 		default:
 		}
-		if time.Since(started) > settled {
-			delay = firstDelay
+		switch {
+		case refused == nil:
+			refusal = ""
+			if time.Since(started) > settled {
+				delay = firstDelay
+			}
+			log.Printf("%s ended (%v), starting it again in %s", c.spec.Path, ended, delay)
+		case refused.Error() != refusal: // the same reason again is no news
+			refusal = refused.Error()
+			log.Printf("%s is not started again: %v", c.spec.Path, refused)
 		}
-		log.Printf("%s ended (%v), starting it again in %s", c.spec.Path, err, delay)
 		select {
 		case <-c.stop:
 			return
@@ -103,6 +117,18 @@ func (c *child) run() {
 		}
 		delay = min(2*delay, lastDelay)
 	}
+}
+
+// refresh takes new arguments for a start that is not the first.
+func (c *child) refresh(again bool) error {
+	if !again || c.spec.Again == nil {
+		return nil
+	}
+	args, err := c.spec.Again()
+	if err == nil {
+		c.spec.Args = args
+	}
+	return err
 }
 
 // runOnce starts the child and waits for its end, asking it to end when told to.

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,6 +36,24 @@ func TestAChildThatExitsIsStartedAgain(t *testing.T) {
 	time.Sleep(700 * time.Millisecond)
 	if size(file) != stopped {
 		t.Error("started again after Stop")
+	}
+}
+
+func TestEveryStartAfterTheFirstAsksForItsArguments(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "starts")
+	write := func(text string) []string { return []string{"-c", "printf " + text + " >> " + file} }
+	asked := 0
+	group := &Group{}
+	defer group.Stop()
+	group.Start(Spec{Path: "/bin/sh", Args: write("a"), Grace: time.Second, Again: func() ([]string, error) {
+		if asked++; asked == 1 {
+			return nil, errors.New("not yet")
+		}
+		return write("b"), nil
+	}})
+	eventually(t, "a second start", func() bool { return size(file) >= 2 })
+	if content, _ := os.ReadFile(file); string(content[:2]) != "ab" {
+		t.Errorf("started as %q", content)
 	}
 }
 

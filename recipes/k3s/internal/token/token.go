@@ -26,12 +26,17 @@ import (
 
 const (
 	prefix = "K10"
-	// nodeUser is the user that k3s writes into a server's node-token.
-	nodeUser = "server"
 	// The bootstrap token's signature over the cluster's public facts can be read
 	// without authentication, so a guessable secret must be slow to guess.
 	iterations = 100_000
+	keyLength  = 32
 	minSecret  = 12
+)
+
+// The users that k3s writes into its tokens: who joins by it.
+const (
+	ServerUser = "server"
+	AgentUser  = "node"
 )
 
 var bootstrap = regexp.MustCompile(`^([a-z0-9]{6})\.([a-z0-9]{16})$`)
@@ -40,6 +45,8 @@ var bootstrap = regexp.MustCompile(`^([a-z0-9]{6})\.([a-z0-9]{16})$`)
 type Token struct {
 	// CAHash pins the server's CA; empty when the token does not say.
 	CAHash string
+	// User is who the token says that it is for; empty when it does not say.
+	User   string
 	Secret string
 }
 
@@ -52,8 +59,8 @@ func Parse(text string) (Token, error) {
 			return Token{}, errors.New("the token begins with K10 but is not K10<SHA-256>::<credential>")
 		}
 		t.CAHash = strings.ToLower(hash)
-		if _, secret, found := strings.Cut(credential, ":"); found {
-			credential = secret
+		if user, secret, found := strings.Cut(credential, ":"); found {
+			t.User, credential = user, secret
 		}
 		t.Secret = credential
 	}
@@ -70,9 +77,9 @@ func Generate() string {
 	return hex.EncodeToString(raw)
 }
 
-// NodeToken is what node-token holds for this secret and server CA.
-func (t Token) NodeToken(caPEM []byte) string {
-	credential := nodeUser + ":" + t.Secret
+// Full is what a user's token file holds for this secret and server CA.
+func (t Token) Full(user string, caPEM []byte) string {
+	credential := user + ":" + t.Secret
 	if bootstrap.MatchString(t.Secret) {
 		credential = t.Secret
 	}
@@ -102,10 +109,20 @@ func (t Token) Bootstrap() (id, secret string, err error) {
 	if parts := bootstrap.FindStringSubmatch(t.Secret); parts != nil {
 		return parts[1], parts[2], nil
 	}
-	key, err := pbkdf2.Key(sha256.New, t.Secret, []byte("k3s bootstrap token"), iterations, 32)
+	key, err := t.Key([]byte("k3s bootstrap token"))
 	if err != nil {
-		return "", "", fmt.Errorf("could not derive the bootstrap token: %w", err)
+		return "", "", err
 	}
 	letters := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(key))
 	return letters[:6], letters[6:22], nil
+}
+
+// Key derives a key of 256 bits from the secret. Another salt gives a key that says
+// nothing about this one.
+func (t Token) Key(salt []byte) ([]byte, error) {
+	key, err := pbkdf2.Key(sha256.New, t.Secret, salt, iterations, keyLength)
+	if err != nil {
+		return nil, fmt.Errorf("could not derive a key from the token: %w", err)
+	}
+	return key, nil
 }

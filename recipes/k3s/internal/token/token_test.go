@@ -14,7 +14,7 @@ func TestANodeTokenReadsBackAsItsSecretAndPin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := Parse(first.NodeToken(ca) + "\n")
+		second, err := Parse(first.Full(ServerUser, ca) + "\n")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -26,7 +26,7 @@ func TestANodeTokenReadsBackAsItsSecretAndPin(t *testing.T) {
 
 func TestServerAndAgentDeriveTheSameBootstrapToken(t *testing.T) {
 	server, _ := Parse("a passphrase of some length")
-	agent, _ := Parse(server.NodeToken(ca))
+	agent, _ := Parse(server.Full(ServerUser, ca))
 	id, secret, err := server.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
@@ -66,5 +66,32 @@ func TestMalformedTokensAreRefusedWithoutShowingThem(t *testing.T) {
 		} else if text != "" && strings.Contains(err.Error(), text) {
 			t.Errorf("the error shows the token: %v", err)
 		}
+	}
+}
+
+func TestATokenSaysWhomItIsFor(t *testing.T) {
+	for user, text := range map[string]string{
+		ServerUser: "K10" + Hash(ca) + "::server:0123456789abcdef",
+		AgentUser:  "K10" + Hash(ca) + "::node:0123456789abcdef",
+		"":         "K10" + Hash(ca) + "::abcdef.0123456789abcdef",
+	} {
+		parsed, err := Parse(text)
+		if err != nil || parsed.User != user {
+			t.Errorf("%s: got %q, %v", text, parsed.User, err)
+		}
+		if parsed.Full(user, ca) != text {
+			t.Errorf("%s became %s", text, parsed.Full(user, ca))
+		}
+	}
+}
+
+func TestKeysOfOneSecretDifferByTheirSalt(t *testing.T) {
+	parsed, _ := Parse("0123456789abcdef")
+	first, err := parsed.Key([]byte("a"))
+	if err != nil || len(first) != keyLength {
+		t.Fatalf("got %d bytes, %v", len(first), err)
+	}
+	if second, _ := parsed.Key([]byte("b")); string(first) == string(second) {
+		t.Error("they are the same")
 	}
 }
