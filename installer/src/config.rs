@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::join::Token;
 use crate::places::line_of;
 
 /// The only version of the document so far.
@@ -25,9 +26,10 @@ pub(crate) struct NodeConfig {
     pub(crate) hostname: String,
     /// The management network.
     pub(crate) management: Management,
-    /// What the node is.
-    #[serde(default)]
-    pub(crate) role: Role,
+    /// What the node is. Absent: a server without `join`, with it what the cluster needs.
+    pub(crate) role: Option<Role>,
+    /// The cluster that the node joins; without it, it makes a new one.
+    pub(crate) join: Option<Join>,
     /// Kubernetes.
     #[serde(default)]
     pub(crate) kubernetes: Kubernetes,
@@ -38,6 +40,29 @@ pub(crate) struct NodeConfig {
     pub(crate) admin: Admin,
     /// Installation to a disk; no other command reads it.
     pub(crate) install: Option<Install>,
+}
+
+/// How a node comes into a cluster that is there.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Join {
+    /// `https://ADDRESS:6443` of a server of the cluster, or of the servers' common address.
+    pub(crate) server: String,
+    /// One-time token, as `furrow-install token create` prints it on a server.
+    pub(crate) token: Option<Hidden>,
+    /// File that holds the token.
+    pub(crate) token_file: Option<String>,
+}
+
+/// A text that is shown to nobody.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Hidden(pub(crate) String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// Who may log in, as root.
@@ -86,17 +111,28 @@ pub(crate) struct Management {
     /// Name servers.
     #[serde(default)]
     pub(crate) dns: Vec<IpAddr>,
+    /// An address that one of the servers that live always has, for the API and for what joins.
+    pub(crate) vip: Option<IpAddr>,
 }
 
 /// What a node is to the cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Role {
-    /// Runs the control plane, and guests. Without `join`, makes a new cluster.
-    #[default]
+    /// Runs the control plane, and guests.
     Server,
     /// Runs guests only.
     Agent,
+}
+
+impl Role {
+    /// As in the document.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Server => "server",
+            Role::Agent => "agent",
+        }
+    }
 }
 
 /// Settings of Kubernetes.
@@ -205,7 +241,8 @@ pub(crate) enum ConfigError {
 /// # Errors
 /// The first thing that is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
-    let config: NodeConfig = serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let config: NodeConfig =
+        serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax(shown(&error, text.contains("token"))))?;
     check(&config).map_err(|refusal| ConfigError::Value {
         line: line_of(text, &refusal.key),
         key: refusal.key,
@@ -213,6 +250,17 @@ pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
         expected: refusal.expected,
     })?;
     Ok(config)
+}
+
+/// The parser's refusal. It shows the lines around the fault, which are left out where they could hold a token, and what
+/// it found there, of which a token is hidden.
+fn shown(error: &serde_saphyr::Error, has_token: bool) -> String {
+    if !has_token {
+        return error.to_string();
+    }
+    let message = error.without_snippet().to_string();
+    let hide = |word: &str| if word.contains("K10") { "(hidden)".to_owned() } else { word.to_owned() };
+    message.split(' ').map(hide).collect::<Vec<_>>().join(" ")
 }
 
 /// A value that is not allowed, by its key.
@@ -240,8 +288,12 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
         return refuse("management.interface", &config.management.interface, "a device name of 1-15 characters");
     }
     check_management(&config.management)?;
-    if config.role == Role::Agent {
-        return refuse("role", "agent", "server: joining a cluster is not supported yet");
+    match &config.join {
+        Some(join) => check_join(join)?,
+        None if config.role == Some(Role::Agent) => {
+            return refuse("role", "agent", "server, or a section `join`: a cluster begins with a server");
+        }
+        None => {}
     }
     for (key, cidr) in [
         ("kubernetes.clusterCidr", &config.kubernetes.cluster_cidr),
@@ -278,11 +330,42 @@ fn check_management(management: &Management) -> Result<(), Refusal> {
         }
         _ => {}
     }
-    match management.gateway {
-        Some(gateway) if gateway.is_ipv4() != management.address.is_ipv4() => {
-            refuse("management.gateway", gateway, "an address of the same family as management.address")
+    for (key, other) in [("management.gateway", management.gateway), ("management.vip", management.vip)] {
+        match other {
+            Some(other) if other.is_ipv4() != management.address.is_ipv4() => {
+                return refuse(key, other, "an address of the same family as management.address");
+            }
+            _ => {}
+        }
+    }
+    match management.vip {
+        Some(vip) if vip == management.address => {
+            refuse("management.vip", vip, "an address that is no node's own: it moves between the servers")
+        }
+        Some(vip) if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() => {
+            refuse("management.vip", vip, "an address of the management network")
         }
         _ => Ok(()),
+    }
+}
+
+fn check_join(join: &Join) -> Result<(), Refusal> {
+    let host = join.server.strip_prefix("https://").and_then(|rest| rest.strip_suffix(":6443"));
+    let plain = |host: &str| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
+    if !(host.is_some_and(plain) && join.server.parse::<http::Uri>().is_ok()) {
+        return refuse("join.server", &join.server, "a server's address as https://ADDRESS:6443");
+    }
+    match (&join.token, &join.token_file) {
+        (Some(token), None) => match Token::parse(&token.0) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                refuse("join.token", "(hidden)", "a token as `furrow-install token create` prints it on a server")
+            }
+        },
+        (None, Some(path)) if !path.starts_with('/') => refuse("join.tokenFile", path, "an absolute path"),
+        (None, Some(_)) => Ok(()),
+        (Some(_), Some(path)) => refuse("join.tokenFile", path, "either token or tokenFile"),
+        (None, None) => refuse("join", "no token", "token or tokenFile beside server"),
     }
 }
 
@@ -359,7 +442,7 @@ mod tests {
     fn a_minimal_document_is_accepted_and_has_defaults() {
         let config = parse(GOOD).expect("good");
         assert_eq!(config.kubernetes.cluster_cidr, "10.42.0.0/16");
-        assert_eq!(config.role, Role::Server);
+        assert_eq!((config.role, config.join), (None, None));
         assert_eq!(config.ceph.osd_memory_mib, 1024);
     }
 
@@ -387,7 +470,48 @@ mod tests {
         check_refused("kind: Node", "kind: Node\nadmin: {sshKeys: [secret]}", "line 3: admin.sshKeys: `secret`");
         check_refused("10.0.0.1", "10.0.0.1\n  gateway: 10.0.0.2", "management.prefixLength: `nothing`");
         check_refused("10.0.0.1", "10.0.0.1\n  prefixLength: 33", "line 7: management.prefixLength: `33`");
-        check_refused("kind: Node", "kind: Node\nrole: agent", "joining a cluster is not supported yet");
+        check_refused(
+            "kind: Node",
+            "kind: Node\nrole: agent",
+            "line 3: role: `agent` is not allowed, expected server, or",
+        );
+        check_refused("10.0.0.1", "10.0.0.1\n  vip: fd00::1", "line 7: management.vip: `fd00::1` is not allowed");
+        check_refused("10.0.0.1", "10.0.0.1\n  vip: 10.0.0.1", "an address that is no node's own");
+    }
+
+    const TOKEN: &str = "K10aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa::abcdef.0123456789abcdef";
+
+    fn check_join_refused(section: &str, expected: &str) {
+        check_refused("kind: Node", &format!("kind: Node\njoin: {section}"), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_joined_is_refused() {
+        check_join_refused("{server: 'https://10.0.0.1:6443'}", "line 3: join: `no token` is not allowed");
+        let with = |server: &str| format!("{{server: '{server}', token: '{TOKEN}'}}");
+        check_join_refused(&with("10.0.0.1"), "line 3: join.server: `10.0.0.1` is not allowed");
+        check_join_refused(&with("https://a/b:6443"), "line 3: join.server");
+        check_join_refused(&with("http://10.0.0.1:6443"), "line 3: join.server");
+        let both = format!("{{server: 'https://a:6443', token: '{TOKEN}', tokenFile: /a}}");
+        check_join_refused(&both, "line 3: join.tokenFile: `/a` is not allowed, expected either token or tokenFile");
+        check_join_refused("{server: 'https://a:6443', tokenFile: a}", "expected an absolute path");
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        check_join_refused("{server: 'https://a:6443', token: abcdef.0123456789abcde}", "join.token: `(hidden)`");
+        for text in [
+            format!("join:\n  server: https://a:6443\n  token: {TOKEN}\n  tokens: 1\n{GOOD}"),
+            format!("join: {{server: 'https://a:6443', token: '{TOKEN}', more: 1}}\n{GOOD}"),
+            format!("join:\n  server: https://a:6443\n  token:\n    {TOKEN}\n  more: 1\n{GOOD}"),
+            format!("join: {TOKEN}\nadmin: {{token: 1}}\n{GOOD}"),
+        ] {
+            let error = parse(&text).expect_err("it was accepted").to_string();
+            assert!(!error.contains("0123456789"), "{error}");
+        }
+        let good = format!("join:\n  server: https://a:6443\n  token: {TOKEN}\n{GOOD}");
+        let shown = format!("{:?}", parse(&good).expect("good"));
+        assert!(!shown.contains("0123456789"), "{shown}");
     }
 
     #[test]

@@ -7,19 +7,21 @@ mod device;
 mod disks;
 mod files;
 mod install;
+mod join;
 mod pki;
 mod places;
 mod plan;
 mod record;
 mod status;
 mod steps;
+mod tokens;
 mod tui;
 mod update;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
@@ -27,7 +29,8 @@ use furrow_host::block;
 
 use crate::config::NodeConfig;
 use crate::install::InstallPlan;
-use crate::plan::Step;
+use crate::join::Joined;
+use crate::plan::{Membership, Step};
 use crate::steps::Node;
 
 /// The variable by which ceph-volume, and we, take loop devices.
@@ -81,6 +84,21 @@ enum Command {
         #[arg(long, default_value = "/etc/furrow/node.yaml")]
         file: PathBuf,
     },
+    /// One-time tokens by which nodes join the cluster. On a server.
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Follow the cluster's members: the monitors in ceph.conf and, on servers, the copies of pools. A timer runs it every
+    /// two minutes.
+    Follow {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+    },
+    /// Exit code 0 when this node's API server is ready. keepalived asks.
+    #[command(hide = true)]
+    ApiReady,
     /// Install to a disk what this medium carries. Erases only what `install.disk` allows.
     Install {
         /// The configuration; without it, node.yaml of the file system labelled FURROW-CONFIG.
@@ -110,6 +128,26 @@ enum Command {
     Medium,
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token for one node and print it.
+    Create {
+        /// How long it is valid, such as 30m, 1h or 1d.
+        #[arg(long, default_value = "1h", value_parser = tokens::parse_life)]
+        ttl: Duration,
+        /// What it may make of a node. With a token for servers a node can become the cluster's administrator.
+        #[arg(long, value_enum, default_value = "any")]
+        role: tokens::Kind,
+    },
+    /// Print the tokens that are valid and not used yet.
+    List,
+    /// Make a token invalid.
+    Revoke {
+        /// Its id: the six letters after `::`.
+        id: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -147,20 +185,16 @@ async fn act(command: Command) -> Result<bool> {
             }
         }
         Command::Bootstrap { file, dry_run, until, crash_after, allow_loops } => {
-            let config = read(&file)?;
-            let mut steps = steps_for(&config, allow_loops).await?;
-            if let Some(last) = until {
-                let end = steps.iter().position(|s| s.name() == last).with_context(|| format!("no step `{last}`"))?;
-                steps.truncate(end + 1);
-            }
-            for step in &steps {
-                println!("plan: {:17} {step}", step.name());
-            }
-            if !dry_run {
-                execute(config, &steps, crash_after.as_deref()).await?;
-            }
+            let run = Bootstrap { dry_run, until, crash_after, allow_loops };
+            run.execute(read(&file)?).await?;
         }
-        Command::Renew { file } => execute(read(&file)?, &plan::renewal(), None).await?,
+        Command::Renew { file } => {
+            let node = Node::new(read(&file)?);
+            execute(&node, &plan::renewal(node.role()?), None).await?;
+        }
+        Command::Follow { file } => steps::follow(&Node::new(read(&file)?)).await?,
+        Command::ApiReady => return Ok(steps::api_is_ready().await),
+        Command::Token { command } => token(command).await?,
         Command::Install { file, dry_run } => {
             let text = match file {
                 Some(file) => text_of(&file)?,
@@ -184,13 +218,65 @@ async fn act(command: Command) -> Result<bool> {
     Ok(true)
 }
 
+/// How to bootstrap.
+struct Bootstrap {
+    dry_run: bool,
+    until: Option<String>,
+    crash_after: Option<String>,
+    allow_loops: bool,
+}
+
+impl Bootstrap {
+    /// Plans and executes; twice where the cluster had to be asked what this node becomes.
+    async fn execute(&self, config: NodeConfig) -> Result<()> {
+        let node = Node::new(config);
+        let mut done = 0;
+        loop {
+            let mut steps = steps_for(&node.config, self.allow_loops).await?;
+            let is_open = matches!(steps.last(), Some(Step::Join { role: None, .. }));
+            let end = self.until.as_ref().map(|last| steps.iter().position(|s| s.name() == *last));
+            match end {
+                Some(Some(end)) => steps.truncate(end + 1),
+                Some(None) if !is_open => anyhow::bail!("no step `{}`", self.until.as_deref().unwrap_or_default()),
+                Some(None) | None => {}
+            }
+            let steps = steps.get(done..).unwrap_or_default();
+            for step in steps {
+                println!("plan: {:17} {step}", step.name());
+            }
+            if self.dry_run {
+                return Ok(());
+            }
+            execute(&node, steps, self.crash_after.as_deref()).await?;
+            if !is_open || matches!(end, Some(Some(_))) {
+                return Ok(());
+            }
+            done += steps.len();
+        }
+    }
+}
+
 /// Executes steps, unless another run is at it.
-async fn execute(config: NodeConfig, steps: &[Step], crash_after: Option<&str>) -> Result<()> {
-    let node = Node::new(config);
+async fn execute(node: &Node, steps: &[Step], crash_after: Option<&str>) -> Result<()> {
     let lock = files::lock(&node.state).context("could not lock this node's steps")?;
     let _lock = lock.context("another furrow-install is at work on this node: see `systemctl status furrow-*`")?;
-    let done = steps::run(&node, steps, crash_after).await;
+    let done = steps::run(node, steps, crash_after).await;
     done.map_err(|(step, error)| anyhow::Error::from(error).context(format!("step {step} failed")))
+}
+
+async fn token(command: TokenCommand) -> Result<()> {
+    match command {
+        TokenCommand::Create { ttl, role } => {
+            let token = tokens::create(ttl, role).await.context("could not make a join token")?;
+            println!("{token}");
+        }
+        TokenCommand::List => tokens::list().await.context("could not list the join tokens")?,
+        TokenCommand::Revoke { id } => {
+            let was_there = tokens::revoke(&id).await.with_context(|| format!("could not revoke token {id}"))?;
+            anyhow::ensure!(was_there, "there is no token {id}: it has expired, was used or was revoked");
+        }
+    }
+    Ok(())
 }
 
 /// Installs as a node.yaml says, and restarts the machine.
@@ -256,5 +342,17 @@ async fn steps_for(config: &NodeConfig, allow_loops: bool) -> Result<Vec<Step>> 
         anyhow::ensure!(has_osds, fault);
         eprintln!("warning: {fault}");
     }
-    Ok(plan::plan(config, selection.chosen))
+    Ok(plan::plan(config, membership(config)?, selection.chosen))
+}
+
+/// How the node comes to its cluster: as it has been recorded, otherwise as node.yaml says.
+fn membership(config: &NodeConfig) -> Result<Membership> {
+    let joined = Joined::load(Path::new(steps::STATE)).context("could not read the record of joining")?;
+    let Some(joined) = joined else {
+        return Ok(config.join.as_ref().map_or(Membership::Founder, |_| Membership::Joiner(config.role)));
+    };
+    if config.role.is_some_and(|role| role != joined.role) {
+        eprintln!("warning: this node has joined as {}, whatever node.yaml says now", joined.role.name());
+    }
+    Ok(Membership::Joined(joined.role))
 }

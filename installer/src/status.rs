@@ -1,13 +1,16 @@
 //! `furrow-install status`: what this node is doing, with reasons. Reads only.
 
+use std::path::Path;
 use std::time::Duration;
 
 use furrow_host::cmd::Cmd;
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::Api;
 
+use crate::config::{self, Role};
+use crate::join::Joined;
 use crate::record;
-use crate::steps::{STATE, client};
+use crate::steps::{STATE, client, k3s_unit, vip_holder};
 
 /// Health checks of Ceph that a single node cannot help having; they are shown, but are no fault.
 const EXPECTED: [&str; 3] = ["POOL_NO_REDUNDANCY", "MON_DISK_LOW", "OSD_NO_DOWN_OUT_INTERVAL"];
@@ -49,16 +52,35 @@ pub(crate) async fn print() -> bool {
             Err(format!("{} steps done, node-ready is not", finished.len()))
         },
     );
-    line("kubernetes", kubernetes().await);
-    line("ceph", ceph().await);
+    let role = match Joined::load(Path::new(STATE)) {
+        Ok(joined) => joined.map_or(Role::Server, |joined| joined.role),
+        Err(error) => {
+            line("join record", Err(error.to_string()));
+            Role::Server
+        }
+    };
+    line("kubernetes", kubernetes(role).await);
+    line("ceph", ceph(role).await);
     line(
         "open vswitch",
         command("/usr/bin/ovs-vsctl", &["--timeout=5", "get", "Open_vSwitch", ".", "ovs_version"]).await,
     );
-    for unit in ["k3s", "libvirtd", "furrow-agent", "furrow-control"] {
+    let control: &[&str] = if role == Role::Server { &["furrow-control"] } else { &[] };
+    for unit in [k3s_unit(role).trim_end_matches(".service"), "libvirtd", "furrow-agent"].iter().chain(control) {
         line(unit, command("/usr/bin/systemctl", &["is-active", unit]).await);
     }
+    if let Some(holder) = virtual_address().await {
+        line("vip", holder);
+    }
     well
+}
+
+/// Who has the servers' common address, where node.yaml names one.
+async fn virtual_address() -> Option<Result<String, String>> {
+    let text = std::fs::read_to_string("/etc/furrow/node.yaml").ok()?;
+    let management = config::parse(&text).ok()?.management;
+    let vip = management.vip?;
+    Some(vip_holder(&management.interface, vip).await)
 }
 
 /// The running version, and those that were tried and did not become healthy.
@@ -80,8 +102,8 @@ async fn command(program: &'static str, args: &[&str]) -> Result<String, String>
     if out.code == Some(0) { Ok(text) } else { Err(format!("{text} {}", out.stderr_tail.trim())) }
 }
 
-async fn kubernetes() -> Result<String, String> {
-    let client = client().await.map_err(|e| e.to_string())?;
+async fn kubernetes(role: Role) -> Result<String, String> {
+    let client = client(role).await.map_err(|e| e.to_string())?;
     let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     let get = Api::<KubeNode>::all(client);
     let get = get.get(&name);
@@ -91,14 +113,16 @@ async fn kubernetes() -> Result<String, String> {
     let version = status.node_info.map(|i| i.kubelet_version).unwrap_or_default();
     let ready = status.conditions.unwrap_or_default().into_iter().find(|c| c.type_ == "Ready");
     match ready {
-        Some(c) if c.status == "True" => Ok(format!("node {name} is Ready, {version}")),
+        Some(c) if c.status == "True" => Ok(format!("node {name} ({}) is Ready, {version}", role.name())),
         Some(c) => Err(c.message.unwrap_or_default()),
         None => Err("the node has no Ready condition".into()),
     }
 }
 
-async fn ceph() -> Result<String, String> {
-    let text = command("/usr/bin/ceph", &["--connect-timeout", "5", "health", "detail", "-f", "json"]).await?;
+async fn ceph(role: Role) -> Result<String, String> {
+    let who: &[&str] = if role == Role::Server { &[] } else { &["--name", "client.furrow-agent"] };
+    let ask = [who, &["--connect-timeout", "5", "health", "detail", "-f", "json"]].concat();
+    let text = command("/usr/bin/ceph", &ask).await?;
     let health: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let status = health["status"].as_str().unwrap_or("no status");
     let checks = health["checks"].as_object().cloned().unwrap_or_default();

@@ -4,10 +4,15 @@
 //! each step finds what an earlier one left.
 
 mod ceph;
+mod ceph_conf;
+mod follow;
 mod identity;
+mod join;
 mod kubernetes;
 mod osd;
+mod pools;
 mod ready;
+mod vip;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,14 +21,19 @@ use furrow_host::cmd::{Cmd, CmdError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Role};
 use crate::files;
-use crate::pki::{self, PkiError};
+use crate::join::{JoinError, Joined};
+use crate::pki::PkiError;
 use crate::plan::Step;
 use crate::record;
 
-pub(crate) use kubernetes::client;
+pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring};
+pub(crate) use follow::once as follow;
+pub(crate) use identity::{ensure_namespace, refused};
+pub(crate) use kubernetes::{client, unit as k3s_unit};
 pub(crate) use osd::any_made;
+pub(crate) use vip::{api_is_ready, holder as vip_holder};
 
 /// Where everything of Furrow's own lies.
 pub(crate) const STATE: &str = "/var/lib/furrow";
@@ -67,6 +77,8 @@ pub(crate) enum StepError {
     )]
     ForeignCa(String),
     #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
     Block(#[from] furrow_host::block::BlockError),
     #[error(transparent)]
     Ceph(#[from] furrow_host::ceph::CephError),
@@ -92,6 +104,16 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(config: NodeConfig) -> Node {
         Node { config, state: PathBuf::from(STATE), started: Instant::now() }
+    }
+
+    /// The record that this node has joined a cluster; None where it makes one, or has made it.
+    pub(crate) fn joined(&self) -> Result<Option<Joined>, StepError> {
+        Joined::load(&self.state).map_err(file_error("read the join record below", &self.state))
+    }
+
+    /// What this node is. Known from the step `join` on.
+    pub(crate) fn role(&self) -> Result<Role, StepError> {
+        Ok(self.joined()?.map_or(Role::Server, |joined| joined.role))
     }
 
     /// A line of progress with the time since the start, and the same to systemd's status.
@@ -167,20 +189,23 @@ pub(crate) async fn run(
 async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
     match step {
         Step::Hostname => hostname(node),
-        Step::FurrowCa => Ok(pki::ensure_ca(&node.state.join("ca"))?),
+        Step::Join { .. } => join::join(node).await,
+        Step::FurrowCa { .. } => identity::ca(node),
         Step::KubernetesFiles => kubernetes::files(node),
-        Step::KubernetesStart => kubernetes::start(node).await,
+        Step::KubernetesStart(_) => kubernetes::start(node).await,
         Step::CephMonitor => ceph::monitor(node).await,
         Step::CephManager => ceph::manager(node).await,
         Step::CephOsds(disks) => ceph::osds(node, disks).await,
-        Step::CephPool => ceph::pool(node).await,
+        Step::CephPool => pools::ensure(node).await,
         Step::CephUsers => ceph::users().await,
+        Step::CephClient => ceph::client(node).await,
         Step::OpenVSwitch => open_vswitch().await,
         Step::KubernetesCertificates => kubernetes::renew(node).await,
         Step::KubernetesReady => kubernetes::ready(node).await,
         Step::AgentIdentity => identity::agent(node).await,
         Step::ControlIdentity => identity::control(node).await,
-        Step::Services => services().await,
+        Step::Services(_) => services(node).await,
+        Step::VirtualAddress(vip) => vip::ensure(node, *vip).await,
         Step::NodeReady => ready::wait(node).await,
     }
 }
@@ -203,9 +228,16 @@ async fn open_vswitch() -> Result<(), StepError> {
     Ok(())
 }
 
-async fn services() -> Result<(), StepError> {
-    systemctl(&["enable", "furrow-agent.service", "furrow-control.service"]).await?;
+/// Runs what this node is to run, and stops what it is not to run any more.
+async fn services(node: &Node) -> Result<(), StepError> {
+    let role = node.role()?;
+    let units: &[&str] = match role {
+        Role::Server => &["furrow-agent.service", "furrow-control.service"],
+        Role::Agent => &["furrow-agent.service"],
+    };
+    systemctl(&[&["enable"], units].concat()).await?;
     // A unit that gave up while its identity was missing starts from zero.
-    let _ = systemctl(&["reset-failed", "furrow-agent.service", "furrow-control.service"]).await;
-    systemctl(&["start", "furrow-agent.service", "furrow-control.service"]).await.map(|_| ())
+    let _ = systemctl(&[&["reset-failed"], units].concat()).await;
+    systemctl(&[&["start"], units].concat()).await?;
+    if role == Role::Agent || node.config.management.vip.is_none() { vip::remove(node).await } else { Ok(()) }
 }

@@ -5,6 +5,7 @@
 use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -20,6 +21,7 @@ use furrow_api::{
 };
 
 use crate::calls::Object;
+use crate::certificates::CLIENT_SIGNER;
 use crate::dispatch::Key;
 use crate::events::Events;
 use crate::marks::{self, Mark};
@@ -61,6 +63,8 @@ pub(crate) struct Cluster {
     pub(crate) kubevirts: Store<KubeVirt>,
     /// Nodes.
     pub(crate) nodes: Store<Node>,
+    /// Requests for certificates of clients of the API server.
+    pub(crate) requests: Store<CertificateSigningRequest>,
     queues: Arc<OnceLock<Queues>>,
 }
 
@@ -79,6 +83,8 @@ pub(crate) struct Queues {
     pub(crate) ip: mpsc::Sender<Key>,
     /// Of the KubeVirt controller.
     pub(crate) kubevirt: mpsc::Sender<Key>,
+    /// Of the controller of certificate requests.
+    pub(crate) request: mpsc::Sender<Key>,
 }
 
 impl Cluster {
@@ -101,6 +107,8 @@ impl Cluster {
         let (ips, ip_feed) = feed::<IP>(&client, all());
         let (kubevirts, kubevirt_feed) = feed::<KubeVirt>(&client, all());
         let (nodes, node_feed) = feed::<Node>(&client, all());
+        let of_clients = all().fields(&format!("spec.signerName={CLIENT_SIGNER}"));
+        let (requests, request_feed) = feed::<CertificateSigningRequest>(&client, of_clients);
         let queues = Arc::new(OnceLock::new());
         let cluster = Self {
             client,
@@ -120,6 +128,7 @@ impl Cluster {
             ips,
             kubevirts,
             nodes,
+            requests,
             queues,
         };
         cluster.run(vm_feed, marks::of_vm);
@@ -137,6 +146,7 @@ impl Cluster {
         cluster.run(ip_feed, marks::of_ip);
         cluster.run(kubevirt_feed, marks::of_kubevirt);
         cluster.run(node_feed, marks::of_node);
+        cluster.run(request_feed, marks::of_request);
         cluster
     }
 
@@ -157,6 +167,7 @@ impl Cluster {
         self.ips.wait_until_ready().await?;
         self.kubevirts.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
+        self.requests.wait_until_ready().await?;
         Ok(())
     }
 
@@ -209,6 +220,7 @@ impl Cluster {
                 Mark::Subnet(key) => (&queues.subnet, key),
                 Mark::Ip(key) => (&queues.ip, key),
                 Mark::KubeVirt(key) => (&queues.kubevirt, key),
+                Mark::Request(key) => (&queues.request, key),
             };
             // It fails only when the controllers end, and with them the process.
             drop(queue.send(key).await);

@@ -9,6 +9,7 @@
 mod address;
 mod admission;
 mod calls;
+mod certificates;
 mod cluster;
 mod datavolume;
 mod dispatch;
@@ -172,6 +173,7 @@ fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker
         subnet: start.controller(subnet::Subnets { cluster: cluster.clone(), ipam }, QUIET),
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),
         kubevirt: start.controller(kubevirt::Settings { cluster: cluster.clone() }, QUIET),
+        request: start.controller(certificates::Certificates { cluster: cluster.clone() }, QUIET),
     };
     cluster.lead(queues);
     tracker.close();

@@ -1,6 +1,7 @@
 //! Which objects a change concerns. Marking too many costs a pass that finds nothing to do; marking too few costs a wait
 //! until the resync, so that in doubt an object is marked.
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
@@ -26,6 +27,8 @@ pub(crate) enum Mark {
     Ip(Key),
     /// The KubeVirt object.
     KubeVirt(Key),
+    /// A request for a certificate.
+    Request(Key),
 }
 
 /// All objects.
@@ -36,6 +39,7 @@ pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
     marks.extend(cluster.subnets.state().iter().map(|subnet| Mark::Subnet(key_of(subnet.as_ref()))));
     marks.extend(cluster.ips.state().iter().map(|ip| Mark::Ip(key_of(ip.as_ref()))));
     marks.extend(cluster.kubevirts.state().iter().map(|kubevirt| Mark::KubeVirt(key_of(kubevirt.as_ref()))));
+    marks.extend(cluster.requests.state().iter().map(|request| Mark::Request(key_of(request.as_ref()))));
     marks
 }
 
@@ -172,4 +176,9 @@ fn waiting_guests(cluster: &Cluster) -> Vec<Mark> {
 /// The settings changed.
 pub(crate) fn of_kubevirt(_: &Cluster, kubevirt: &KubeVirt, _: bool) -> Vec<Mark> {
     vec![Mark::KubeVirt(key_of(kubevirt))]
+}
+
+/// A request for a certificate came.
+pub(crate) fn of_request(_: &Cluster, request: &CertificateSigningRequest, _: bool) -> Vec<Mark> {
+    vec![Mark::Request(key_of(request))]
 }

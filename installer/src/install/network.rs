@@ -32,6 +32,7 @@ mod tests {
             prefix_length: Some(24),
             gateway: Some("10.0.0.1".parse().expect("an address")),
             dns: vec!["10.0.0.2".parse().expect("an address")],
+            vip: None,
         };
         let text = unit(&management).expect("static");
         assert!(

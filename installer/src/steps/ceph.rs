@@ -1,87 +1,148 @@
-//! Ceph on one node: monitor, manager, OSDs, the pool for volumes and the users with the least they need. Daemons are
-//! Debian's units. OSDs are [`super::osd`]'s.
+//! Ceph on one node: configuration, monitor, manager, OSDs and the users with the least they need. Daemons are Debian's
+//! units. The file's text is [`super::ceph_conf`]'s, OSDs are [`super::osd`]'s, pools [`super::pools`]'s.
+//!
+//! A monitor that joins is made from the others' map and starts with its own address: it copies their data first, and
+//! only then enters the map, so that the quorum never waits for one that has nothing yet.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use furrow_host::ceph::query;
+use furrow_host::ceph::{command as ceph, query};
 use furrow_host::cmd::Cmd;
+use serde_json::Value;
 
+use super::ceph_conf::{self, Facts, Part};
+use super::pools::POOL;
 use super::{Node, StepError, file_error, systemctl, update};
+use crate::config::Role;
 use crate::disks::Chosen;
+use crate::join::Joined;
 
 const CONF: &str = "/etc/ceph/ceph.conf";
 const ADMIN_KEYRING: &str = "/etc/ceph/ceph.client.admin.keyring";
-/// The pool of volumes; its name is part of every volume handle.
-const POOL: &str = "volumes";
+/// By it a node without the administrator's key makes its OSDs; Debian's tools look for it there.
+const BOOTSTRAP_KEYRING: &str = "/var/lib/ceph/bootstrap-osd/ceph.keyring";
 /// A monitor alone forms a quorum at once; an OSD needs a few seconds. Loaded test machines need much more.
-const DAEMON_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const DAEMON_TIMEOUT: Duration = Duration::from_secs(120);
+/// A monitor that joins, or that starts with others after a power cut, waits for them and copies what it lacks.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Modules that a hypervisor's node does not need; several cannot load on Debian 13 (PyO3 in sub-interpreters). The mgr is
-/// the largest daemon of the node: this takes 130 MB off it.
-const DISABLED_MODULES: &str = "restful zabbix influx telegraf alerts insights test_orchestrator selftest localpool mirroring snap_schedule stats osd_perf_query osd_support";
-
-async fn ceph(args: &[&str]) -> Result<String, StepError> {
-    let out = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "20"]).args(args).timeout(Duration::from_secs(60));
-    Ok(out.run().await?.text())
+/// As whom this node asks the monitors, as arguments of `ceph`.
+pub(super) fn identity(node: &Node) -> Result<&'static [&'static str], StepError> {
+    Ok(match node.role()? {
+        Role::Server => &[],
+        Role::Agent => &["--name", "client.bootstrap-osd", "--keyring", BOOTSTRAP_KEYRING],
+    })
 }
 
 /// Configuration, keyrings, map and data of the monitor, then its daemon.
 pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
-    let name = &node.config.hostname;
+    let name = node.config.hostname.as_str();
     let data = PathBuf::from(format!("/var/lib/ceph/mon/ceph-{name}"));
     let lost = |lost| StepError::Lost { data: text(&data), lost };
-    let fsid = match fsid() {
-        Some(fsid) => fsid,
-        None if data.exists() => return Err(lost(CONF)),
-        None => uuid::Uuid::new_v4().to_string(),
+    let joined = node.joined()?;
+    let same = |facts: &Facts| joined.as_ref().is_none_or(|joined| joined.material.ceph.fsid == facts.fsid);
+    let facts = match (known().filter(same), &joined) {
+        (Some(facts), _) => facts,
+        (None, Some(joined)) => told(joined),
+        (None, None) if data.exists() => return Err(lost(CONF)),
+        (None, None) => Facts {
+            fsid: uuid::Uuid::new_v4().to_string(),
+            mon_host: ceph_conf::monitor_address(node.config.management.address),
+            hosts: 1,
+        },
     };
-    update(Path::new(CONF), &conf(node, &fsid), 0o644)?;
+    let part = Part::of(Role::Server, joined.is_some());
+    update(Path::new(CONF), &ceph_conf::render(&node.config, &facts, part), 0o644)?;
+    if let Some(joined) = &joined {
+        give(Path::new(ADMIN_KEYRING), joined, "client.admin")?;
+    }
     match (data.exists(), Path::new(ADMIN_KEYRING).exists()) {
         (true, false) => return Err(lost(ADMIN_KEYRING)),
         (true, true) => {}
-        (false, _) => make_monitor(node, &fsid, &data).await?,
+        (false, _) => make_monitor(node, &facts.fsid, joined.as_ref(), &data).await?,
     }
     systemctl(&["enable", &format!("ceph-mon@{name}.service")]).await?;
     let _ = systemctl(&["reset-failed", &format!("ceph-mon@{name}.service")]).await;
     systemctl(&["start", &format!("ceph-mon@{name}.service")]).await?;
-    node.wait("the monitor's quorum", DAEMON_TIMEOUT, async || {
-        let out = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "5", "quorum_status"]).run_unchecked().await;
-        let out = out.map_err(|e| e.to_string())?;
-        if out.code == Some(0) { Ok(()) } else { Err(out.stderr_tail.trim().to_owned()) }
+    node.wait("the monitor's quorum", QUORUM_TIMEOUT, async || in_quorum(name).await).await
+}
+
+/// Whether the monitors have a quorum with this one in it.
+async fn in_quorum(name: &str) -> Result<(), String> {
+    let ask = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "5", "quorum_status", "--format", "json"]);
+    let out = ask.run_unchecked().await.map_err(|e| e.to_string())?;
+    if out.code != Some(0) {
+        return Err(out.stderr_tail.trim().to_owned());
+    }
+    let status: Value = serde_json::from_slice(&out.stdout).map_err(|e| e.to_string())?;
+    let names: Vec<&str> = status["quorum_names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if names.contains(&name) { Ok(()) } else { Err(format!("it consists of {} without {name}", names.join(", "))) }
+}
+
+/// What the file says that is there.
+fn known() -> Option<Facts> {
+    Facts::read(&std::fs::read_to_string(CONF).ok()?)
+}
+
+/// What the cluster said when this node joined.
+fn told(joined: &Joined) -> Facts {
+    let ceph = &joined.material.ceph;
+    Facts { fsid: ceph.fsid.clone(), mon_host: ceph.mon_host.clone(), hosts: 1 }
+}
+
+fn keyring<'a>(joined: &'a Joined, entity: &'static str) -> Result<&'a str, StepError> {
+    let keyring = joined.material.ceph.keyrings.get(entity);
+    keyring.map(String::as_str).ok_or_else(|| StepError::Answer("the join record", format!("no keyring of {entity}")))
+}
+
+/// Writes a keyring that came by joining, unless one is there: the key may have been changed since.
+fn give(path: &Path, joined: &Joined, entity: &'static str) -> Result<(), StepError> {
+    if path.exists() { Ok(()) } else { update(path, keyring(joined, entity)?, 0o600) }
+}
+
+/// Configuration and keyrings of a node without a monitor.
+pub(crate) async fn client(node: &Node) -> Result<(), StepError> {
+    let joined = node.joined()?;
+    let joined = joined.as_ref().ok_or_else(|| StepError::Answer("the join record", "it is gone".into()))?;
+    let facts = known().filter(|facts| facts.fsid == joined.material.ceph.fsid).unwrap_or_else(|| told(joined));
+    update(Path::new(CONF), &ceph_conf::render(&node.config, &facts, Part::Client), 0o644)?;
+    for user in USERS {
+        give(&user_keyring(user), joined, user)?;
+    }
+    give(Path::new(BOOTSTRAP_KEYRING), joined, "client.bootstrap-osd")?;
+    node.wait("the monitors to answer", QUORUM_TIMEOUT, async || {
+        let who = identity(node).map_err(|e| e.to_string())?;
+        let dump: Value = query(&[who, &["mon", "dump"]].concat()).await.map_err(|e| e.to_string())?;
+        ceph_conf::monitor_addresses(&dump).map(|_| ()).ok_or_else(|| "the map names no monitor".to_owned())
     })
     .await
 }
 
-fn fsid() -> Option<String> {
-    let text = std::fs::read_to_string(CONF).ok()?;
-    let line = text.lines().find(|l| l.trim_start().starts_with("fsid"))?;
-    line.split_once('=').map(|(_, value)| value.trim().to_owned())
+/// Brings the file in line with the monitors and hosts that there are; `hosts` is None where this node does not know.
+pub(super) async fn follow(node: &Node, hosts: Option<u64>) -> Result<bool, StepError> {
+    let who: &[&str] = match node.role()? {
+        Role::Server => &[],
+        // It may read the map; its key stays for as long as the node does.
+        Role::Agent => &["--name", "client.furrow-agent"],
+    };
+    let dump: Value = query(&[who, &["mon", "dump"]].concat()).await?;
+    let senseless = || StepError::Answer("ceph mon dump", "no monitor in it".into());
+    let mon_host = ceph_conf::monitor_addresses(&dump).ok_or_else(senseless)?;
+    // A bootstrap that is under way writes the file itself, and the next look comes soon.
+    let lock = crate::files::lock(&node.state).map_err(file_error("lock the steps below", &node.state))?;
+    let (Some(_lock), Some(before)) = (lock, known()) else { return Ok(false) };
+    let hosts = hosts.map_or(before.hosts, |hosts| ceph_conf::copies(hosts).0.max(before.hosts));
+    let after = Facts { fsid: before.fsid.clone(), mon_host, hosts };
+    if before == after {
+        return Ok(false);
+    }
+    let part = Part::of(node.role()?, node.joined()?.is_some());
+    update(Path::new(CONF), &ceph_conf::render(&node.config, &after, part), 0o644)?;
+    Ok(true)
 }
 
-fn conf(node: &Node, fsid: &str) -> String {
-    let address = node.config.management.address;
-    let name = &node.config.hostname;
-    let labels = &node.config.kubernetes.node_labels;
-    let place = |key: &str, bucket: &str| labels.get(key).map(|v| format!(" {bucket}={v}")).unwrap_or_default();
-    let zone = place("topology.kubernetes.io/zone", "datacenter");
-    let rack = place("topology.kubernetes.io/rack", "rack");
-    let memory = u64::from(node.config.ceph.osd_memory_mib) << 20;
-    format!(
-        "# Written by furrow-install from /etc/furrow/node.yaml.\n\
-         [global]\nfsid = {fsid}\nmon_initial_members = {name}\n\
-         mon_host = [v2:{address}:3300,v1:{address}:6789]\n\
-         # One host: a copy on another host is impossible, and OSDs are told apart instead. `ceph health` says so.\n\
-         osd_pool_default_size = 1\nosd_pool_default_min_size = 1\nmon_allow_pool_size_one = true\nosd_crush_chooseleaf_type = 0\n\
-         auth_allow_insecure_global_id_reclaim = false\n\
-         [mon]\nmgr_initial_modules = iostat\n\
-         [mgr]\nmgr_disabled_modules = {DISABLED_MODULES}\n\
-         [osd]\nosd_memory_target = {memory}\ncrush_location = root=default{zone}{rack} host={name}\n\
-         [client]\nrbd_default_clone_format = 2\n"
-    )
-}
-
-async fn make_monitor(node: &Node, fsid: &str, data: &Path) -> Result<(), StepError> {
+async fn make_monitor(node: &Node, fsid: &str, joined: Option<&Joined>, data: &Path) -> Result<(), StepError> {
     let name = node.config.hostname.as_str();
     let work = node.state.join("bootstrap/mon");
     // Made beside its place and moved there whole: what stands in its place is a monitor that may have served, and is
@@ -91,24 +152,37 @@ async fn make_monitor(node: &Node, fsid: &str, data: &Path) -> Result<(), StepEr
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir).map_err(file_error("make", dir))?;
     }
-    let (keyring, map) = (text(&work.join("keyring")), text(&work.join("monmap")));
-    let tool = || Cmd::new("/usr/bin/ceph-authtool");
-    tool().args(["--create-keyring", &keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"]).run().await?;
-    let all =
-        ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mds", "allow *", "--cap", "mgr", "allow *"];
-    tool().args(["--create-keyring", ADMIN_KEYRING, "--gen-key", "-n", "client.admin"]).args(all).run().await?;
-    tool().args([keyring.as_str(), "--import-keyring", ADMIN_KEYRING]).run().await?;
-    let address = node.config.management.address;
-    let addresses = format!("[v2:{address}:3300,v1:{address}:6789]");
-    Cmd::new("/usr/bin/monmaptool").args(["--create", "--addv", name, &addresses, "--fsid", fsid, &map]).run().await?;
+    let (keys, map) = (work.join("keyring"), text(&work.join("monmap")));
+    match joined {
+        None => first_map(node, fsid, &text(&keys), &map).await?,
+        Some(joined) => {
+            update(&keys, keyring(joined, "mon.")?, 0o600)?;
+            let ask = async || ceph(&["mon", "getmap", "-o", &map]).await.map_err(|e| e.to_string());
+            node.wait("the cluster's monitors", QUORUM_TIMEOUT, ask).await?;
+        }
+    }
     let make = Cmd::new("/usr/bin/ceph-mon").timeout(DAEMON_TIMEOUT);
-    make.args(["--mkfs", "-i", name, "--monmap", &map, "--keyring", &keyring, "--mon-data", &text(&staged)])
+    make.args(["--mkfs", "-i", name, "--monmap", &map, "--keyring", &text(&keys), "--mon-data", &text(&staged)])
         .run()
         .await?;
     own(&text(&staged)).await?;
     nix::unistd::sync();
     std::fs::rename(&staged, data).map_err(file_error("make", data))?;
     let _ = std::fs::remove_dir_all(&work);
+    Ok(())
+}
+
+/// Keys and map of a new cluster's only monitor.
+async fn first_map(node: &Node, fsid: &str, keyring: &str, map: &str) -> Result<(), StepError> {
+    let name = node.config.hostname.as_str();
+    let tool = || Cmd::new("/usr/bin/ceph-authtool");
+    tool().args(["--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"]).run().await?;
+    let all =
+        ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mds", "allow *", "--cap", "mgr", "allow *"];
+    tool().args(["--create-keyring", ADMIN_KEYRING, "--gen-key", "-n", "client.admin"]).args(all).run().await?;
+    tool().args([keyring, "--import-keyring", ADMIN_KEYRING]).run().await?;
+    let addresses = ceph_conf::monitor_address(node.config.management.address);
+    Cmd::new("/usr/bin/monmaptool").args(["--create", "--addv", name, &addresses, "--fsid", fsid, map]).run().await?;
     Ok(())
 }
 
@@ -138,64 +212,44 @@ pub(crate) async fn manager(node: &Node) -> Result<(), StepError> {
 
 /// An OSD on each disk.
 pub(crate) async fn osds(node: &Node, disks: &[Chosen]) -> Result<(), StepError> {
-    let fsid = fsid().ok_or_else(|| StepError::Answer("/etc/ceph/ceph.conf", "no fsid".into()))?;
-    super::osd::ensure(node, &fsid, disks).await
+    let facts = known().ok_or_else(|| StepError::Answer("/etc/ceph/ceph.conf", "no fsid".into()))?;
+    super::osd::ensure(node, &facts.fsid, disks).await
 }
 
-/// The pool for volumes.
-pub(crate) async fn pool(node: &Node) -> Result<(), StepError> {
-    let pools = ceph(&["osd", "pool", "ls", "detail", "-f", "json"]).await?;
-    let pools: serde_json::Value =
-        serde_json::from_str(&pools).map_err(|e| StepError::Answer("ceph osd pool ls", e.to_string()))?;
-    let existing = pools.as_array().into_iter().flatten().find(|p| p["pool_name"] == POOL);
-    if existing.is_none() {
-        ceph(&["osd", "pool", "create", POOL, "32", "32", "replicated", "--autoscale-mode=off"]).await?;
-    }
-    replicate().await?;
-    // The application tag is set last, by `rbd pool init`: with it the pool is whole.
-    if existing.is_none_or(|p| p["application_metadata"].get("rbd").is_none()) {
-        ceph(&["osd", "set-require-min-compat-client", "mimic", "--yes-i-really-mean-it"]).await?;
-        let init = Cmd::new("/usr/bin/rbd").args(["pool", "init", POOL]).timeout(DAEMON_TIMEOUT);
-        init.run().await?;
-    }
-    node.wait("the placement groups", DAEMON_TIMEOUT, async || {
-        let answer = ceph(&["pg", "stat", "-f", "json"]).await.map_err(|e| e.to_string())?;
-        let stat: serde_json::Value = serde_json::from_str(&answer).map_err(|e| e.to_string())?;
-        let states = stat["pg_summary"]["num_pg_by_state"].as_array().cloned().unwrap_or_default();
-        let active = |s: &serde_json::Value| s["name"].as_str().is_some_and(|n| n.starts_with("active"));
-        if !states.is_empty() && states.iter().all(active) { Ok(()) } else { Err(format!("{states:?}")) }
-    })
-    .await
-}
+/// Those whose keys every node has.
+const USERS: [&str; 2] = ["client.furrow-qemu", "client.furrow-agent"];
 
-/// As many copies as there are OSDs, at most three; never fewer than a pool already keeps.
-async fn replicate() -> Result<(), StepError> {
-    let osds: Vec<u32> = query(&["osd", "ls"]).await?;
-    let copies = osds.len().clamp(1, 3) as u64;
-    let pools: serde_json::Value = query(&["osd", "pool", "ls", "detail"]).await?;
-    for pool in pools.as_array().into_iter().flatten() {
-        let Some(name) = pool["pool_name"].as_str() else { continue };
-        if pool["size"].as_u64().is_some_and(|size| size < copies) {
-            ceph(&["osd", "pool", "set", name, "size", &copies.to_string()]).await?;
-            ceph(&["osd", "pool", "set", name, "min_size", &copies.div_ceil(2).to_string()]).await?;
-        }
-    }
-    Ok(())
+fn user_keyring(entity: &str) -> PathBuf {
+    PathBuf::from(format!("/etc/ceph/ceph.{entity}.keyring"))
 }
 
 /// Users with the least that each needs.
 pub(crate) async fn users() -> Result<(), StepError> {
     let volumes = format!("profile rbd pool={POOL}");
+    let [qemu, agent] = USERS;
     let users: [(&str, Vec<&str>); 2] = [
-        ("furrow-qemu", vec!["mon", "profile rbd", "osd", &volumes]),
-        ("furrow-agent", vec!["mon", "profile rbd", "mgr", &volumes, "osd", &volumes]),
+        (qemu, vec!["mon", "profile rbd", "osd", &volumes]),
+        (agent, vec!["mon", "profile rbd", "mgr", &volumes, "osd", &volumes]),
     ];
     for (user, caps) in users {
-        let path = PathBuf::from(format!("/etc/ceph/ceph.client.{user}.keyring"));
+        let path = user_keyring(user);
         if !path.exists() {
-            let key = ceph(&[&["auth", "get-or-create", &format!("client.{user}")], caps.as_slice()].concat()).await?;
+            let key = ceph(&[&["auth", "get-or-create", user], caps.as_slice()].concat()).await?;
             update(&path, &key, 0o600)?;
         }
     }
     Ok(())
+}
+
+/// The keyring of an entity, as it is in the cluster.
+pub(crate) async fn keyring_of(entity: &str) -> Result<String, StepError> {
+    Ok(ceph(&["auth", "get", entity]).await?)
+}
+
+/// The cluster's identity and its monitors' addresses.
+pub(crate) async fn describe() -> Result<(String, String), StepError> {
+    let dump: Value = query(&["mon", "dump"]).await?;
+    let senseless = || StepError::Answer("ceph mon dump", "no identity or monitor in it".into());
+    let fsid = dump["fsid"].as_str().ok_or_else(senseless)?.to_owned();
+    Ok((fsid, ceph_conf::monitor_addresses(&dump).ok_or_else(senseless)?))
 }

@@ -15,19 +15,21 @@ use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use kube::config::Kubeconfig;
 use serde_json::json;
 
-use super::kubernetes::{KUBECONFIG, client};
+use super::kubernetes::{client, kubeconfig};
 use super::{Node, StepError, file_error, now};
 use crate::approve::{CLIENT_SIGNER, Request, Subject, approve};
+use crate::config::Role;
 use crate::files::replace;
+use crate::join::NAMESPACE;
 use crate::pki;
 
 /// Where the CA is kept for the cluster.
-const NAMESPACE: &str = "furrow-system";
 const CA_SECRET: &str = "furrow-ca";
-/// The signer is the controller manager, which is a few seconds behind the API server at a cold start.
-const SIGN_TIMEOUT: Duration = Duration::from_secs(90);
+/// The signer is the controller manager, which is a few seconds behind the API server at a cold start, and for whom
+/// control approves, which may just be changing hands.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> StepError {
+pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> StepError {
     let what = what.into();
     move |source| StepError::Kubernetes { what, source: Box::new(source) }
 }
@@ -79,17 +81,32 @@ fn serving(node: &Node, dir: &Path) -> Result<bool, StepError> {
     Ok(true)
 }
 
-/// The CA with its key, for the servers that join later.
-async fn keep_ca(node: &Node) -> Result<(), StepError> {
-    let client = client().await?;
+/// The cluster's CA on this server's disk: made where the cluster begins, otherwise the one that came by joining.
+pub(crate) fn ca(node: &Node) -> Result<(), StepError> {
+    let dir = node.state.join("ca");
+    let Some(joined) = node.joined()? else { return Ok(pki::ensure_ca(&dir)?) };
+    let authority = joined.material.ca.ok_or_else(|| StepError::Answer("the join record", "no CA".into()))?;
+    // The key first: a certificate without its key would be taken for a whole CA.
+    super::update(&dir.join("ca.key"), &authority.key, 0o600)?;
+    super::update(&dir.join("ca.crt"), &authority.crt, 0o644)
+}
+
+/// Makes the namespace of Furrow's own objects, which k3s may not have applied yet.
+pub(crate) async fn ensure_namespace(client: &kube::Client) -> Result<(), StepError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let own =
         Namespace { metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..Default::default() }, ..Default::default() };
     match namespaces.create(&PostParams::default(), &own).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(refused("make namespace furrow-system")(error)),
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(refused("make namespace furrow-system")(error)),
     }
+}
+
+/// The CA with its key, beside the cluster's other secrets.
+async fn keep_ca(node: &Node) -> Result<(), StepError> {
+    let client = client(Role::Server).await?;
+    ensure_namespace(&client).await?;
     let ca = node.state.join("ca");
     let read = |name: &str| {
         let path = ca.join(name);
@@ -119,7 +136,8 @@ async fn issue(node: &Node, dir: &Path, name: &str, subject: &Subject) -> Result
         return Ok(false);
     }
     let (pem, key) = pki::request(subject)?;
-    let requests: Api<CertificateSigningRequest> = Api::all(client().await?);
+    let role = node.role()?;
+    let requests: Api<CertificateSigningRequest> = Api::all(client(role).await?);
     let object = format!("furrow-{name}-{}-{}", node.config.hostname, uuid::Uuid::new_v4().simple());
     let request = CertificateSigningRequest {
         metadata: ObjectMeta { name: Some(object.clone()), ..Default::default() },
@@ -133,16 +151,21 @@ async fn issue(node: &Node, dir: &Path, name: &str, subject: &Subject) -> Result
     };
     let made =
         requests.create(&PostParams::default(), &request).await.map_err(refused("take a certificate request"))?;
-    sign(&requests, made, &pem, subject).await?;
+    // An agent's request is judged by furrow-control, on a server.
+    if role == Role::Server {
+        sign(&requests, made, &pem, subject).await?;
+    }
     let signed = node
-        .wait("the controller manager to sign a certificate", SIGN_TIMEOUT, async || {
-            let found = requests.get(&object).await.map_err(|e| e.to_string())?;
-            let certificate = found.status.and_then(|s| s.certificate);
-            certificate.ok_or_else(|| "approved, not signed yet".to_owned())
+        .wait("a signed certificate", SIGN_TIMEOUT, async || {
+            let status = requests.get(&object).await.map_err(|e| e.to_string())?.status.unwrap_or_default();
+            let judged = status.conditions.is_some_and(|conditions| !conditions.is_empty());
+            let pending = if judged { "approved, not signed yet" } else { "no furrow-control has approved it yet" };
+            status.certificate.ok_or_else(|| pending.to_owned())
         })
         .await?;
+    // A kubelet may not: Kubernetes removes what is old.
     let _ = requests.delete(&object, &DeleteParams::default()).await;
-    store(dir, name, &signed.0, &key)?;
+    store(dir, role, name, (&signed.0, &key))?;
     Ok(true)
 }
 
@@ -180,17 +203,22 @@ async fn sign(
 }
 
 /// Writes the kubeconfig, which is what counts, and then the certificate, whose presence says that all is there.
-fn store(dir: &Path, name: &str, certificate: &[u8], key: &str) -> Result<(), StepError> {
-    let unusable = |reason: String| StepError::Kubeconfig { path: KUBECONFIG.into(), reason };
-    let admin = Kubeconfig::read_from(KUBECONFIG).map_err(|e| unusable(e.to_string()))?;
-    let cluster =
-        admin.clusters.first().and_then(|c| c.cluster.as_ref()).ok_or_else(|| unusable("no cluster".into()))?;
+fn store(dir: &Path, role: Role, name: &str, (certificate, key): (&[u8], &str)) -> Result<(), StepError> {
+    let path = kubeconfig(role);
+    let unusable = |reason: String| StepError::Kubeconfig { path: path.into(), reason };
+    let own = Kubeconfig::read_from(path).map_err(|e| unusable(e.to_string()))?;
+    let cluster = own.clusters.first().and_then(|c| c.cluster.as_ref()).ok_or_else(|| unusable("no cluster".into()))?;
+    let authority = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+        (Some(data), _) => data.clone(),
+        (None, Some(file)) => BASE64_STANDARD.encode(std::fs::read(file).map_err(file_error("read", Path::new(file)))?),
+        (None, None) => return Err(unusable("no CA".into())),
+    };
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "furrow", "cluster": {
             "server": cluster.server,
-            "certificate-authority-data": cluster.certificate_authority_data,
+            "certificate-authority-data": authority,
         }}],
         "users": [{"name": name, "user": {
             "client-certificate-data": BASE64_STANDARD.encode(certificate),

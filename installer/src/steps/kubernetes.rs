@@ -1,6 +1,7 @@
 //! k3s: its files, its start, its answer. Knows k3s by its contract only, so that an official binary does as well.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,15 +11,19 @@ use kube::{Client, Config};
 use serde_json::json;
 
 use super::{Node, StepError, file_error, is_active, now, systemctl, update};
+use crate::config::{NodeConfig, Role};
 use crate::files::{differs, replace};
+use crate::join::Joined;
 use crate::pki;
 
 /// Where the image keeps manifests and container images.
 const SHARE: &str = "/usr/share/furrow";
 /// k3s's data.
 const K3S: &str = "/var/lib/rancher/k3s";
-/// The administrator's kubeconfig that k3s writes.
+/// The administrator's kubeconfig that k3s writes on servers.
 pub(crate) const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+/// The kubelet's, which is all that a node has on which no server runs.
+const KUBELET_KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
 /// From start to an API server that answers: 20 s on a loaded test machine, seven minutes on an emulated one.
 const API_TIMEOUT: Duration = Duration::from_secs(900);
 /// k3s renews at its start what ends within 90 days (120 days in later releases); it must be started before that is over.
@@ -26,12 +31,32 @@ const RENEW_AHEAD: Duration = Duration::from_secs(60 * 86400);
 
 /// Writes configuration, manifests and images. Files that are as they should be are not touched.
 pub(crate) fn files(node: &Node) -> Result<(), StepError> {
-    let (file, wanted) = (Path::new("/etc/rancher/k3s/config.yaml"), config(node));
+    let joined = node.joined()?;
+    if let Some(joined) = &joined {
+        let tokens = &joined.material.k3s;
+        let token = if joined.role == Role::Server { &tokens.server } else { &tokens.agent };
+        let token = token.as_ref().ok_or_else(|| StepError::Answer("the join record", "no token of k3s".into()))?;
+        update(&token_file(node), token, 0o600)?;
+    }
+    let (file, wanted) =
+        (Path::new("/etc/rancher/k3s/config.yaml"), config(&node.config, joined.as_ref(), &token_file(node)));
     if differs(file, &wanted) {
         let mark = changed_mark(node);
         replace(&mark, b"", 0o600).map_err(file_error("write", &mark))?;
         replace(file, wanted.as_bytes(), 0o600).map_err(file_error("write", file))?;
     }
+    if node.role()? == Role::Server {
+        manifests(node)?;
+    }
+    images()
+}
+
+fn token_file(node: &Node) -> PathBuf {
+    node.state.join("join/k3s-token")
+}
+
+/// What k3s applies to the cluster; every server has the same.
+fn manifests(node: &Node) -> Result<(), StepError> {
     let ca = node.state.join("ca/ca.crt");
     let pem = std::fs::read(&ca).map_err(file_error("read", &ca))?;
     let dns = node.config.kubernetes.cluster_dns.to_string();
@@ -43,6 +68,11 @@ pub(crate) fn files(node: &Node) -> Result<(), StepError> {
         // The prefix keeps them apart from k3s's own addons, which config.yaml disables by name.
         update(&Path::new(K3S).join("server/manifests").join(format!("furrow-{name}")), &text, 0o600)?;
     }
+    Ok(())
+}
+
+/// Pods of the image's own, wherever they are scheduled.
+fn images() -> Result<(), StepError> {
     for (name, path) in entries(&Path::new(SHARE).join("images"))? {
         let target = Path::new(K3S).join("agent/images").join(name);
         let size = |p: &Path| std::fs::metadata(p).map(|m| m.len()).ok();
@@ -61,21 +91,32 @@ fn dns_forward() -> &'static str {
     if any { "forward . /etc/resolv.conf" } else { "# no upstream resolver" }
 }
 
-fn config(node: &Node) -> String {
-    let config = &node.config;
+/// k3s's configuration. A server that has joined keeps the address that it joined at: k3s asks there only while it has no
+/// data of its own. An agent asks at the servers' common address, where there is one.
+fn config(config: &NodeConfig, joined: Option<&Joined>, token_file: &Path) -> String {
     let mut keys = json!({
-        "cluster-init": true,
         "node-name": config.hostname,
         "node-ip": config.management.address.to_string(),
-        "tls-san": config.kubernetes.tls_sans,
-        "cluster-cidr": config.kubernetes.cluster_cidr,
-        "service-cidr": config.kubernetes.service_cidr,
-        "cluster-dns": config.kubernetes.cluster_dns.to_string(),
-        "flannel-backend": "none",
-        "disable-network-policy": true,
-        "disable": ["traefik", "servicelb", "local-storage", "metrics-server", "coredns"],
-        "write-kubeconfig-mode": "0600",
     });
+    match joined {
+        None => keys["cluster-init"] = json!(true),
+        Some(joined) => {
+            keys["server"] = json!(api_server(config, joined));
+            keys["token-file"] = json!(token_file);
+        }
+    }
+    if joined.is_none_or(|joined| joined.role == Role::Server) {
+        let vip = config.management.vip.iter().map(ToString::to_string);
+        let sans: Vec<String> = vip.chain(config.kubernetes.tls_sans.iter().cloned()).collect();
+        keys["tls-san"] = json!(sans);
+        keys["cluster-cidr"] = json!(config.kubernetes.cluster_cidr);
+        keys["service-cidr"] = json!(config.kubernetes.service_cidr);
+        keys["cluster-dns"] = json!(config.kubernetes.cluster_dns.to_string());
+        keys["flannel-backend"] = json!("none");
+        keys["disable-network-policy"] = json!(true);
+        keys["disable"] = json!(["traefik", "servicelb", "local-storage", "metrics-server", "coredns"]);
+        keys["write-kubeconfig-mode"] = json!("0600");
+    }
     let labels: Vec<String> = config.kubernetes.node_labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     if !labels.is_empty() {
         keys["node-label"] = json!(labels);
@@ -89,6 +130,15 @@ fn config(node: &Node) -> String {
     )
 }
 
+/// Where a node that has joined finds the API.
+fn api_server(config: &NodeConfig, joined: &Joined) -> String {
+    match config.management.vip {
+        Some(IpAddr::V6(vip)) if joined.role == Role::Agent => format!("https://[{vip}]:6443"),
+        Some(vip) if joined.role == Role::Agent => format!("https://{vip}:6443"),
+        _ => joined.server.clone(),
+    }
+}
+
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {
     let read = std::fs::read_dir(dir).map_err(file_error("read", dir))?;
     let mut found: Vec<_> = read.flatten().map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect();
@@ -96,16 +146,25 @@ fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {
     Ok(found)
 }
 
+/// The unit of k3s on a node of this role.
+pub(crate) fn unit(role: Role) -> &'static str {
+    match role {
+        Role::Server => "k3s.service",
+        Role::Agent => "k3s-agent.service",
+    }
+}
+
 /// Starts k3s, or restarts one that runs with an older configuration; guests and pods live on. Does not wait: k3s reports
-/// ready when its API server does.
+/// ready when its API server, or its kubelet, does.
 pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
-    systemctl(&["enable", "k3s.service"]).await?;
+    let unit = unit(node.role()?);
+    systemctl(&["enable", unit]).await?;
     let changed = changed_mark(node);
     if changed.exists() {
         stop(node, "its configuration changed").await?;
     }
-    if !is_active("k3s.service").await? {
-        systemctl(&["start", "--no-block", "k3s.service"]).await?;
+    if !is_active(unit).await? {
+        systemctl(&["start", "--no-block", unit]).await?;
     }
     match std::fs::remove_file(&changed) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", &changed)(error)),
@@ -119,9 +178,10 @@ fn changed_mark(node: &Node) -> PathBuf {
 }
 
 async fn stop(node: &Node, why: &str) -> Result<(), StepError> {
-    if is_active("k3s.service").await? {
+    let unit = unit(node.role()?);
+    if is_active(unit).await? {
         node.say(&format!("restarting k3s: {why}"));
-        systemctl(&["stop", "k3s.service"]).await?;
+        systemctl(&["stop", unit]).await?;
     }
     Ok(())
 }
@@ -135,10 +195,19 @@ pub(crate) async fn renew(node: &Node) -> Result<(), StepError> {
     start(node).await
 }
 
-/// A client with the administrator's kubeconfig.
-pub(crate) async fn client() -> Result<Client, StepError> {
-    let unusable = |reason: String| StepError::Kubeconfig { path: KUBECONFIG.into(), reason };
-    let document = Kubeconfig::read_from(KUBECONFIG).map_err(|e| unusable(e.to_string()))?;
+/// The kubeconfig that a node of this role has: the administrator's, or its kubelet's.
+pub(crate) fn kubeconfig(role: Role) -> &'static str {
+    match role {
+        Role::Server => KUBECONFIG,
+        Role::Agent => KUBELET_KUBECONFIG,
+    }
+}
+
+/// A client with what a node of this role has.
+pub(crate) async fn client(role: Role) -> Result<Client, StepError> {
+    let path = kubeconfig(role);
+    let unusable = |reason: String| StepError::Kubeconfig { path: path.into(), reason };
+    let document = Kubeconfig::read_from(path).map_err(|e| unusable(e.to_string()))?;
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(document, &options).await.map_err(|e| unusable(e.to_string()))?;
     Client::try_from(config).map_err(|e| unusable(e.to_string()))
@@ -152,8 +221,9 @@ fn not_ready(answer: &str) -> String {
 
 /// Waits until the API server answers that it is ready.
 pub(crate) async fn ready(node: &Node) -> Result<(), StepError> {
+    let role = node.role()?;
     node.wait("the API server", API_TIMEOUT, async || {
-        let client = client().await.map_err(|e| e.to_string())?;
+        let client = client(role).await.map_err(|e| e.to_string())?;
         let request = http::Request::get("/readyz").body(Vec::new()).map_err(|e| e.to_string())?;
         match tokio::time::timeout(Duration::from_secs(3), client.request_text(request)).await {
             Ok(Ok(_)) => Ok(()),
@@ -166,7 +236,43 @@ pub(crate) async fn ready(node: &Node) -> Result<(), StepError> {
 
 #[cfg(test)]
 mod tests {
-    use super::not_ready;
+    use super::*;
+    use crate::join::Material;
+
+    fn lines(joined: Option<Role>) -> String {
+        let text = "apiVersion: furrow.io/v1alpha1\nkind: Node\nhostname: n2\nmanagement: {interface: e, address: 10.0.0.2, vip: 10.0.0.9}\nceph: {disks: [{path: /dev/b}]}\n";
+        let joined = joined.map(|role| Joined {
+            role,
+            server: "https://10.0.0.1:6443".into(),
+            token_id: "abcdef".into(),
+            material: Material::default(),
+            consumed: true,
+        });
+        config(&crate::config::parse(text).expect("good"), joined.as_ref(), Path::new("/t"))
+    }
+
+    #[test]
+    fn a_new_clusters_server_has_nobody_to_ask() {
+        let text = lines(None);
+        assert!(text.contains("cluster-init: true\n") && !text.contains("\nserver:"), "{text}");
+        assert!(text.contains("tls-san: [\"10.0.0.9\"]\n"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_joins_asks_the_one_it_was_told() {
+        let text = lines(Some(Role::Server));
+        for line in ["server: \"https://10.0.0.1:6443\"\n", "tls-san: [\"10.0.0.9\"]\n", "token-file: \"/t\"\n"] {
+            assert!(text.contains(line), "`{line}` is not in {text}");
+        }
+        assert!(!text.contains("cluster-init"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_asks_at_the_common_address_and_has_no_servers_keys() {
+        let text = lines(Some(Role::Agent));
+        assert!(text.contains("\nserver: \"https://10.0.0.9:6443\"\ntoken-file: \"/t\"\n"), "{text}");
+        assert!(!text.contains("cidr") && !text.contains("tls-san"), "{text}");
+    }
 
     #[test]
     fn only_what_is_not_ready_is_told() {

@@ -16,16 +16,21 @@ use furrow_host::block::{self, Contents, Device};
 use furrow_host::ceph::{self, Label, NewOsd};
 use furrow_host::cmd::Cmd;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::ceph::identity;
 use super::{Node, StepError, file_error, is_active, systemctl};
 use crate::disks::{self, Chosen};
 use crate::files::replace;
 
 /// An OSD is up a few seconds after its start; loaded test machines need much more.
-const UP_TIMEOUT: Duration = Duration::from_secs(120);
+const UP_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A command to the monitors, the look for one included.
+const NEW_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What this node has made so far.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Made {
     /// Identity of each OSD to the selector that its disk was chosen by.
     osds: BTreeMap<String, String>,
@@ -34,10 +39,13 @@ struct Made {
 }
 
 /// An OSD that the monitors may have heard of and whose disk may be half written.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Pending {
     uuid: String,
     selector: String,
+    /// Its key, which the monitors are told with its identity: asking again with another one would be refused.
+    #[serde(default)]
+    key: String,
 }
 
 fn made_path(state: &Path) -> PathBuf {
@@ -114,11 +122,12 @@ pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result
             ids.push(activate(Path::new(&disk.path), &label).await?);
         }
     }
-    node.wait("the OSDs to be up", UP_TIMEOUT, async || all_up(&ids).await).await
+    let who = identity(node)?;
+    node.wait("the OSDs to be up", UP_TIMEOUT, async || all_up(who, &ids).await).await
 }
 
-async fn all_up(ids: &[u32]) -> Result<(), String> {
-    let dump: serde_json::Value = ceph::query(&["osd", "dump"]).await.map_err(|e| e.to_string())?;
+async fn all_up(who: &[&str], ids: &[u32]) -> Result<(), String> {
+    let dump: serde_json::Value = ceph::query(&[who, &["osd", "dump"]].concat()).await.map_err(|e| e.to_string())?;
     let up = |id: &u32| dump["osds"].as_array().into_iter().flatten().any(|osd| osd["osd"] == *id && osd["up"] == 1);
     let down: Vec<String> = ids.iter().filter(|id| !up(id)).map(|id| format!("osd.{id}")).collect();
     if down.is_empty() { Ok(()) } else { Err(format!("{} not up", down.join(", "))) }
@@ -200,27 +209,37 @@ async fn is_running_osd(fsid: &str, path: &Path) -> bool {
 /// Identity, number, key, store; each can be done again with the same result.
 async fn write_osd(node: &Node, disk: &Chosen, made: &mut Made) -> Result<Label, StepError> {
     let path = Path::new(&disk.path);
-    let uuid = made.pending.as_ref().map_or_else(|| uuid::Uuid::new_v4().to_string(), |pending| pending.uuid.clone());
-    made.pending = Some(Pending { uuid: uuid.clone(), selector: disk.selector.clone() });
+    let who = identity(node)?;
+    let pending = match made.pending.clone().filter(|pending| !pending.key.is_empty()) {
+        Some(pending) => Pending { selector: disk.selector.clone(), ..pending },
+        None => {
+            let key = Cmd::new("/usr/bin/ceph-authtool").arg("--gen-print-key").run().await?.text().trim().to_owned();
+            Pending { uuid: uuid::Uuid::new_v4().to_string(), selector: disk.selector.clone(), key }
+        }
+    };
+    made.pending = Some(pending.clone());
     made.save(&node.state)?;
-    let answer = ceph::command(&["osd", "new", &uuid]).await?;
-    let id: u32 = answer.trim().parse().map_err(|_| StepError::Answer("ceph osd new", answer.clone()))?;
+    let Pending { uuid, key, .. } = pending;
+    let id = number(who, &uuid, &key).await?;
     node.say(&format!("making osd.{id} on {} ({} GB)", disk.path, disk.size / 1_000_000_000));
     let data = data_dir(id);
     // What a cut-short attempt left in it; a complete OSD never comes here.
     let _ = std::fs::remove_dir_all(&data);
     link(path, &data).await?;
-    let name = format!("osd.{id}");
-    let caps = ["mon", "allow profile osd", "mgr", "allow profile osd", "osd", "allow *"];
-    let keyring = ceph::command(&[&["auth", "get-or-create", &name], caps.as_slice()].concat()).await?;
-    write(&data.join("keyring"), keyring.as_bytes()).await?;
-    let key = keyring.lines().find_map(|line| line.trim().strip_prefix("key = "));
-    let key = key.ok_or_else(|| StepError::Answer("ceph auth get-or-create", "no key".into()))?;
+    write(&data.join("keyring"), format!("[osd.{id}]\n\tkey = {key}\n").as_bytes()).await?;
     let monmap = data.join("activate.monmap");
-    ceph::command(&["mon", "getmap", "-o", &monmap.display().to_string()]).await?;
+    ceph::command(&[who, &["mon", "getmap", "-o", &monmap.display().to_string()]].concat()).await?;
     own(&data).await?;
-    ceph::make_osd(&NewOsd { id, uuid: &uuid, data: &data, monmap: &monmap }, key).await?;
+    ceph::make_osd(&NewOsd { id, uuid: &uuid, data: &data, monmap: &monmap }, &key).await?;
     Ok(ceph::label(path).await?)
+}
+
+/// The number that the monitors give an identity and its key; the same at each asking.
+async fn number(who: &[&str], uuid: &str, key: &str) -> Result<u32, StepError> {
+    let ask =
+        Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "20"]).args(who).args(["osd", "new", uuid, "-i", "-"]);
+    let answer = ask.stdin(json!({"cephx_secret": key}).to_string()).timeout(NEW_TIMEOUT).run().await?.text();
+    answer.trim().parse().map_err(|_| StepError::Answer("ceph osd new", answer.clone()))
 }
 
 fn data_dir(id: u32) -> PathBuf {
@@ -280,7 +299,7 @@ mod tests {
     fn what_was_made_is_known_after_a_restart() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(!any_made(dir.path()).expect("nothing yet"));
-        let pending = Some(Pending { uuid: "u".into(), selector: "path=/dev/b".into() });
+        let pending = Some(Pending { uuid: "u".into(), selector: "path=/dev/b".into(), key: "k".into() });
         let mut made = Made { pending, ..Made::default() };
         made.save(dir.path()).expect("saved");
         assert!(!any_made(dir.path()).expect("pending is not made"));
@@ -291,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_complete_osds_identity_is_never_given_to_another_disk() {
-        let pending = Some(Pending { uuid: "u".into(), selector: "s".into() });
+        let pending = Some(Pending { uuid: "u".into(), selector: "s".into(), key: "k".into() });
         let mut made = Made { pending, ..Made::default() };
         assert!(!made.reconcile(["other"].into_iter()), "still being made");
         assert!(made.reconcile(["other", "u"].into_iter()));

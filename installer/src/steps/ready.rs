@@ -1,4 +1,4 @@
-//! The last step: the node is Ready, control leads and its admission answers, the storage class is there.
+//! The last step: the node is Ready and, on servers, control leads and its admission answers, the storage class is there.
 
 use std::time::Duration;
 
@@ -9,28 +9,46 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Client};
 
 use super::kubernetes::client;
-use super::{Node, StepError};
+use super::{Node, StepError, is_active};
+use crate::config::Role;
 
 /// The agent writes the pod network's configuration, the kubelet looks for it every few seconds.
-const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Where control's webhooks listen.
 const WEBHOOKS: &str = "127.0.0.1:8443";
 
 /// Waits for all of it, and says what is missing meanwhile.
 pub(crate) async fn wait(node: &Node) -> Result<(), StepError> {
-    let client = client().await?;
-    node.wait("the node to be ready", READY_TIMEOUT, async || missing(&client, &node.config.hostname).await).await
+    let role = node.role()?;
+    let client = client(role).await?;
+    node.wait("the node to be ready", READY_TIMEOUT, async || {
+        is_ready(&client, &node.config.hostname).await?;
+        match role {
+            Role::Server => missing(&client).await,
+            // The kubelet's identity, which is all that is here, sees no more of the cluster than its node.
+            Role::Agent => match is_active("furrow-agent.service").await {
+                Ok(true) => Ok(()),
+                _ => Err("furrow-agent is not active".to_owned()),
+            },
+        }
+    })
+    .await
 }
 
-async fn missing(client: &Client, name: &str) -> Result<(), String> {
+async fn is_ready(client: &Client, name: &str) -> Result<(), String> {
     let text = |error: kube::Error| error.to_string();
     let found = Api::<KubeNode>::all(client.clone()).get(name).await.map_err(text)?;
     let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
     match conditions.iter().find(|c| c.type_ == "Ready") {
-        Some(ready) if ready.status == "True" => {}
-        Some(ready) => return Err(ready.message.clone().unwrap_or_else(|| "node is not Ready".into())),
-        None => return Err("node has no Ready condition".into()),
+        Some(ready) if ready.status == "True" => Ok(()),
+        Some(ready) => Err(ready.message.clone().unwrap_or_else(|| "node is not Ready".into())),
+        None => Err("node has no Ready condition".into()),
     }
+}
+
+/// What a cluster must have beside its nodes.
+async fn missing(client: &Client) -> Result<(), String> {
+    let text = |error: kube::Error| error.to_string();
     Api::<StorageClass>::all(client.clone()).get("csi-rbd-sc").await.map_err(text)?;
     let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     if webhooks.list(&Default::default()).await.map_err(text)?.items.is_empty() {
