@@ -116,7 +116,7 @@ func explained(err error) error {
 	case errors.Is(err, rpctypes.ErrTooManyLearners):
 		return fmt.Errorf("another server is joining, one at a time does (%w)", err)
 	case errors.Is(err, rpctypes.ErrUnhealthy):
-		return fmt.Errorf("not every voting member has been connected for 5 s; the Node of a server that is gone for good has to be deleted (%w)", err)
+		return fmt.Errorf("not every voting member has been connected for 5 s, and the Node of a server that is gone for good has to be deleted first (%w)", err)
 	case errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
 		return fmt.Errorf("the members that are left would have no quorum (%w)", err)
 	case errors.Is(err, rpctypes.ErrMemberLearnerNotReady):

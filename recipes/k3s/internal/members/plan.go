@@ -90,11 +90,6 @@ func abandoned(list []Member, firstSeen map[uint64]time.Time, now time.Time, pat
 	return Member{}, false
 }
 
-// lastVoter says whether nothing would be left to vote without this member.
-func lastVoter(list []Member, id uint64) bool {
-	return !slices.ContainsFunc(list, func(m Member) bool { return m.ID != id && !m.Learner })
-}
-
 // otherClients are the client URLs of every voting member but one: a learner answers
 // no questions about the members.
 func otherClients(list []Member, id uint64) []string {

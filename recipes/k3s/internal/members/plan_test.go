@@ -63,18 +63,12 @@ func TestOnlyALearnerThatNeverRanIsGivenUp(t *testing.T) {
 	}
 }
 
-func TestTheLastVoterIsKnown(t *testing.T) {
+func TestOnlyVotersAreAskedAboutTheMembers(t *testing.T) {
 	a, b := member(1, "a", "10.0.0.1"), member(2, "b", "10.0.0.2")
-	if lastVoter([]Member{a, b}, 1) {
-		t.Error("b votes")
-	}
 	if got := otherClients([]Member{b, a}, 1); !slices.Equal(got, []string{"https://10.0.0.2:2379"}) {
 		t.Errorf("got %q", got)
 	}
 	b.Learner = true
-	if !lastVoter([]Member{a, b}, 1) {
-		t.Error("a learner does not vote")
-	}
 	if got := otherClients([]Member{b, a}, 1); len(got) != 0 {
 		t.Errorf("a learner is asked: %q", got)
 	}

@@ -8,10 +8,11 @@ import (
 )
 
 const (
-	tendEvery = time.Minute
+	tendEvery = 30 * time.Second
 	// patience is how long a learner may keep its place without ever starting: a join
-	// needs seconds from there, and as long as it lasts no other server can join.
-	patience = 5 * time.Minute
+	// needs seconds from there, and as long as it lasts no other server can join. It is
+	// below joinLimit, so that a server that waits for the place gets it.
+	patience = 2 * time.Minute
 )
 
 // Tend keeps what is known of the other members up to date and gives up learners that
@@ -102,13 +103,9 @@ func (n *Node) Alone(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer local.close()
-	own, err := local.status(ctx, n.local)
-	if err != nil {
-		return false, err
-	}
 	list, err := local.list(ctx)
 	if err != nil {
 		return false, err
 	}
-	return lastVoter(list, own.id), nil
+	return !slices.ContainsFunc(list, func(m Member) bool { return m.Name != n.self.Name && !m.Learner }), nil
 }
