@@ -2,6 +2,7 @@
 //! the plan and can be killed at any point; `status` says how the node is.
 
 mod approve;
+mod boot_entry;
 mod config;
 mod device;
 mod disks;
@@ -247,6 +248,7 @@ impl Bootstrap {
             if self.dry_run {
                 return Ok(());
             }
+            install::end_interrupted().await?;
             execute(&node, steps, self.crash_after.as_deref()).await?;
             if !is_open || matches!(end, Some(Some(_))) {
                 return Ok(());

@@ -87,10 +87,7 @@ async fn virtual_address() -> Option<Result<String, String>> {
 async fn version() -> Result<String, String> {
     let release = std::fs::read_to_string("/usr/lib/os-release").unwrap_or_default();
     let running = release.lines().find_map(|l| l.strip_prefix("IMAGE_VERSION=")).unwrap_or("unknown");
-    let names: Vec<String> = std::fs::read_dir("/efi/EFI/Linux")
-        .map(|dir| dir.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
-        .unwrap_or_default();
-    let failed = crate::update::failed_versions(&names);
+    let failed = crate::update::failed_versions(Path::new("/efi"));
     let failed = failed.iter().map(|v| format!("; {v} was tried and did not become healthy"));
     Ok(std::iter::once(running.to_owned()).chain(failed).collect())
 }

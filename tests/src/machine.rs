@@ -3,7 +3,9 @@
 //!
 //! Its network is QEMU's own and reaches nothing but ports that are forwarded from 127.0.0.1.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -107,7 +109,7 @@ impl Machine {
              -netdev user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443 \
              -device virtio-net-pci,netdev=management,addr=0x10 \
              -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11 \
-             -device virtio-rng-pci"
+             -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
         ));
         argv.extend(self.drives.iter().cloned());
         argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
@@ -121,6 +123,11 @@ impl Machine {
 
     fn pid(&self) -> Option<i32> {
         living_pid(&self.dir.join("pid"))
+    }
+
+    /// The socket of its serial console, for one person at a time.
+    pub(crate) fn serial(&self) -> PathBuf {
+        self.dir.join("serial.sock")
     }
 
     /// What it has written to its serial console.
@@ -146,6 +153,30 @@ impl Machine {
         }
     }
 
+    /// Puts a USB stick with this image into the running machine, as `/dev/disk/by-id/usb-...-<id>-0:0`.
+    pub(crate) fn plug(&self, image: &Path, id: &str) -> Result<()> {
+        let file = text(image);
+        self.monitor(&format!("drive_add 0 if=none,id={id},file={file},format=raw,readonly=on"))?;
+        self.monitor(&format!("device_add usb-storage,id=stick-{id},bus=usb.0,drive={id},serial={id}"))
+    }
+
+    /// Takes that stick out.
+    pub(crate) fn unplug(&self, id: &str) -> Result<()> {
+        self.monitor(&format!("device_del stick-{id}"))
+    }
+
+    /// Gives QEMU's monitor a line, and returns when it has been taken.
+    fn monitor(&self, line: &str) -> Result<()> {
+        let mut stream = UnixStream::connect(self.dir.join("monitor.sock")).context("QEMU's monitor")?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        until_prompt(&mut stream)?;
+        stream.write_all(format!("{line}\n").as_bytes())?;
+        let answer = until_prompt(&mut stream)?;
+        // The monitor answers a good line with its echo, or with `OK`.
+        ensure!(!answer.contains("rror"), "`{line}`: {answer}");
+        Ok(())
+    }
+
     /// Cuts its power.
     pub(crate) fn power_cut(&self) {
         if let Some(pid) = self.pid() {
@@ -159,9 +190,14 @@ impl Machine {
 
     /// Runs a shell line as root over SSH with this key.
     pub(crate) fn shell(&self, key: &Path, line: &str) -> Result<String> {
+        self.shell_within(key, line, 120)
+    }
+
+    /// The same for a line that may take so many seconds.
+    pub(crate) fn shell_within(&self, key: &Path, line: &str, seconds: u64) -> Result<String> {
         let (key, port) = (text(key), self.ssh_port.to_string());
         let argv = [&["ssh", "-i", &key, "-p", &port], SSH_OPTIONS.as_slice(), &["root@127.0.0.1", line]].concat();
-        host::run_with(&argv, "", Duration::from_secs(120))?.ok(&format!("`{line}` in the machine"))
+        host::run_with(&argv, "", Duration::from_secs(seconds))?.ok(&format!("`{line}` in the machine"))
     }
 
     /// Copies a file into the machine.
@@ -182,6 +218,17 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.power_cut();
     }
+}
+
+fn until_prompt(stream: &mut UnixStream) -> Result<String> {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while !said.ends_with(b"(qemu) ") {
+        let n = stream.read(&mut buffer).context("QEMU's monitor does not answer")?;
+        ensure!(n > 0, "QEMU's monitor has ended");
+        said.extend_from_slice(&buffer[..n]);
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn text(path: &Path) -> String {

@@ -19,6 +19,7 @@ mod netns;
 mod node_box;
 mod phase_watch;
 mod scenario;
+mod terminal;
 mod testbed;
 
 use std::net::SocketAddr;

@@ -12,6 +12,9 @@ mod journey;
 mod kills;
 mod leftovers;
 mod outage;
+mod power_cuts;
+mod text_interface;
+mod updates;
 
 use std::path::Path;
 use std::time::Instant;
@@ -66,13 +69,16 @@ enum Stage {
     Machine(fn(&Path, &mut Checks) -> Result<()>),
 }
 
-const SCENARIOS: [(&str, Stage); 6] = [
+const SCENARIOS: [(&str, Stage); 9] = [
     ("node", Stage::Boxes(1, field_report::node)),
     ("first-guest", Stage::Boxes(1, field_report::first_guest)),
     ("bootstrap", Stage::Boxes(1, bootstrap::run)),
     ("field-report", Stage::Boxes(1, field_report::run)),
     ("cluster", Stage::Boxes(layout::MAX_NODES, cluster::run)),
-    ("journey", Stage::Machine(journey::run_all)),
+    ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),
+    ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
+    ("power-cuts", Stage::Machine(power_cuts::run)),
+    ("text-interface", Stage::Machine(text_interface::run)),
 ];
 
 /// Runs the named scenarios, all of them when none is named, and closes with the counts.

@@ -21,7 +21,7 @@ use crate::config::{Install, NodeConfig};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
-pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, uuid};
+pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, UNFINISHED_LABEL, uuid};
 pub(crate) use medium::{CONFIG_LABEL, is_unattended, read_config, word};
 pub(crate) use target::unusable_disk;
 pub(crate) use write::WriteError;
@@ -88,6 +88,18 @@ impl fmt::Display for InstallPlan {
             writeln!(f, "partition  {partition}")?;
         }
         write!(f, "node       {} at {}", self.config.hostname, self.config.management.address)
+    }
+}
+
+/// Ends an installation that was cut off between its last file and its last word, on a node that runs from it: otherwise
+/// the next installation would take the disk for one that holds nothing. Without effect elsewhere.
+///
+/// # Errors
+/// When the ESP cannot be named.
+pub(crate) async fn end_interrupted() -> Result<(), WriteError> {
+    match word("roothash") {
+        Some(hash) => write::end_interrupted(&hash).await,
+        None => Ok(()),
     }
 }
 

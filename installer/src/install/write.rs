@@ -1,15 +1,17 @@
-//! Executes an installation's plan: partitions, root, boot files, configuration, and last the ESP's name, which says that
-//! all is there. A kill or power cut leaves a disk that boots nothing of ours and that the next installation takes over.
+//! Executes an installation's plan: partitions, root, configuration, boot files, and last the ESP's name, which says that
+//! all is there. A kill or power cut leaves a disk that boots nothing of ours and that the next installation takes over, or,
+//! in the very last moment, one that boots the whole system.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use furrow_host::block::{self, Contents};
+use furrow_host::block::{self, Contents, Device};
 use furrow_host::cmd::Cmd;
 
-use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL};
+use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, uuid};
 use super::{InstallPlan, network};
+use crate::boot_entry::{BootEntry, ENTRIES};
 use crate::device::{DeviceError, copy_blocks, file, mounted};
 use crate::files::replace;
 
@@ -39,12 +41,12 @@ pub(super) async fn all(plan: &InstallPlan, say: &dyn Fn(&str)) -> Result<(), Wr
         copy_blocks(from, &of_disk(plan, to).await.map_err(at("find a partition"))?, say)
             .map_err(at("copy the system"))?;
     }
-    say("step 3 of 5: boot files");
-    let esp = of_disk(plan, UNFINISHED_LABEL).await.map_err(at("find the ESP"))?;
-    boot_files(plan, &esp).await.map_err(at("write the boot files"))?;
-    say("step 4 of 5: configuration");
+    say("step 3 of 5: configuration");
     let state = of_disk(plan, STATE_LABEL).await.map_err(at("find the state partition"))?;
     configuration(plan, &state).await.map_err(at("write the configuration"))?;
+    say("step 4 of 5: boot files");
+    let esp = of_disk(plan, UNFINISHED_LABEL).await.map_err(at("find the ESP"))?;
+    boot_files(plan, &esp).await.map_err(at("write the boot files"))?;
     say("step 5 of 5: finishing");
     finish(plan).await.map_err(at("finish"))?;
     say("installed");
@@ -97,14 +99,19 @@ async fn boot_files(plan: &InstallPlan, esp: &Path) -> Result<(), DeviceError> {
                 let path = to.join(name);
                 replace(&path, &content, 0o644).map_err(file(&path))
             };
+            let entry = BootEntry { version: plan.medium.version.clone(), sequence: 1, tries: None };
+            copy(&from.join(format!("EFI/Linux/furrow-{}.efi", entry.version)), &entry.image())?;
+            for (name, text) in [
+                (format!("{ENTRIES}/{}", entry.file_name()), entry.text()),
+                ("loader/loader.conf".to_owned(), "timeout 3\neditor no\n".to_owned()),
+            ] {
+                let path = to.join(name);
+                replace(&path, text.as_bytes(), 0o644).map_err(file(&path))?;
+            }
+            // Last what firmware starts, by an entry for this disk or without one: the rest is there by now.
             let loader = from.join("EFI/BOOT/BOOTX64.EFI");
-            // The second is where firmware looks that has no entry for this disk.
             copy(&loader, "EFI/systemd/systemd-bootx64.efi")?;
-            copy(&loader, "EFI/BOOT/BOOTX64.EFI")?;
-            let image = format!("EFI/Linux/furrow-{}.efi", plan.medium.version);
-            copy(&from.join(&image), &image)?;
-            let conf = to.join("loader/loader.conf");
-            replace(&conf, b"timeout 3\neditor no\n", 0o644).map_err(file(&conf))
+            copy(&loader, "EFI/BOOT/BOOTX64.EFI")
         })
         .await
     })
@@ -141,9 +148,28 @@ async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceErr
 /// Names the ESP as that of a whole system.
 async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
     nix::unistd::sync();
-    let disk = plan.disk();
-    Cmd::new("/usr/sbin/sfdisk").args(["--quiet", "--part-label"]).arg(disk).args(["1", ESP_LABEL]).run().await?;
+    name_esp(plan.disk(), "1", &[]).await?;
     Cmd::new("/usr/bin/udevadm").args(["settle", "--timeout=30"]).timeout(UDEV_TIMEOUT).run().await?;
+    Ok(())
+}
+
+async fn name_esp(disk: &Path, number: &str, options: &[&str]) -> Result<(), DeviceError> {
+    let sfdisk = Cmd::new("/usr/sbin/sfdisk").args(["--quiet"]).args(options).arg("--part-label").arg(disk);
+    sfdisk.args([number, ESP_LABEL]).timeout(UDEV_TIMEOUT).run().await?;
     nix::unistd::sync();
     Ok(())
+}
+
+/// See [`super::end_interrupted`]. `hash`: the running root's.
+pub(super) async fn end_interrupted(hash: &str) -> Result<(), WriteError> {
+    let failed = |reason| WriteError { step: "end an interrupted installation", reason };
+    let devices = block::list().await.map_err(|e| failed(e.into()))?;
+    let root = hash.get(..32).map(uuid).unwrap_or_default();
+    let is_root = |d: &Device| d.partuuid.as_deref().is_some_and(|u| u.eq_ignore_ascii_case(&root));
+    let Some(disk) = devices.iter().find(|d| d.children.iter().any(is_root)) else { return Ok(()) };
+    let unfinished = disk.children.iter().find(|d| d.partlabel.as_deref() == Some(UNFINISHED_LABEL));
+    let Some(number) = unfinished.and_then(|d| d.partn) else { return Ok(()) };
+    // The kernel goes on with the table that it knows: its partitions are mounted.
+    let options = ["--no-reread", "--no-tell-kernel"];
+    name_esp(Path::new(&disk.path), &number.to_string(), &options).await.map_err(failed)
 }

@@ -17,6 +17,7 @@ use furrow_host::cmd::Cmd;
 
 use self::manifest::{Manifest, ManifestError};
 use self::slots::{Part, Slot, SlotError};
+use crate::boot_entry::{BootEntry, ENTRIES, IMAGES};
 use crate::device::{DeviceError, copy_blocks, file, hex, mounted};
 use crate::files::replace;
 use crate::install::{uuid, word};
@@ -41,6 +42,10 @@ pub(crate) enum UpdateError {
     TooLarge { name: &'static str, bytes: u64, size: u64 },
     #[error("version {0} runs already")]
     Same(String),
+    #[error("no boot entry leads to the running version, so that there would be nothing to go back to")]
+    NoEntry,
+    #[error("version {0} is on trial itself: wait until `furrow-install status` says that all is well, or restart")]
+    OnTrial(String),
     #[error("could not {step}")]
     Device {
         step: &'static str,
@@ -95,9 +100,10 @@ async fn from_medium(
             let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
         }
     };
+    let own = own_entry(slot, running).await?;
     say(&format!("version {} goes to {}", manifest.version, slot.root.path));
     // What boots the slot's old content must go before that content does.
-    forget_others(slot, running).await.map_err(at("remove the older boot image"))?;
+    forget_others(slot, &own).await.map_err(at("remove the older boot image"))?;
     end("forgotten");
     for (name, part) in [("root.erofs", &slot.root), ("root.verity", &slot.verity)] {
         let from = dir.join(name);
@@ -111,7 +117,7 @@ async fn from_medium(
     end("written");
     name_slot(slot, &hash).await.map_err(at("name the slot"))?;
     end("named");
-    boot_image(&iso.join("boot/esp.img"), slot, &manifest).await?;
+    boot_image(&iso.join("boot/esp.img"), slot, &manifest, own.sequence + 1).await?;
     end("ready");
     Ok(manifest.version)
 }
@@ -125,21 +131,48 @@ fn expect(found: &str, wanted: &str, name: &'static str) -> Result<(), UpdateErr
     if found == wanted { Ok(()) } else { Err(UpdateError::Digest { name }) }
 }
 
-/// Removes every boot image but that of the running root, whose hash its kernel command line holds.
-async fn forget_others(slot: &Slot, running: &str) -> Result<(), DeviceError> {
+/// The boot entry of the running root, whose hash its image holds.
+async fn own_entry(slot: &Slot, running: &str) -> Result<BootEntry, UpdateError> {
+    let dir = Path::new(WORK).join("esp");
+    let found = mounted(Path::new(&slot.esp), &dir, "ro", async |esp| {
+        let image = |entry: &BootEntry| std::fs::read(esp.join(entry.image())).unwrap_or_default();
+        let is_own = |entry: &BootEntry| image(entry).windows(running.len()).any(|w| w == running.as_bytes());
+        Ok(entries(esp)?.into_iter().map(|(_, entry)| entry).find(is_own))
+    });
+    let own = found.await.map_err(at("read the boot entries"))?.ok_or(UpdateError::NoEntry)?;
+    // What is on trial may yet turn out not to be healthy, and the other slot is what the machine would go back to.
+    if own.tries.is_some() { Err(UpdateError::OnTrial(own.version)) } else { Ok(own) }
+}
+
+/// Removes every boot entry and image but the running one's.
+async fn forget_others(slot: &Slot, own: &BootEntry) -> Result<(), DeviceError> {
     mounted(Path::new(&slot.esp), &Path::new(WORK).join("esp"), "umask=0077", async |esp| {
-        let dir = esp.join("EFI/Linux");
-        for entry in std::fs::read_dir(&dir).map_err(file(&dir))?.flatten() {
-            let path = entry.path();
-            let content = std::fs::read(&path).map_err(file(&path))?;
-            let own = content.windows(running.len()).any(|w| w == running.as_bytes());
-            if !own {
-                std::fs::remove_file(&path).map_err(file(&path))?;
+        let remove = |path: &Path| std::fs::remove_file(path).map_err(file(path));
+        for (path, _) in entries(esp)?.iter().filter(|(_, entry)| entry != own) {
+            remove(path)?;
+        }
+        // Images go after the entries that name them; some may be left from a run that was killed.
+        let dir = esp.join(IMAGES);
+        for image in std::fs::read_dir(&dir).map_err(file(&dir))?.flatten() {
+            if image.path() != esp.join(own.image()) {
+                remove(&image.path())?;
             }
         }
         Ok(())
     })
     .await
+}
+
+/// The boot entries on a mounted ESP.
+fn entries(esp: &Path) -> Result<Vec<(PathBuf, BootEntry)>, DeviceError> {
+    let dir = esp.join(ENTRIES);
+    let listed = std::fs::read_dir(&dir).map_err(file(&dir))?.flatten();
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let entry = BootEntry::parse(&path.file_name()?.to_string_lossy(), &text)?;
+        Some((path, entry))
+    };
+    Ok(listed.filter_map(|entry| read(entry.path())).collect())
 }
 
 /// Gives the slot's partitions the UUIDs by which its root is found.
@@ -156,32 +189,31 @@ async fn name_slot(slot: &Slot, hash: &str) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Copies the boot image beside the running one's, whole or not at all, with its number of tries.
-async fn boot_image(medium_esp: &Path, slot: &Slot, manifest: &Manifest) -> Result<(), UpdateError> {
+/// Copies the boot image beside the running one's, and then the entry that makes it boot, with its number of tries.
+async fn boot_image(medium_esp: &Path, slot: &Slot, manifest: &Manifest, sequence: u32) -> Result<(), UpdateError> {
     let work = Path::new(WORK);
-    let from = |esp: &Path| esp.join("EFI/Linux").join(&manifest.image);
     let dir = work.join("medium-esp");
     let image = mounted(medium_esp, &dir, "ro,loop", async |esp| {
-        let path = from(esp);
+        let path = esp.join("EFI/Linux").join(&manifest.image);
         std::fs::read(&path).map_err(file(&path))
     });
     let image = image.await.map_err(at("read the medium's boot image"))?;
     expect(&digest_of(&image), manifest.image_digest(), "the boot image")?;
+    let entry = BootEntry { version: manifest.version.clone(), sequence, tries: Some(TRIES) };
     mounted(Path::new(&slot.esp), &work.join("esp"), "umask=0077", async |esp| {
-        let path = esp.join(format!("EFI/Linux/furrow-{}+{TRIES}.efi", manifest.version));
-        replace(&path, &image, 0o600).map_err(file(&path))
+        let path = esp.join(entry.image());
+        replace(&path, &image, 0o600).map_err(file(&path))?;
+        let path = esp.join(ENTRIES).join(entry.file_name());
+        replace(&path, entry.text().as_bytes(), 0o600).map_err(file(&path))
     })
     .await
     .map_err(at("write the boot image"))
 }
 
-/// Versions on the ESP that used up their tries, from the names of its boot images.
-pub(crate) fn failed_versions(names: &[String]) -> Vec<String> {
-    let failed = names.iter().filter_map(|name| {
-        let (version, tries) = name.strip_prefix("furrow-")?.strip_suffix(".efi")?.rsplit_once('+')?;
-        tries.split('-').next().is_some_and(|left| left == "0").then(|| version.to_owned())
-    });
-    failed.collect()
+/// Versions on the mounted ESP that used up their tries.
+pub(crate) fn failed_versions(esp: &Path) -> Vec<String> {
+    let all = entries(esp).unwrap_or_default().into_iter();
+    all.filter(|(_, entry)| entry.has_failed()).map(|(_, entry)| entry.version).collect()
 }
 
 #[cfg(test)]
@@ -190,7 +222,12 @@ mod tests {
 
     #[test]
     fn a_version_without_tries_has_failed() {
-        let names = ["furrow-0.1.0-a.efi", "furrow-0.2.0-b+0-2.efi", "furrow-0.3.0-c+1-1.efi"].map(str::to_owned);
-        assert_eq!(failed_versions(&names), ["0.2.0-b"]);
+        let esp = tempfile::tempdir().expect("a directory");
+        for (version, tries) in [("0.1.0-a", None), ("0.2.0-b", Some(0)), ("0.3.0-c", Some(1))] {
+            let entry = BootEntry { version: version.into(), sequence: 1, tries };
+            let path = esp.path().join(ENTRIES).join(entry.file_name());
+            replace(&path, entry.text().as_bytes(), 0o600).expect("written");
+        }
+        assert_eq!(failed_versions(esp.path()), ["0.2.0-b"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use furrow_host::block::Device;
 
-use crate::install::{ESP_LABEL, uuid};
+use crate::install::{ESP_LABEL, UNFINISHED_LABEL, uuid};
 
 /// A partition that is written to.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +47,8 @@ pub(super) fn free(devices: &[Device], root_hash: &str) -> Result<Slot, SlotErro
     };
     Ok(Slot {
         disk: disk.path.clone(),
-        esp: part(ESP_LABEL)?.path,
+        // An installation that was cut off at its very end is named right at the next boot, not within this one.
+        esp: part(ESP_LABEL).or_else(|missing| part(UNFINISHED_LABEL).map_err(|_| missing))?.path,
         root: part(&format!("furrow-root-{letter}"))?,
         verity: part(&format!("furrow-verity-{letter}"))?,
     })

@@ -19,28 +19,39 @@ const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
 const PROVIDER_NIC: &str = "enp0s17";
 
 /// The machine with the medium, and what reaches it.
-struct Journey {
-    machine: Machine,
-    dir: PathBuf,
-    key: PathBuf,
-    started: Instant,
+pub(super) struct Journey {
+    pub(super) machine: Machine,
+    pub(super) dir: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) started: Instant,
 }
 
-pub(crate) fn run_all(source: &Path, checks: &mut Checks) -> Result<()> {
-    let layout = Layout::new(source, "test/journey")?;
+impl Journey {
+    /// Runs a shell line on the installed node.
+    pub(super) fn shell(&self, line: &str) -> Result<String> {
+        self.machine.shell(&self.key, line)
+    }
+}
+
+/// From the medium to a guest; with `updates`, goes on to other versions of the system.
+pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Result<()> {
+    let layout = Layout::new(source, if updates { "test/updates" } else { "test/journey" })?;
     let medium = medium(&layout.source)?;
     let mut journey = prepare(&layout, &medium)?;
     install(&mut journey, checks)?;
     let cluster = first_boot(&journey, checks, &medium)?;
     the_system(&journey, checks);
     guest(&journey, &cluster, &layout.source, checks)?;
+    if updates {
+        super::updates::run(&journey, &cluster, &layout.source, checks)?;
+    }
     journey.machine.power_cut();
     let _ = std::fs::remove_dir_all(&layout.dir);
     Ok(())
 }
 
 /// The directory of the medium built from this checkout.
-fn medium(source: &Path) -> Result<PathBuf> {
+pub(super) fn medium(source: &Path) -> Result<PathBuf> {
     let build = source.join("image/medium").display().to_string();
     let text = run_with(&[&build], "", Duration::from_secs(3600))?.ok("image/medium")?;
     Ok(PathBuf::from(text.lines().last().context("image/medium printed no directory")?))
@@ -54,7 +65,8 @@ fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
         .with_context(|| format!("no *{ending} in {}", dir.display()))
 }
 
-fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
+/// A blank machine with the medium and its node.yaml.
+pub(super) fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
     let dir = layout.dir.clone();
     let mut machine =
         Machine::new(&dir.join("m1"), &[Disk { serial: "SYSTEM", gib: 16 }, Disk { serial: "DATA", gib: 12 }])?;
@@ -114,7 +126,7 @@ fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path) -> Result<C
 
 /// What an installed machine has and a box has not.
 fn the_system(journey: &Journey, checks: &mut Checks) {
-    let shell = |line: &str| journey.machine.shell(&journey.key, line);
+    let shell = |line: &str| journey.shell(line);
     checks.check("the root is dm-verity's, read-only, and nothing has failed", || {
         let mounts = shell("findmnt -no SOURCE,FSTYPE,OPTIONS /")?;
         ensure!(mounts.starts_with("/dev/mapper/root") && mounts.contains("erofs"), "the root is {mounts}");
@@ -133,7 +145,7 @@ fn the_system(journey: &Journey, checks: &mut Checks) {
 
 /// A tiny guest on RBD, under KVM, on the kernel's datapath with a VLAN tag.
 fn guest(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Checks) -> Result<()> {
-    let shell = |line: &str| journey.machine.shell(&journey.key, line);
+    let shell = |line: &str| journey.shell(line);
     checks.require("the provider network is up on the kernel's datapath", || {
         cluster.apply(&NETWORK.replace("eth1", PROVIDER_NIC))?;
         cluster.wait(("provider-networks", "provider"), "/status/ready", &["true"], 60)?;
@@ -168,8 +180,8 @@ fn guest(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Check
 
 /// Serves the guest's image on the node itself: the machine's network reaches nothing else.
 fn serve(journey: &Journey, image: &Path) -> Result<()> {
-    journey.machine.shell(&journey.key, "mkdir -p /var/tmp/www")?;
+    journey.shell("mkdir -p /var/tmp/www")?;
     journey.machine.upload(&journey.key, image, "/var/tmp/www/tiny.qcow2")?;
     let server = "systemd-run --quiet --collect --working-directory=/var/tmp/www python3 -m http.server 8081";
-    journey.machine.shell(&journey.key, server).map(|_| ())
+    journey.shell(server).map(|_| ())
 }

@@ -1,0 +1,76 @@
+//! The installation by hand: a person at the serial console of a whole machine, who has arrow keys, goes back, mistypes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Checks;
+use super::journey;
+use crate::host;
+use crate::layout::Layout;
+use crate::terminal::Terminal;
+
+/// A question follows the last answer within this.
+const ANSWER_S: u64 = 30;
+
+pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
+    let layout = Layout::new(source, "test/text-interface")?;
+    let medium = journey::medium(&layout.source)?;
+    let journey = journey::prepare(&layout, &medium)?;
+    journey.machine.start("furrow.by-hand")?;
+    let terminal = Terminal::open(&journey.machine.serial(), &layout.dir)?;
+    let ask = |keys: &[&str], question: &str| {
+        terminal.press(keys)?;
+        terminal.expect(question, ANSWER_S)
+    };
+    checks.require("the medium asks on the serial console", || terminal.expect("Furrow: This machine", 400))?;
+    checks.require("disks are named, and Escape goes back", || {
+        ask(&["Enter"], "Which disk does the system go to?")?;
+        let screen = terminal.screen()?;
+        ensure!(screen.contains("SYSTEM") && screen.contains("DATA"), "it shows {screen}");
+        ask(&["Escape"], "Furrow: This machine")?;
+        ask(&["Enter"], "Which disk does the system go to?")
+    })?;
+    checks.require("storage, card and address are asked, with what the machine has offered", || {
+        ask(&["Enter"], "Which disks does Ceph get?")?;
+        ensure!(terminal.screen()?.contains("[x] /dev/vdb"), "the second disk is not offered: {}", terminal.screen()?);
+        ask(&["Enter"], "Which card is the management network on?")?;
+        ask(&["Enter"], "Its address")?;
+        terminal.expect("10.0.2.15/24", ANSWER_S)
+    })?;
+    checks.require("names are typed, and kept when one goes back", || {
+        ask(&["Enter", "Enter", "Enter"], "host name")?;
+        terminal.press(&["BSpace"])?;
+        terminal.type_text("7")?;
+        terminal.press(&["Enter"])?;
+        terminal.type_text(std::fs::read_to_string(journey.key.with_extension("pub"))?.trim())?;
+        ask(&["Escape"], "Its address")?;
+        ask(&["Enter", "Enter", "Enter"], "node-7")
+    })?;
+    checks.require("the summary wants the word, and says what is wrong", || {
+        ask(&["Enter", "Enter"], "Type `install` to install")?;
+        terminal.type_text("yes")?;
+        ask(&["Enter"], "type `install` and press Enter")?;
+        terminal.press(&["BSpace", "BSpace", "BSpace"])?;
+        terminal.type_text("install")?;
+        ask(&["Enter"], "Furrow: Installing")
+    })?;
+    checks.require("it installs, with bytes and time left", || {
+        terminal.expect("s left", 120)?;
+        terminal.expect("Installed.", 400)
+    })?;
+    checks.require("the machine boots from its disk as that node", || {
+        let from = std::fs::metadata(journey.machine.serial_log())?.len() as usize;
+        terminal.press(&["Enter"])?;
+        journey.machine.wait_for("writable layers on /dev/", from, 400)?;
+        host::until("ssh", Duration::from_secs(300), || {
+            let name = journey.shell("hostname; systemctl show -P ActiveState furrow-bootstrap")?;
+            ensure!(name.starts_with("node-7\nactivat"), "it says {name}");
+            Ok(())
+        })
+    })?;
+    journey.machine.power_cut();
+    let _ = std::fs::remove_dir_all(&layout.dir);
+    Ok(())
+}
