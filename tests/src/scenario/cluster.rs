@@ -49,6 +49,9 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     members(&story, checks)?;
     virtual_machines(&story, checks)?;
     checks.check("pods of all nodes reach a pod and a Service on another", || pod_network(&story));
+    checks.check("ceph.conf of all nodes names all monitors", || {
+        host::until("the nodes' look at the monitors", Duration::from_secs(150), || monitors_known(bed))
+    });
     outage::run(&story, checks)
 }
 
@@ -149,17 +152,8 @@ fn members(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
     checks.require("three members of etcd have started and vote", || {
         host::until("etcd's members", Duration::from_secs(60), || etcd_members(story.bed.node()).and_then(all_vote))
     })?;
-    checks.check("three monitors of Ceph are in quorum, and all nodes know them", || {
-        host::until("the monitors", Duration::from_secs(60), || monitors(story.bed.node(), 3))?;
-        host::until("ceph.conf of all nodes", Duration::from_secs(150), || {
-            for node in story.bed.nodes() {
-                let line = node.shell("grep mon_host /etc/ceph/ceph.conf")?;
-                for other in story.bed.nodes() {
-                    ensure!(line.contains(&other.address().to_string()), "on {}: {}", node.name(), line.trim());
-                }
-            }
-            Ok(())
-        })
+    checks.check("three monitors of Ceph are in quorum", || {
+        host::until("the monitors", Duration::from_secs(60), || monitors(story.bed.node(), 3))
     });
     checks.require("OSDs of three hosts, three copies, each on a host of its own, all clean", || {
         host::until("three OSDs", Duration::from_secs(60), || osds(story.bed.node()))?;
@@ -215,6 +209,16 @@ pub(super) fn ceph(node: &NodeBox, command: &str) -> Result<Value> {
 pub(super) fn monitors(node: &NodeBox, wanted: usize) -> Result<()> {
     let names = ceph(node, "quorum_status")?["quorum_names"].clone();
     ensure!(names.as_array().is_some_and(|names| names.len() == wanted), "in quorum: {names}");
+    Ok(())
+}
+
+/// Every node's ceph.conf names the monitors of all.
+fn monitors_known(bed: &Testbed) -> Result<()> {
+    for node in bed.nodes() {
+        let line = node.shell("grep mon_host /etc/ceph/ceph.conf")?;
+        let unknown = bed.nodes().iter().find(|other| !line.contains(&other.address().to_string()));
+        ensure!(unknown.is_none(), "on {}: {}", node.name(), line.trim());
+    }
     Ok(())
 }
 
