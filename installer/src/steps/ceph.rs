@@ -65,7 +65,9 @@ pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
     systemctl(&["enable", &format!("ceph-mon@{name}.service")]).await?;
     let _ = systemctl(&["reset-failed", &format!("ceph-mon@{name}.service")]).await;
     systemctl(&["start", &format!("ceph-mon@{name}.service")]).await?;
-    node.wait("the monitor's quorum", QUORUM_TIMEOUT, async || in_quorum(name).await).await
+    node.wait("the monitor's quorum", QUORUM_TIMEOUT, async || in_quorum(name).await).await?;
+    let facts = Facts { mon_host: describe().await?.1, ..facts };
+    update(Path::new(CONF), &ceph_conf::render(&node.config, &facts, part), 0o644)
 }
 
 /// Whether the monitors have a quorum with this one in it.

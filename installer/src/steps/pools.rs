@@ -45,7 +45,12 @@ pub(super) async fn ensure(node: &Node) -> Result<(), StepError> {
         let stat: Value = query(&["pg", "stat"]).await.map_err(|e| e.to_string())?;
         let states = stat["pg_summary"]["num_pg_by_state"].as_array().cloned().unwrap_or_default();
         let active = |s: &Value| s["name"].as_str().is_some_and(|n| n.starts_with("active"));
-        if !states.is_empty() && states.iter().all(active) { Ok(()) } else { Err(format!("{states:?}")) }
+        if !states.is_empty() && states.iter().all(active) {
+            return Ok(());
+        }
+        let said: Vec<String> =
+            states.iter().map(|s| format!("{} {}", s["num"], s["name"].as_str().unwrap_or_default())).collect();
+        Err(if said.is_empty() { "none yet".to_owned() } else { said.join(", ") })
     })
     .await
 }
