@@ -8,6 +8,7 @@ mod bootstrap;
 mod cluster;
 pub(crate) mod field_report;
 pub(crate) mod guests;
+mod joining;
 mod journey;
 mod kills;
 mod leftovers;
@@ -69,12 +70,13 @@ enum Stage {
     Machine(fn(&Path, &mut Checks) -> Result<()>),
 }
 
-const SCENARIOS: [(&str, Stage); 9] = [
+const SCENARIOS: [(&str, Stage); 10] = [
     ("node", Stage::Boxes(1, field_report::node)),
     ("first-guest", Stage::Boxes(1, field_report::first_guest)),
     ("bootstrap", Stage::Boxes(1, bootstrap::run)),
     ("field-report", Stage::Boxes(1, field_report::run)),
     ("cluster", Stage::Boxes(layout::MAX_NODES, cluster::run)),
+    ("joining", Stage::Boxes(layout::MAX_NODES, joining::run)),
     ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),
     ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
     ("power-cuts", Stage::Machine(power_cuts::run)),
