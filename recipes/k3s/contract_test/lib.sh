@@ -44,6 +44,7 @@ server_network() {
 start_host() { # NAME ADDRESS
   unshare --mount --net --uts --propagation private sleep infinity &
   echo $! > "$scratch/host-$1.pid"
+  disown # its end is no news
   wait_for 5 "the host $1" differs "$!"
   ip link add "to-$1" type veth peer name eth0 netns "$!"
   ip link set "to-$1" master lan up
@@ -66,6 +67,7 @@ listen_for_ready() {
 	while True:
 	    with open(sys.argv[2], "ab", 0) as f: f.write(s.recv(4096) + b"\n")
 	P
+  disown
   wait_for 5 "the notify socket" test -S "$scratch/notify"
   export NOTIFY_SOCKET="$scratch/notify"
 }

@@ -8,6 +8,7 @@ import (
 
 	certificates "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -66,7 +67,7 @@ func decide(ctx context.Context, client kubernetes.Interface, request *certifica
 		Reason: "NodeOwnsNames", Message: "the node asked for a certificate of its own names",
 	})
 	_, err = client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, request.Name, approved, metav1.UpdateOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsConflict(err) { // on a conflict another server was first
 		log.Printf("could not approve the serving certificate request %s: %v", request.Name, err)
 	}
 }
