@@ -11,8 +11,9 @@ uuid_of() { echo "$1" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*
 make_root_image() {
   local root=$1 work=$2 salt
   say "root: compressing (about a minute)"
+  # Clusters of 16 KiB cost 3 % against 64, and a page of a program that is read alone is unpacked with fewer others.
   # Level 6 saves 2 % in twice the time; deduplication saves more, on one processor, in ten times the time.
-  in_tools mkfs.erofs --quiet --workers="$(nproc)" -zzstd,level=3 -C65536 -T "$SOURCE_DATE_EPOCH" \
+  in_tools mkfs.erofs --quiet --workers="$(nproc)" -zzstd,level=3 -C16384 -T "$SOURCE_DATE_EPOCH" \
     -U "$(uuid_of "$root")" "$work/root.erofs" "$root" >&2
   salt=$(echo "$root" | sha256sum | cut -d' ' -f1)
   in_tools veritysetup format --salt="$salt" --uuid="$(uuid_of "verity $root")" \

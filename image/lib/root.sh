@@ -62,6 +62,9 @@ assemble() {
   rm "$root/usr/lib/os-release"
   sed "/^PRETTY_NAME=/s/=.*/=\"Furrow $version (Debian 13)\"/" "$base/usr/lib/os-release" > "$root/usr/lib/os-release"
   printf 'IMAGE_ID=furrow\nIMAGE_VERSION=%s-%s\n' "$version" "$key" >> "$root/usr/lib/os-release"
+  # Nothing below /etc and /var waits for an update at the first boot: ldconfig and its like have run, and what they would
+  # write into a node's own layer would hide the files of every later version.
+  touch "$root/etc/.updated" "$root/var/.updated"
   # Offline, as systemctl knows in a chroot: it only makes and removes links.
   chroot "$root" systemctl preset-all >/dev/null 2>&1 ||
     die "cannot apply the presets to $root"
