@@ -5,7 +5,7 @@ run:    ## start the one-node appliance as a box and return when it is ready
 	@tests/testbed up
 stop:   ## switch the appliance off; its state stays for the next `make run`
 	@tests/testbed down --keep
-test:   ## everything that gates: check, recipes, k3s contract, image, scenarios in boxes (SUITE=journey: the medium in QEMU)
+test:   ## everything that gates: check, recipes, k3s contract, image, scenarios in boxes (SUITE=journey and others: tests/gate)
 	@tests/gate $(SUITE)
 check:  ## fast: format, clippy, deny, docs, tidy and unit tests
 	@tests/check
