@@ -44,7 +44,8 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         })?;
     }
     for (when, text) in FIRST_BOOT {
-        checks.require(&format!("power cut {when}: the machine had booted from its disk"), || cut_at(&journey, text))?;
+        checks
+            .require(&format!("power cut {when}: the machine had booted from its disk"), || cut_at(&journey, text))?;
     }
     let from = power_on(&journey)?;
     checks.require("the node becomes ready after all of them", || {

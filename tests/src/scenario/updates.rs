@@ -105,7 +105,11 @@ fn guest_started(journey: &Journey, cluster: &Cluster, times: u32) -> Result<()>
         let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
         let log = journey.shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
         let boots = format!("\"boots\":{times}");
-        ensure!(log.contains(&address) && log.contains(&boots), "its console lacks {address} or {boots}: {}", tail(&log));
+        ensure!(
+            log.contains(&address) && log.contains(&boots),
+            "its console lacks {address} or {boots}: {}",
+            tail(&log)
+        );
         Ok(())
     })
 }
