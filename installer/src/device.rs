@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 
 /// What is read and written at once.
 const COPY_BYTES: usize = 4 << 20;
+/// A partition table is written at once, but for a slow disk.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A journal may have to be replayed.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What was written may still lie in memory.
@@ -76,6 +78,23 @@ pub(crate) fn copy_blocks(from: &Path, to: &Path, say: &dyn Fn(&str)) -> Result<
         progress.add(n as u64, "compared");
     }
     Ok(hex(&digest.finalize()))
+}
+
+/// Changes what the partition table says of a partition: `key` is sfdisk's option, such as `--part-label`. `in_use`: the
+/// kernel goes on with the table that it knows, because partitions of the disk are mounted.
+///
+/// # Errors
+/// When the table cannot be read or written.
+pub(crate) async fn set_partition(
+    disk: &Path,
+    (number, key, value): (u32, &str, &str),
+    in_use: bool,
+) -> Result<(), DeviceError> {
+    let options: &[&str] = if in_use { &["--no-reread", "--no-tell-kernel"] } else { &[] };
+    let sfdisk = Cmd::new("/usr/sbin/sfdisk").arg("--quiet").args(options).arg(key).arg(disk);
+    sfdisk.arg(number.to_string()).arg(value).timeout(TABLE_TIMEOUT).run().await?;
+    nix::unistd::sync();
+    Ok(())
 }
 
 /// Bytes in hexadecimal.

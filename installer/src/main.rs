@@ -9,6 +9,7 @@ mod disks;
 mod files;
 mod install;
 mod join;
+mod kubeconfig;
 mod pki;
 mod places;
 mod plan;

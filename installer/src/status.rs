@@ -10,7 +10,7 @@ use kube::Api;
 use crate::config::{self, Role};
 use crate::join::Joined;
 use crate::record;
-use crate::steps::{STATE, client, k3s_unit, vip_holder};
+use crate::steps::{STATE, ceph_reader, client, k3s_unit, vip_holder};
 
 /// Health checks of Ceph that a single node cannot help having; they are shown, but are no fault.
 const EXPECTED: [&str; 3] = ["POOL_NO_REDUNDANCY", "MON_DISK_LOW", "OSD_NO_DOWN_OUT_INTERVAL"];
@@ -52,13 +52,10 @@ pub(crate) async fn print() -> bool {
             Err(format!("{} steps done, node-ready is not", finished.len()))
         },
     );
-    let role = match Joined::load(Path::new(STATE)) {
-        Ok(joined) => joined.map_or(Role::Server, |joined| joined.role),
-        Err(error) => {
-            line("join record", Err(error.to_string()));
-            Role::Server
-        }
-    };
+    let role = Joined::role(Path::new(STATE)).unwrap_or_else(|error| {
+        line("join record", Err(error.to_string()));
+        Role::Server
+    });
     line("kubernetes", kubernetes(role).await);
     line("ceph", ceph(role).await);
     line(
@@ -117,8 +114,7 @@ async fn kubernetes(role: Role) -> Result<String, String> {
 }
 
 async fn ceph(role: Role) -> Result<String, String> {
-    let who: &[&str] = if role == Role::Server { &[] } else { &["--name", "client.furrow-agent"] };
-    let ask = [who, &["--connect-timeout", "5", "health", "detail", "-f", "json"]].concat();
+    let ask = [ceph_reader(role), &["--connect-timeout", "5", "health", "detail", "-f", "json"]].concat();
     let text = command("/usr/bin/ceph", &ask).await?;
     let health: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let status = health["status"].as_str().unwrap_or("no status");

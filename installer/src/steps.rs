@@ -28,7 +28,7 @@ use crate::pki::PkiError;
 use crate::plan::Step;
 use crate::record;
 
-pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring};
+pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring, reader as ceph_reader};
 pub(crate) use follow::once as follow;
 pub(crate) use identity::{ensure_namespace, refused};
 pub(crate) use kubernetes::{client, unit as k3s_unit};
@@ -113,7 +113,7 @@ impl Node {
 
     /// What this node is. Known from the step `join` on.
     pub(crate) fn role(&self) -> Result<Role, StepError> {
-        Ok(self.joined()?.map_or(Role::Server, |joined| joined.role))
+        Joined::role(&self.state).map_err(file_error("read the join record below", &self.state))
     }
 
     /// A line of progress with the time since the start, and the same to systemd's status.

@@ -18,8 +18,7 @@ use kube::{Client, ResourceExt};
 
 use crate::config::Role;
 use crate::join::{
-    Authority, CephMaterial, Joined, K3sTokens, Material, NAMESPACE, Token, entities, hash, material_secret,
-    token_secret,
+    Authority, CephMaterial, Joined, K3sTokens, Material, NAMESPACE, Token, entities, material_secret, token_secret,
 };
 use crate::steps::{self, STATE, StepError};
 
@@ -89,10 +88,9 @@ pub(crate) fn parse_life(text: &str) -> Result<Duration, String> {
 pub(crate) async fn create(life: Duration, kind: Kind) -> Result<String, StepError> {
     let client = administrator().await?;
     sweep_with(&client).await?;
-    let ca = read("tls/server-ca.crt")?;
+    let ca = read(K3S_SERVER, "tls/server-ca.crt")?;
     let random = |_| StepError::Answer("the machine", "no random numbers".into());
     let token = Token::generate(ca.as_bytes()).map_err(random)?;
-    debug_assert_eq!(token.ca_hash, hash(ca.as_bytes()));
     let material = gather(kind).await?;
     steps::ensure_namespace(&client).await?;
     let expires = Timestamp::now() + SignedDuration::from_secs(life.as_secs() as i64);
@@ -111,10 +109,8 @@ pub(crate) async fn list() -> Result<(), StepError> {
     let client = administrator().await?;
     sweep_with(&client).await?;
     println!("{:8} {:8} EXPIRES", "ID", "ROLE");
-    let now = Timestamp::now();
-    for secret in secrets(&client, TOKENS).await?.iter().filter(|s| expiration(s).is_some_and(|at| at > now)) {
+    for (secret, expires) in living(&secrets(&client, TOKENS).await?) {
         let role = secret.annotations().get(ROLE_ANNOTATION).cloned().unwrap_or_default();
-        let expires = expiration(secret).map(|at| at.to_string()).unwrap_or_default();
         println!("{:8} {role:8} {expires}", id_of(secret, "bootstrap-token-"));
     }
     Ok(())
@@ -140,12 +136,7 @@ pub(crate) async fn sweep() -> Result<Vec<String>, StepError> {
 
 async fn sweep_with(client: &Client) -> Result<Vec<String>, StepError> {
     let valid = secrets(client, TOKENS).await?;
-    let now = Timestamp::now();
-    let living: Vec<&str> = valid
-        .iter()
-        .filter(|secret| expiration(secret).is_some_and(|at| at > now))
-        .map(|secret| id_of(secret, "bootstrap-token-"))
-        .collect();
+    let living: Vec<&str> = living(&valid).map(|(secret, _)| id_of(secret, "bootstrap-token-")).collect();
     let mut removed = Vec::new();
     for kept in secrets(client, NAMESPACE).await? {
         let id = id_of(&kept, "join-");
@@ -158,17 +149,16 @@ async fn sweep_with(client: &Client) -> Result<Vec<String>, StepError> {
 }
 
 async fn administrator() -> Result<Client, StepError> {
-    let joined =
-        Joined::load(Path::new(STATE)).map_err(steps::file_error("read the join record below", Path::new(STATE)))?;
-    let role = joined.map_or(Role::Server, |joined| joined.role);
+    let state = Path::new(STATE);
+    let role = Joined::role(state).map_err(steps::file_error("read the join record below", state))?;
     if role == Role::Agent {
         return Err(StepError::Answer("this node", "it is an agent; join tokens are made on servers".into()));
     }
     steps::client(role).await
 }
 
-fn read(name: &str) -> Result<String, StepError> {
-    let path = Path::new(K3S_SERVER).join(name);
+fn read(dir: &str, name: &str) -> Result<String, StepError> {
+    let path = Path::new(dir).join(name);
     std::fs::read_to_string(&path).map_err(steps::file_error("read", &path))
 }
 
@@ -182,16 +172,11 @@ async fn gather(kind: Kind) -> Result<Material, StepError> {
     }
     let mut material = Material { k3s: K3sTokens::default(), ceph, ca: None };
     if has(Role::Server) {
-        material.k3s.server = Some(read("node-token")?.trim().to_owned());
-        let ca = Path::new(STATE).join("ca");
-        let part = |name: &str| {
-            let path = ca.join(name);
-            std::fs::read_to_string(&path).map_err(steps::file_error("read", &path))
-        };
-        material.ca = Some(Authority { crt: part("ca.crt")?, key: part("ca.key")? });
+        material.k3s.server = Some(read(K3S_SERVER, "node-token")?.trim().to_owned());
+        material.ca = Some(Authority { crt: read(STATE, "ca/ca.crt")?, key: read(STATE, "ca/ca.key")? });
     }
     if has(Role::Agent) {
-        material.k3s.agent = Some(read("agent-token")?.trim().to_owned());
+        material.k3s.agent = Some(read(K3S_SERVER, "agent-token")?.trim().to_owned());
     }
     Ok(material)
 }
@@ -308,6 +293,12 @@ async fn secrets(client: &Client, namespace: &str) -> Result<Vec<Secret>, StepEr
 
 fn id_of<'a>(secret: &'a Secret, prefix: &str) -> &'a str {
     secret.metadata.name.as_deref().and_then(|name| name.strip_prefix(prefix)).unwrap_or_default()
+}
+
+/// Those that have not ended yet, with their ends.
+fn living(secrets: &[Secret]) -> impl Iterator<Item = (&Secret, Timestamp)> {
+    let now = Timestamp::now();
+    secrets.iter().filter_map(move |secret| Some((secret, expiration(secret).filter(|at| *at > now)?)))
 }
 
 fn expiration(secret: &Secret) -> Option<Timestamp> {

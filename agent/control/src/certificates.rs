@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use furrow_api::names::{AGENT_GROUP, AGENT_USER_PREFIX};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,10 +24,6 @@ pub(crate) const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET: &str = "system:node:";
 /// Group of all kubelets.
 const KUBELETS: &str = "system:nodes";
-/// User of a node's agent.
-const AGENT: &str = "furrow:agent:";
-/// Group of all agents.
-const AGENTS: &str = "furrow:agents";
 
 /// The controller of certificate requests.
 pub(crate) struct Certificates {
@@ -146,7 +143,7 @@ enum Verdict {
 }
 
 fn judge(asked: &Asked) -> Verdict {
-    let Some(node) = asked.common_name.strip_prefix(AGENT) else { return Verdict::NotOurs };
+    let Some(node) = asked.common_name.strip_prefix(AGENT_USER_PREFIX) else { return Verdict::NotOurs };
     // A server's bootstrap asks as an administrator and approves by itself.
     let Some(asks) = asked.requester.strip_prefix(KUBELET) else { return Verdict::NotOurs };
     let allowed = ["client auth", "digital signature", "key encipherment"];
@@ -157,7 +154,7 @@ fn judge(asked: &Asked) -> Verdict {
         Verdict::Wrong("it is for the agent of another node")
     } else if !asked.groups.iter().any(|group| group == KUBELETS) {
         Verdict::Wrong("the requester is not in the group of nodes")
-    } else if asked.organizations != [AGENTS] {
+    } else if asked.organizations != [AGENT_GROUP] {
         Verdict::Wrong("it is not for the group of agents alone")
     } else if !usages.contains("client auth") || usages.iter().any(|usage| !allowed.contains(&usage.as_str())) {
         Verdict::Wrong("it is not for client authentication alone")

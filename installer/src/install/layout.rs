@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use furrow_host::block::Device;
+
 /// The ESP's name from the beginning of an installation to its end.
 pub(crate) const UNFINISHED_LABEL: &str = "furrow-installing";
 /// The ESP.
@@ -115,6 +117,12 @@ pub(crate) fn plan(size: u64, osd: bool, hash: &str) -> Result<Layout, LayoutErr
         last.grows = true;
     }
     Ok(Layout { partitions })
+}
+
+/// Whether a partition is the root with this hash.
+pub(crate) fn is_root(partition: &Device, hash: &str) -> bool {
+    let wanted = hash.get(..32).map(uuid);
+    wanted.is_some_and(|wanted| partition.partuuid.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(&wanted)))
 }
 
 /// A partition's UUID from 32 hexadecimal digits: the root's hash names the root by its first half and the hash tree by its

@@ -21,7 +21,7 @@ use crate::config::{Install, NodeConfig};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
-pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, UNFINISHED_LABEL, uuid};
+pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, UNFINISHED_LABEL, is_root, uuid};
 pub(crate) use medium::{CONFIG_LABEL, is_unattended, read_config, word};
 pub(crate) use target::unusable_disk;
 pub(crate) use write::WriteError;

@@ -6,13 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use furrow_host::block::{self, Contents, Device};
+use furrow_host::block::{self, Contents};
 use furrow_host::cmd::Cmd;
 
-use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, uuid};
+use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, is_root};
 use super::{InstallPlan, network};
 use crate::boot_entry::{BootEntry, ENTRIES};
-use crate::device::{DeviceError, copy_blocks, file, mounted};
+use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
 use crate::files::replace;
 
 /// Where partitions are mounted meanwhile.
@@ -148,15 +148,8 @@ async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceErr
 /// Names the ESP as that of a whole system.
 async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
     nix::unistd::sync();
-    name_esp(plan.disk(), "1", &[]).await?;
+    set_partition(plan.disk(), (1, "--part-label", ESP_LABEL), false).await?;
     Cmd::new("/usr/bin/udevadm").args(["settle", "--timeout=30"]).timeout(UDEV_TIMEOUT).run().await?;
-    Ok(())
-}
-
-async fn name_esp(disk: &Path, number: &str, options: &[&str]) -> Result<(), DeviceError> {
-    let sfdisk = Cmd::new("/usr/sbin/sfdisk").args(["--quiet"]).args(options).arg("--part-label").arg(disk);
-    sfdisk.args([number, ESP_LABEL]).timeout(UDEV_TIMEOUT).run().await?;
-    nix::unistd::sync();
     Ok(())
 }
 
@@ -164,12 +157,8 @@ async fn name_esp(disk: &Path, number: &str, options: &[&str]) -> Result<(), Dev
 pub(super) async fn end_interrupted(hash: &str) -> Result<(), WriteError> {
     let failed = |reason| WriteError { step: "end an interrupted installation", reason };
     let devices = block::list().await.map_err(|e| failed(e.into()))?;
-    let root = hash.get(..32).map(uuid).unwrap_or_default();
-    let is_root = |d: &Device| d.partuuid.as_deref().is_some_and(|u| u.eq_ignore_ascii_case(&root));
-    let Some(disk) = devices.iter().find(|d| d.children.iter().any(is_root)) else { return Ok(()) };
+    let Some(disk) = devices.iter().find(|d| d.children.iter().any(|c| is_root(c, hash))) else { return Ok(()) };
     let unfinished = disk.children.iter().find(|d| d.partlabel.as_deref() == Some(UNFINISHED_LABEL));
     let Some(number) = unfinished.and_then(|d| d.partn) else { return Ok(()) };
-    // The kernel goes on with the table that it knows: its partitions are mounted.
-    let options = ["--no-reread", "--no-tell-kernel"];
-    name_esp(Path::new(&disk.path), &number.to_string(), &options).await.map_err(failed)
+    set_partition(Path::new(&disk.path), (number, "--part-label", ESP_LABEL), true).await.map_err(failed)
 }

@@ -11,6 +11,7 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 
 use super::{Material, NAMESPACE, Token, TokenError, hash, material_secret, token_secret};
+use crate::kubeconfig;
 
 /// A server answers in milliseconds; after this long it, or the way to it, is broken.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -128,14 +129,7 @@ async fn authority(server: &str) -> Result<Vec<u8>, JoinError> {
 
 async fn client(server: &str, cluster: Value, user: Value) -> Result<Client, JoinError> {
     let unusable = |reason: String| JoinError::Answer { server: server.to_owned(), reason };
-    let document = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "cluster", "cluster": cluster}],
-        "users": [{"name": "user", "user": user}],
-        "contexts": [{"name": "context", "context": {"cluster": "cluster", "user": "user"}}],
-        "current-context": "context",
-    });
+    let document = kubeconfig::document(&cluster, "joiner", &user);
     let document: Kubeconfig = serde_json::from_value(document).map_err(|e| unusable(e.to_string()))?;
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(document, &options).await.map_err(|e| unusable(e.to_string()))?;

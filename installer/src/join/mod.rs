@@ -69,6 +69,14 @@ impl Joined {
         }
     }
 
+    /// What a node with this state is: as the record says, or the server that makes a cluster.
+    ///
+    /// # Errors
+    /// As [`Joined::load`].
+    pub(crate) fn role(state: &Path) -> std::io::Result<Role> {
+        Ok(Joined::load(state)?.map_or(Role::Server, |joined| joined.role))
+    }
+
     /// Writes the record, whole or not at all, for root alone.
     ///
     /// # Errors

@@ -35,6 +35,15 @@ pub(super) fn identity(node: &Node) -> Result<&'static [&'static str], StepError
     })
 }
 
+/// As whom a node of this role reads what the monitors know, as arguments of `ceph`.
+pub(crate) fn reader(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Server => &[],
+        // It may read the map; its key stays for as long as the node does.
+        Role::Agent => &["--name", "client.furrow-agent"],
+    }
+}
+
 /// Configuration, keyrings, map and data of the monitor, then its daemon.
 pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
     let name = node.config.hostname.as_str();
@@ -123,12 +132,9 @@ pub(crate) async fn client(node: &Node) -> Result<(), StepError> {
 
 /// Brings the file in line with the monitors and hosts that there are; `hosts` is None where this node does not know.
 pub(super) async fn follow(node: &Node, hosts: Option<u64>) -> Result<bool, StepError> {
-    let who: &[&str] = match node.role()? {
-        Role::Server => &[],
-        // It may read the map; its key stays for as long as the node does.
-        Role::Agent => &["--name", "client.furrow-agent"],
-    };
-    let dump: Value = query(&[who, &["mon", "dump"]].concat()).await?;
+    let joined = node.joined()?;
+    let role = joined.as_ref().map_or(Role::Server, |joined| joined.role);
+    let dump: Value = query(&[reader(role), &["mon", "dump"]].concat()).await?;
     let senseless = || StepError::Answer("ceph mon dump", "no monitor in it".into());
     let mon_host = ceph_conf::monitor_addresses(&dump).ok_or_else(senseless)?;
     // A bootstrap that is under way writes the file itself, and the next look comes soon.
@@ -139,7 +145,7 @@ pub(super) async fn follow(node: &Node, hosts: Option<u64>) -> Result<bool, Step
     if before == after {
         return Ok(false);
     }
-    let part = Part::of(node.role()?, node.joined()?.is_some());
+    let part = Part::of(role, joined.is_some());
     update(Path::new(CONF), &ceph_conf::render(&node.config, &after, part), 0o644)?;
     Ok(true)
 }

@@ -21,6 +21,7 @@ use crate::approve::{CLIENT_SIGNER, Request, Subject, approve};
 use crate::config::Role;
 use crate::files::replace;
 use crate::join::NAMESPACE;
+use crate::kubeconfig::document;
 use crate::pki;
 
 /// Where the CA is kept for the cluster.
@@ -213,20 +214,12 @@ fn store(dir: &Path, role: Role, name: &str, (certificate, key): (&[u8], &str)) 
         (None, Some(file)) => BASE64_STANDARD.encode(std::fs::read(file).map_err(file_error("read", Path::new(file)))?),
         (None, None) => return Err(unusable("no CA".into())),
     };
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "furrow", "cluster": {
-            "server": cluster.server,
-            "certificate-authority-data": authority,
-        }}],
-        "users": [{"name": name, "user": {
-            "client-certificate-data": BASE64_STANDARD.encode(certificate),
-            "client-key-data": BASE64_STANDARD.encode(key),
-        }}],
-        "contexts": [{"name": "furrow", "context": {"cluster": "furrow", "user": name}}],
-        "current-context": "furrow",
+    let cluster = json!({"server": cluster.server, "certificate-authority-data": authority});
+    let credentials = json!({
+        "client-certificate-data": BASE64_STANDARD.encode(certificate),
+        "client-key-data": BASE64_STANDARD.encode(key),
     });
+    let config = document(&cluster, name, &credentials);
     write(&dir.join(format!("{name}.kubeconfig")), config.to_string().as_bytes(), 0o600)?;
     write(&dir.join(format!("{name}.crt")), certificate, 0o644)
 }

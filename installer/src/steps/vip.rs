@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Node, StepError, file_error, is_active, systemctl};
 use crate::config::NodeConfig;
 use crate::files::{differs, replace};
+use crate::kubeconfig;
 
 const CONF: &str = "/etc/keepalived/keepalived.conf";
 const UNIT: &str = "keepalived.service";
@@ -140,12 +141,7 @@ pub(crate) async fn api_is_ready() -> bool {
 
 async fn asked() -> bool {
     let cluster = json!({"server": "https://127.0.0.1:6443", "insecure-skip-tls-verify": true});
-    let document = json!({
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    });
+    let document = kubeconfig::document(&cluster, "nobody", &json!({}));
     let Ok(document) = serde_json::from_value::<Kubeconfig>(document) else { return false };
     let config = Config::from_custom_kubeconfig(document, &KubeConfigOptions::default()).await;
     let Some(client) = config.ok().and_then(|config| Client::try_from(config).ok()) else { return false };

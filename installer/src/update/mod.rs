@@ -10,15 +10,13 @@ mod manifest;
 mod slots;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use furrow_host::block;
-use furrow_host::cmd::Cmd;
 
 use self::manifest::{Manifest, ManifestError};
-use self::slots::{Part, Slot, SlotError};
+use self::slots::{Slot, SlotError};
 use crate::boot_entry::{BootEntry, ENTRIES, IMAGES};
-use crate::device::{DeviceError, copy_blocks, file, hex, mounted};
+use crate::device::{DeviceError, copy_blocks, file, hex, mounted, set_partition};
 use crate::files::replace;
 use crate::install::{uuid, word};
 
@@ -177,15 +175,9 @@ fn entries(esp: &Path) -> Result<Vec<(PathBuf, BootEntry)>, DeviceError> {
 
 /// Gives the slot's partitions the UUIDs by which its root is found.
 async fn name_slot(slot: &Slot, hash: &str) -> Result<(), DeviceError> {
-    let set = async |part: &Part, half: &str| {
-        let number = part.number.to_string();
-        // The kernel goes on with the table that it knows: its partitions are mounted.
-        let sfdisk = Cmd::new("/usr/sbin/sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid"]);
-        sfdisk.args([slot.disk.as_str(), &number, &uuid(half)]).timeout(Duration::from_secs(60)).run().await
-    };
-    set(&slot.root, &hash[..32]).await?;
-    set(&slot.verity, &hash[32..]).await?;
-    nix::unistd::sync();
+    for (part, half) in [(&slot.root, &hash[..32]), (&slot.verity, &hash[32..])] {
+        set_partition(Path::new(&slot.disk), (part.number, "--part-uuid", &uuid(half)), true).await?;
+    }
     Ok(())
 }
 

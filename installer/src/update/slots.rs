@@ -2,7 +2,7 @@
 
 use furrow_host::block::Device;
 
-use crate::install::{ESP_LABEL, UNFINISHED_LABEL, uuid};
+use crate::install::{ESP_LABEL, UNFINISHED_LABEL, is_root, uuid};
 
 /// A partition that is written to.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,10 +34,9 @@ pub(crate) enum SlotError {
 
 /// The slot beside the one whose root has this hash.
 pub(super) fn free(devices: &[Device], root_hash: &str) -> Result<Slot, SlotError> {
-    let active = root_hash.get(..32).map(uuid).unwrap_or_default();
-    let is_active = |d: &&Device| d.partuuid.as_deref().is_some_and(|u| u.eq_ignore_ascii_case(&active));
+    let is_active = |d: &&Device| is_root(d, root_hash);
     let disk = devices.iter().find(|d| d.children.iter().any(|c| is_active(&c)));
-    let disk = disk.ok_or_else(|| SlotError::NotInstalled(active.clone()))?;
+    let disk = disk.ok_or_else(|| SlotError::NotInstalled(root_hash.get(..32).map(uuid).unwrap_or_default()))?;
     let in_a = disk.children.iter().filter(is_active).any(|d| d.partlabel.as_deref() == Some("furrow-root-a"));
     let letter = if in_a { "b" } else { "a" };
     let part = |label: &str| {
