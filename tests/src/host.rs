@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,17 +26,21 @@ impl Output {
         if self.code == 0 {
             return Ok(self.stdout);
         }
-        bail!("{what} exited with {}: {} {}", self.code, tail(&self.stderr), tail(&self.stdout))
+        bail!("{what} exited with {}: {} {}", self.code, tail(&self.stderr, 1500), tail(&self.stdout, 1500))
     }
 }
 
-fn tail(text: &str) -> &str {
+/// The end of a text, about so many bytes of it.
+pub(crate) fn tail(text: &str, bytes: usize) -> &str {
     let text = text.trim();
-    let mut from = text.len().saturating_sub(1500);
-    while !text.is_char_boundary(from) {
-        from += 1;
-    }
-    &text[from..]
+    &text[text.floor_char_boundary(text.len().saturating_sub(bytes))..]
+}
+
+/// Runs a script of the checkout that builds something, and returns the directory that it prints last.
+pub(crate) fn built(script: &Path, args: &[&str], timeout: Duration) -> Result<PathBuf> {
+    let program = script.display().to_string();
+    let text = run_with(&[&[program.as_str()], args].concat(), "", timeout)?.ok(&program)?;
+    Ok(PathBuf::from(text.lines().last().with_context(|| format!("{program} printed no directory"))?))
 }
 
 /// Runs `argv` with `stdin`, and kills it at `timeout`.

@@ -145,6 +145,11 @@ impl Machine {
         self.dir.join("serial.log")
     }
 
+    /// How many bytes it has written there so far.
+    pub(crate) fn console_end(&self) -> usize {
+        std::fs::metadata(self.serial_log()).map_or(0, |log| log.len() as usize)
+    }
+
     /// Waits until the serial console shows `text` after the offset `from`, and returns the offset behind it.
     pub(crate) fn wait_for(&self, wanted: &str, from: usize, seconds: u64) -> Result<usize> {
         let started = Instant::now();
@@ -154,7 +159,7 @@ impl Machine {
             if let Some(at) = new.find(wanted) {
                 return Ok(from + at + wanted.len());
             }
-            let tail = &new[new.floor_char_boundary(new.len().saturating_sub(800))..];
+            let tail = host::tail(&new, 800);
             ensure!(self.pid().is_some(), "QEMU ended; the console shows: {tail}");
             if started.elapsed() > Duration::from_secs(seconds) {
                 bail!("`{wanted}` did not appear within {seconds} s; the console shows: {tail}");

@@ -5,22 +5,37 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Checks;
+use crate::host;
 use crate::inject::ALLOW_LOOPS;
+use crate::node_box::NodeBox;
 use crate::testbed::Testbed;
 
 /// One step of the bootstrap on two busy cores, the slowest (Ceph's OSD, k3s) included.
-const STEP_TIMEOUT: Duration = Duration::from_secs(240);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Waits until a box has booted.
+pub(super) fn booted(node: &NodeBox) -> Result<()> {
+    host::until("the box to have booted", Duration::from_secs(60), || {
+        let state = node.exec(&["systemctl", "is-system-running"], Duration::from_secs(10))?.stdout;
+        ensure!(["running", "degraded"].contains(&state.trim()), "it is {}", state.trim());
+        Ok(())
+    })
+}
+
+/// Runs the bootstrap until it kills itself after this step, before the step is recorded.
+pub(super) fn killed_after(node: &NodeBox, step: &str) -> Result<()> {
+    let crash = format!("FURROW_CRASH_AFTER={step}");
+    let out = node.exec(&["env", &crash, ALLOW_LOOPS, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
+    ensure!(out.code == 137, "it exited with {} instead: {} {}", out.code, out.stdout, out.stderr);
+    Ok(())
+}
 
 pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let node = bed.node();
     checks.require("a box with the bootstrap held back is on", || {
         bed.hold_bootstrap()?;
         bed.power_on()?;
-        crate::host::until("the box to have booted", Duration::from_secs(60), || {
-            let state = node.exec(&["systemctl", "is-system-running"], Duration::from_secs(10))?.stdout;
-            ensure!(["running", "degraded"].contains(&state.trim()), "it is {}", state.trim());
-            Ok(())
-        })
+        booted(node)
     })?;
     let plan = node.shell(&format!("{ALLOW_LOOPS} furrow-install plan --names"))?;
     let steps: Vec<String> = plan.lines().map(str::to_owned).collect();
@@ -29,12 +44,8 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
         Ok(())
     })?;
     for step in &steps {
-        checks.require(&format!("killed right after step {step}, before it is recorded"), || {
-            let crash = format!("FURROW_CRASH_AFTER={step}");
-            let out = node.exec(&["env", &crash, ALLOW_LOOPS, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
-            ensure!(out.code == 137, "it exited with {} instead: {} {}", out.code, out.stdout, out.stderr);
-            Ok(())
-        })?;
+        checks
+            .require(&format!("killed right after step {step}, before it is recorded"), || killed_after(node, step))?;
     }
     checks.require("the last start finds everything done and the node ready", || {
         let started = Instant::now();

@@ -32,10 +32,8 @@ impl Images {
     }
 
     fn built(source: &Path, name: &str) -> Result<PathBuf> {
-        let build = source.join("recipes/build").display().to_string();
-        let text = run_with(&[&build, name], "", Duration::from_secs(1800))?.ok("recipes/build")?;
-        let dir = text.lines().last().with_context(|| format!("recipes/build {name} printed no directory"))?;
-        Ok(Path::new(dir).join(format!("{name}.qcow2")))
+        let dir = host::built(&source.join("recipes/build"), &[name], Duration::from_secs(1800))?;
+        Ok(dir.join(format!("{name}.qcow2")))
     }
 }
 

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::bootstrap::{STEP_TIMEOUT, booted, killed_after};
 use super::{Checks, cluster};
 use crate::host;
 use crate::inject::{ALLOW_LOOPS, with_join};
 use crate::node_box::NodeBox;
 use crate::testbed::Testbed;
-
-/// One step of the bootstrap on two busy cores, the slowest (Ceph's OSD, k3s) included.
-const STEP_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// What only servers have.
 const OF_SERVERS: [&str; 5] = [
@@ -127,11 +125,7 @@ fn agent(node: &NodeBox, checks: &mut Checks) {
 fn boot_held(bed: &Testbed, node: &NodeBox, token: String) -> Result<()> {
     node.hold("furrow-bootstrap.service")?;
     node.start(bed.lan(), Some(&bed.join_with(token)))?;
-    host::until("the box to have booted", Duration::from_secs(60), || {
-        let state = node.exec(&["systemctl", "is-system-running"], Duration::from_secs(10))?.stdout;
-        ensure!(["running", "degraded"].contains(&state.trim()), "it is {}", state.trim());
-        Ok(())
-    })
+    booted(node)
 }
 
 fn finish(bed: &Testbed, node: &NodeBox) -> Result<()> {
@@ -145,10 +139,7 @@ fn killed_after_each(node: &NodeBox, checks: &mut Checks) -> Result<()> {
     let plan = node.shell(&format!("{ALLOW_LOOPS} furrow-install plan --names"))?;
     for step in plan.lines() {
         checks.require(&format!("{} killed right after step {step}, before it is recorded", node.name()), || {
-            let crash = format!("FURROW_CRASH_AFTER={step}");
-            let out = node.exec(&["env", &crash, ALLOW_LOOPS, "furrow-install", "bootstrap"], STEP_TIMEOUT)?;
-            ensure!(out.code == 137, "it exited with {} instead: {} {}", out.code, out.stdout, out.stderr);
-            Ok(())
+            killed_after(node, step)
         })?;
     }
     Ok(())

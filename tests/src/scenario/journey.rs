@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::Checks;
 use super::guests::{self, Images};
 use crate::cluster::{Cluster, text_of};
-use crate::host::{self, run, run_with};
+use crate::host::{self, run};
 use crate::layout::Layout;
 use crate::machine::{Disk, Machine};
 
@@ -52,9 +52,7 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
 
 /// The directory of the medium built from this checkout.
 pub(super) fn medium(source: &Path) -> Result<PathBuf> {
-    let build = source.join("image/medium").display().to_string();
-    let text = run_with(&[&build], "", Duration::from_secs(3600))?.ok("image/medium")?;
-    Ok(PathBuf::from(text.lines().last().context("image/medium printed no directory")?))
+    host::built(&source.join("image/medium"), &[], Duration::from_secs(3600))
 }
 
 fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
@@ -103,7 +101,7 @@ fn install(journey: &mut Journey, checks: &mut Checks) -> Result<()> {
 
 fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path) -> Result<Cluster> {
     let machine = &journey.machine;
-    let from = std::fs::metadata(machine.serial_log())?.len() as usize;
+    let from = machine.console_end();
     let mut at = from;
     checks.require("the disk boots", || {
         at = machine.wait_for("writable layers on /dev/", at, 240)?;

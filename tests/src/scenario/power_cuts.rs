@@ -72,7 +72,7 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
 }
 
 fn power_on(journey: &Journey) -> Result<usize> {
-    let from = std::fs::metadata(journey.machine.serial_log()).map_or(0, |m| m.len() as usize);
+    let from = journey.machine.console_end();
     journey.machine.start("furrow.unattended")?;
     Ok(from)
 }

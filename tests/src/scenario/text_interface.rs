@@ -61,7 +61,7 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         terminal.expect("Installed.", 400)
     })?;
     checks.require("the machine boots from its disk as that node", || {
-        let from = std::fs::metadata(journey.machine.serial_log())?.len() as usize;
+        let from = journey.machine.console_end();
         terminal.press(&["Enter"])?;
         journey.machine.wait_for("writable layers on /dev/", from, 400)?;
         host::until("ssh", Duration::from_secs(300), || {

@@ -10,7 +10,7 @@ use super::Checks;
 use super::guests;
 use super::journey::Journey;
 use crate::cluster::{Cluster, text_of};
-use crate::host::{self, run_with};
+use crate::host;
 
 /// From the start of the firmware to a node that is ready; emulated, on two busy cores.
 const BOOT_TIMEOUT_S: u64 = 900;
@@ -52,9 +52,7 @@ pub(crate) fn run(journey: &Journey, cluster: &Cluster, source: &Path, checks: &
 
 /// The media of two newer versions, made from this checkout's.
 pub(super) fn media(source: &Path) -> Result<PathBuf> {
-    let build = source.join("tests/newer-media").display().to_string();
-    let text = run_with(&[&build], "", Duration::from_secs(3600))?.ok("tests/newer-media")?;
-    Ok(PathBuf::from(text.lines().last().context("tests/newer-media printed no directory")?))
+    host::built(&source.join("tests/newer-media"), &[], Duration::from_secs(3600))
 }
 
 pub(super) fn version(journey: &Journey) -> Result<String> {
@@ -67,7 +65,7 @@ fn start_update(journey: &Journey, iso: &Path, id: &str) -> Result<usize> {
     let begun = Instant::now();
     write(journey, iso, id, None)?;
     println!("         written in {:.0} s", begun.elapsed().as_secs_f64());
-    let from = std::fs::metadata(journey.machine.serial_log())?.len() as usize;
+    let from = journey.machine.console_end();
     journey.shell("systemctl --no-block reboot")?;
     Ok(from)
 }
@@ -108,12 +106,8 @@ fn guest_started(journey: &Journey, cluster: &Cluster, times: u32) -> Result<()>
         ensure!(
             log.contains(&address) && log.contains(&boots),
             "its console lacks {address} or {boots}: {}",
-            tail(&log)
+            host::tail(&log, 300)
         );
         Ok(())
     })
-}
-
-fn tail(log: &str) -> &str {
-    &log[log.floor_char_boundary(log.len().saturating_sub(300))..]
 }
