@@ -47,6 +47,16 @@ func (n *Node) connect(endpoints ...string) (*client, error) {
 	return &client{connection}, nil
 }
 
+// listAt asks some members for the list, over a connection of its own.
+func (n *Node) listAt(ctx context.Context, endpoints ...string) ([]Member, error) {
+	c, err := n.connect(endpoints...)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	return c.list(ctx)
+}
+
 func (c *client) close() { _ = c.etcd.Close() }
 
 func (c *client) list(ctx context.Context) ([]Member, error) {

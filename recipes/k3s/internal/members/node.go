@@ -117,12 +117,7 @@ func (n *Node) gone(ctx context.Context, k known) (bool, error) {
 	if k.ID == 0 || len(k.Others) == 0 {
 		return false, nil
 	}
-	others, err := n.connect(k.Others...)
-	if err != nil {
-		return false, err
-	}
-	defer others.close()
-	list, err := others.list(ctx)
+	list, err := n.listAt(ctx, k.Others...)
 	if err != nil {
 		return false, err
 	}

@@ -98,12 +98,7 @@ func (n *Node) Remove(ctx context.Context, name string) error {
 
 // Alone says whether no other server votes in etcd.
 func (n *Node) Alone(ctx context.Context) (bool, error) {
-	local, err := n.connect(n.local)
-	if err != nil {
-		return false, err
-	}
-	defer local.close()
-	list, err := local.list(ctx)
+	list, err := n.listAt(ctx, n.local)
 	if err != nil {
 		return false, err
 	}
