@@ -35,9 +35,11 @@ tree_digest() {
 # in_use DIR: whether some mount of this machine, such as a running box, lies on DIR.
 in_use() { grep -qsF "$1" /proc/[0-9]*/mountinfo; }
 
-# forget_others PREFIX KEEP: removes older results beside KEEP, but for those in use.
+# forget_others PREFIX KEEP: removes older results beside KEEP, but for those in use. Where several checkouts share a
+# cache, FURROW_KEEP_OLD=1 leaves each of them its own.
 forget_others() {
   local old
+  [ -z "${FURROW_KEEP_OLD:-}" ] || return 0
   for old in "$1"*/; do
     old=${old%/}
     [ -d "$old" ] && [ "$old" != "$2" ] || continue
