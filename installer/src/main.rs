@@ -1,7 +1,6 @@
 //! furrow-install: brings a machine to what its node.yaml says. `validate` and `plan` change nothing; `bootstrap` executes
 //! the plan and can be killed at any point; `status` says how the node is.
 
-mod approve;
 mod boot_entry;
 mod config;
 mod device;

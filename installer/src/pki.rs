@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
+use furrow_api::names::{AGENT_GROUP, AGENT_USER_PREFIX, CONTROL_GROUP, CONTROL_USER};
+use furrow_model::certificate::Request;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::approve::Subject;
 use crate::files::replace;
 
 /// Life of the CA.
@@ -18,6 +19,26 @@ const CA_DAYS: i64 = 3650;
 const SERVING_DAYS: i64 = 365;
 /// A certificate with less than this part of its life left is made anew.
 const RENEW_BELOW: f64 = 1.0 / 3.0;
+
+/// Whom a client certificate is for.
+pub(crate) struct Subject {
+    /// Common name: the Kubernetes user.
+    pub(crate) user: String,
+    /// Organisation: the Kubernetes group.
+    pub(crate) group: &'static str,
+}
+
+impl Subject {
+    /// The agent of a node.
+    pub(crate) fn agent(node: &str) -> Subject {
+        Subject { user: format!("{AGENT_USER_PREFIX}{node}"), group: AGENT_GROUP }
+    }
+
+    /// Control.
+    pub(crate) fn control() -> Subject {
+        Subject { user: CONTROL_USER.into(), group: CONTROL_GROUP }
+    }
+}
 
 /// Why a key or certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +155,8 @@ pub(crate) fn is_pair(certificate: &Path, key: &Path) -> bool {
     pem.parse_x509().is_ok_and(|c| c.public_key().subject_public_key.data.as_ref() == key.public_key_raw())
 }
 
-/// Common name, organisations and public key of a PEM certificate request.
-pub(crate) fn read_request(pem: &[u8]) -> Result<(String, Vec<String>, Vec<u8>), PkiError> {
+/// What counts of a PEM certificate request with this signer and these usages, and its public key.
+pub(crate) fn read_request(pem: &[u8], signer: &str, usages: &[String]) -> Result<(Request, Vec<u8>), PkiError> {
     use x509_parser::prelude::FromDer;
     let failed = |reason: String| PkiError::Read { path: "a certificate request".into(), reason };
     let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| failed(e.to_string()))?;
@@ -143,13 +164,20 @@ pub(crate) fn read_request(pem: &[u8]) -> Result<(String, Vec<String>, Vec<u8>),
         .map_err(|e| failed(e.to_string()))?;
     let info = &request.certification_request_info;
     let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().unwrap_or_default().to_owned();
-    let user = info.subject.iter_common_name().next().map(text).unwrap_or_default();
-    let groups = info.subject.iter_organization().map(text).collect();
-    Ok((user, groups, info.subject_pki.raw.to_vec()))
+    let asked = Request {
+        signer: signer.to_owned(),
+        usages: usages.to_vec(),
+        common_names: info.subject.iter_common_name().map(text).collect(),
+        organizations: info.subject.iter_organization().map(text).collect(),
+        has_extensions: request.requested_extensions().is_some_and(|mut extensions| extensions.next().is_some()),
+    };
+    Ok((asked, info.subject_pki.raw.to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
+    use furrow_model::certificate::CLIENT_SIGNER;
+
     use super::*;
 
     #[test]
@@ -173,8 +201,9 @@ mod tests {
     #[test]
     fn a_request_carries_user_and_group() {
         let (pem, _) = request(&Subject::agent("n1")).expect("made");
-        let (user, groups, key) = read_request(pem.as_bytes()).expect("read");
-        assert_eq!((user.as_str(), groups.as_slice()), ("furrow:agent:n1", ["furrow:agents".to_owned()].as_slice()));
+        let usages = ["client auth".to_owned()];
+        let (asked, key) = read_request(pem.as_bytes(), CLIENT_SIGNER, &usages).expect("read");
+        assert_eq!(furrow_model::certificate::check(&asked, "furrow:agent:n1", "furrow:agents"), Ok(()));
         assert!(!key.is_empty());
     }
 }

@@ -2,9 +2,8 @@
 //! whether the request is for that very node's agent and for nothing wider. Servers approve their own agents' requests.
 //! Refuses to deny: what is not of this form is left to whoever knows it.
 
-use std::collections::BTreeSet;
-
 use furrow_api::names::{AGENT_GROUP, AGENT_USER_PREFIX};
+use furrow_model::certificate::{self, Fault, Request};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,9 +15,6 @@ use x509_parser::prelude::FromDer;
 use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, find_cluster, key_of};
 use crate::dispatch::{Disposition, Key, Next, Reconcile};
-
-/// Signer of certificates for clients of the API server.
-pub(crate) const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
 /// User of a node's kubelet.
 const KUBELET: &str = "system:node:";
@@ -93,41 +89,34 @@ impl Certificates {
     }
 }
 
-/// What counts of a request.
+/// A request and who makes it.
 #[derive(Clone, Debug, PartialEq)]
 struct Asked {
-    signer: String,
-    usages: BTreeSet<String>,
-    /// Who asks, as the API server knows him.
+    request: Request,
+    /// As the API server knows him.
     requester: String,
     groups: Vec<String>,
-    /// Common name in the request itself.
-    common_name: String,
-    /// Organisations in the request itself.
-    organizations: Vec<String>,
-    /// Whether the request asks for extensions, such as other names.
-    has_extensions: bool,
 }
 
 impl Asked {
     /// None when it holds no certificate request.
-    fn read(request: &CertificateSigningRequest) -> Option<Asked> {
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&request.spec.request.0).ok()?;
+    fn read(object: &CertificateSigningRequest) -> Option<Asked> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&object.spec.request.0).ok()?;
         let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).ok()?;
         let subject = &parsed.certification_request_info.subject;
+        // A name that is no text matches no user.
         let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().unwrap_or_default().to_owned();
-        // Two names, or one that is no text, match no user.
-        let names: Vec<String> = subject.iter_common_name().map(text).collect();
-        let organizations = subject.iter_organization().map(text).collect();
-        let spec = &request.spec;
+        let spec = &object.spec;
         Some(Asked {
-            signer: spec.signer_name.clone(),
-            usages: spec.usages.iter().flatten().cloned().collect(),
+            request: Request {
+                signer: spec.signer_name.clone(),
+                usages: spec.usages.clone().unwrap_or_default(),
+                common_names: subject.iter_common_name().map(text).collect(),
+                organizations: subject.iter_organization().map(text).collect(),
+                has_extensions: parsed.requested_extensions().is_some_and(|mut extensions| extensions.next().is_some()),
+            },
             requester: spec.username.clone().unwrap_or_default(),
             groups: spec.groups.clone().unwrap_or_default(),
-            common_name: names.join(","),
-            organizations,
-            has_extensions: parsed.requested_extensions().is_some_and(|mut extensions| extensions.next().is_some()),
         })
     }
 }
@@ -139,50 +128,43 @@ enum Verdict {
     /// Not for an agent: nothing is said about it.
     NotOurs,
     /// For an agent, and not as it must be.
-    Wrong(&'static str),
+    Wrong(String),
 }
 
 fn judge(asked: &Asked) -> Verdict {
-    let Some(node) = asked.common_name.strip_prefix(AGENT_USER_PREFIX) else { return Verdict::NotOurs };
+    if !asked.request.common_names.iter().any(|name| name.starts_with(AGENT_USER_PREFIX)) {
+        return Verdict::NotOurs;
+    }
     // A server's bootstrap asks as an administrator and approves by itself.
-    let Some(asks) = asked.requester.strip_prefix(KUBELET) else { return Verdict::NotOurs };
-    let allowed = ["client auth", "digital signature", "key encipherment"];
-    let usages = &asked.usages;
-    if asked.signer != CLIENT_SIGNER {
-        Verdict::Wrong("its signer is not the one of API clients")
-    } else if node.is_empty() || asks != node {
-        Verdict::Wrong("it is for the agent of another node")
-    } else if !asked.groups.iter().any(|group| group == KUBELETS) {
-        Verdict::Wrong("the requester is not in the group of nodes")
-    } else if asked.organizations != [AGENT_GROUP] {
-        Verdict::Wrong("it is not for the group of agents alone")
-    } else if !usages.contains("client auth") || usages.iter().any(|usage| !allowed.contains(&usage.as_str())) {
-        Verdict::Wrong("it is not for client authentication alone")
-    } else if asked.has_extensions {
-        Verdict::Wrong("it asks for further names")
-    } else {
-        Verdict::Approve
+    let Some(node) = asked.requester.strip_prefix(KUBELET) else { return Verdict::NotOurs };
+    if !asked.groups.iter().any(|group| group == KUBELETS) {
+        return Verdict::Wrong("the requester is not in the group of nodes".into());
+    }
+    match certificate::check(&asked.request, &format!("{AGENT_USER_PREFIX}{node}"), AGENT_GROUP) {
+        Ok(()) if node.is_empty() => Verdict::Wrong(Fault::User.to_string()),
+        Ok(()) => Verdict::Approve,
+        Err(fault) => Verdict::Wrong(fault.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use furrow_model::certificate::CLIENT_SIGNER;
+
     use super::*;
 
-    fn good() -> Asked {
-        Asked {
-            signer: CLIENT_SIGNER.into(),
-            usages: ["client auth", "digital signature"].map(str::to_owned).into(),
+    fn check(change: impl FnOnce(&mut Asked), expected: Verdict) {
+        let mut asked = Asked {
+            request: Request {
+                signer: CLIENT_SIGNER.into(),
+                usages: vec!["client auth".into()],
+                common_names: vec!["furrow:agent:n4".into()],
+                organizations: vec!["furrow:agents".into()],
+                has_extensions: false,
+            },
             requester: "system:node:n4".into(),
             groups: vec!["system:nodes".into(), "system:authenticated".into()],
-            common_name: "furrow:agent:n4".into(),
-            organizations: vec!["furrow:agents".into()],
-            has_extensions: false,
-        }
-    }
-
-    fn check(change: impl FnOnce(&mut Asked), expected: Verdict) {
-        let mut asked = good();
+        };
         change(&mut asked);
         assert_eq!(judge(&asked), expected, "{asked:?}");
     }
@@ -190,36 +172,26 @@ mod tests {
     #[test]
     fn a_nodes_own_agent_is_approved() {
         check(|_| {}, Verdict::Approve);
-        check(|a| a.usages = ["client auth"].map(str::to_owned).into(), Verdict::Approve);
     }
 
     #[test]
-    fn anything_wider_is_not() {
-        check(|a| a.requester = "system:node:n5".into(), Verdict::Wrong("it is for the agent of another node"));
-        check(|a| a.common_name = "furrow:agent:".into(), Verdict::Wrong("it is for the agent of another node"));
-        check(
-            |a| a.common_name = "furrow:agent:n4,admin".into(),
-            Verdict::Wrong("it is for the agent of another node"),
-        );
-        check(|a| a.groups.clear(), Verdict::Wrong("the requester is not in the group of nodes"));
-        check(
-            |a| a.organizations.push("system:masters".into()),
-            Verdict::Wrong("it is not for the group of agents alone"),
-        );
-        check(|a| a.organizations.clear(), Verdict::Wrong("it is not for the group of agents alone"));
-        let usages = Verdict::Wrong("it is not for client authentication alone");
-        check(|a| a.usages.clear(), usages);
-        let usages = Verdict::Wrong("it is not for client authentication alone");
-        check(|a| a.usages.extend(["server auth".to_owned()]), usages);
-        check(|a| a.has_extensions = true, Verdict::Wrong("it asks for further names"));
-        let signer = Verdict::Wrong("its signer is not the one of API clients");
-        check(|a| a.signer = "kubernetes.io/kubelet-serving".into(), signer);
+    fn another_nodes_and_anything_wider_is_not() {
+        let wrong = |fault: Fault| Verdict::Wrong(fault.to_string());
+        check(|a| a.requester = "system:node:n5".into(), wrong(Fault::User));
+        let nameless = |a: &mut Asked| {
+            a.request.common_names = vec!["furrow:agent:".into()];
+            a.requester = "system:node:".into();
+        };
+        check(nameless, wrong(Fault::User));
+        check(|a| a.groups.clear(), Verdict::Wrong("the requester is not in the group of nodes".into()));
+        check(|a| a.request.organizations.push("system:masters".into()), wrong(Fault::Group));
+        check(|a| a.request.usages.push("server auth".into()), wrong(Fault::Usages));
     }
 
     #[test]
     fn what_others_ask_for_is_left_to_others() {
-        check(|a| a.common_name = "jane".into(), Verdict::NotOurs);
-        check(|a| a.common_name = "furrow:control".into(), Verdict::NotOurs);
+        check(|a| a.request.common_names = vec!["jane".into()], Verdict::NotOurs);
+        check(|a| a.request.common_names = vec!["furrow:control".into()], Verdict::NotOurs);
         check(|a| a.requester = "system:admin".into(), Verdict::NotOurs);
     }
 }

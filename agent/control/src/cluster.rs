@@ -19,9 +19,9 @@ use furrow_api::{
     DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet, VirtualMachine,
     VirtualMachineInstance, Vlan, names,
 };
+use furrow_model::certificate::CLIENT_SIGNER;
 
 use crate::calls::Object;
-use crate::certificates::CLIENT_SIGNER;
 use crate::dispatch::Key;
 use crate::events::Events;
 use crate::marks::{self, Mark};

@@ -2,6 +2,7 @@
 //! that every rule is tested in milliseconds. What each module decides stands at its head.
 
 pub mod cephconf;
+pub mod certificate;
 pub mod datavolume;
 pub mod dhcp;
 pub mod domain;

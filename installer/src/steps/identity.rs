@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use furrow_model::certificate::{self, CLIENT_SIGNER};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
@@ -17,12 +18,11 @@ use serde_json::json;
 
 use super::kubernetes::{client, kubeconfig};
 use super::{Node, StepError, file_error, now};
-use crate::approve::{CLIENT_SIGNER, Request, Subject, approve};
 use crate::config::Role;
 use crate::files::replace;
 use crate::join::NAMESPACE;
 use crate::kubeconfig::document;
-use crate::pki;
+use crate::pki::{self, Subject};
 
 /// Where the CA is kept for the cluster.
 const CA_SECRET: &str = "furrow-ca";
@@ -178,16 +178,14 @@ async fn sign(
     subject: &Subject,
 ) -> Result<(), StepError> {
     let object = made.metadata.name.clone().unwrap_or_default();
-    let (common_name, organizations, public) = pki::read_request(&made.spec.request.0)?;
-    let own = pki::read_request(pem.as_bytes())?.2;
-    let facts = Request {
-        signer: made.spec.signer_name.clone(),
-        usages: made.spec.usages.clone().unwrap_or_default(),
-        common_name,
-        organizations,
-        own_key: public == own,
-    };
-    approve(&facts, subject).map_err(|reason| StepError::Refused { name: object.clone(), reason })?;
+    let usages = made.spec.usages.clone().unwrap_or_default();
+    let (asked, public) = pki::read_request(&made.spec.request.0, &made.spec.signer_name, &usages)?;
+    let (_, own) = pki::read_request(pem.as_bytes(), CLIENT_SIGNER, &[])?;
+    let refused_for = |reason: String| StepError::Refused { name: object.clone(), reason };
+    if public != own {
+        return Err(refused_for("its key was not made by this node".into()));
+    }
+    certificate::check(&asked, &subject.user, subject.group).map_err(|fault| refused_for(fault.to_string()))?;
     let approval = CertificateSigningRequestCondition {
         type_: "Approved".into(),
         status: "True".into(),
