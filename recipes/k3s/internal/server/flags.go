@@ -18,6 +18,16 @@ const (
 // apiURL is how everything on this host reaches the API server.
 var apiURL = fmt.Sprintf("https://127.0.0.1:%d", APIPort)
 
+// electionFlags keep a controller that a busy host slows down from losing its election:
+// with Kubernetes' 15 s it ends, its start makes the host busier, and it loses the next.
+// After the death of a server another's controllers take over within the lease, about
+// when the node itself is found dead. All servers must agree on these.
+var electionFlags = []string{
+	"--leader-elect-lease-duration=45s",
+	"--leader-elect-renew-deadline=35s",
+	"--leader-elect-retry-period=5s",
+}
+
 // etcdURL is how this host's etcd is reached on this host, peerURL by other servers'.
 var etcdURL = fmt.Sprintf("https://127.0.0.1:%d", etcdPort)
 
@@ -117,7 +127,7 @@ func ownAuthentication(operator []string) bool {
 func controllerFlags(c *config.Config) []string {
 	tls := func(file string) string { return c.Layout.TLS(file) }
 	kubeconfig := c.Layout.Server("cred", "controller.kubeconfig")
-	return []string{
+	return append([]string{
 		"--allocate-node-cidrs=true",
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
@@ -140,12 +150,12 @@ func controllerFlags(c *config.Config) []string {
 		"--service-account-private-key-file=" + tls("service.key"),
 		"--service-cluster-ip-range=" + c.ServiceCIDR,
 		"--use-service-account-credentials=true",
-	}
+	}, electionFlags...)
 }
 
 func schedulerFlags(c *config.Config) []string {
 	kubeconfig := c.Layout.Server("cred", "scheduler.kubeconfig")
-	return []string{
+	return append([]string{
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
 		"--bind-address=127.0.0.1",
@@ -153,7 +163,7 @@ func schedulerFlags(c *config.Config) []string {
 		"--kube-api-qps=100",
 		"--kubeconfig=" + kubeconfig,
 		"--profiling=false",
-	}
+	}, electionFlags...)
 }
 
 // host brackets an IPv6 address for use in a URL.

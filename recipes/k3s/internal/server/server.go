@@ -64,9 +64,10 @@ func Run(ctx context.Context, c *config.Config, group *supervise.Group) error {
 	}
 	log.Printf("the API server is ready after %s", time.Since(started).Round(time.Millisecond))
 	notify.Ready("the API server is ready")
-	takeLeases(ctx, client, started)
-	group.Start(component.Spec(c.Layout, component.ControllerManager, controllerFlags(c), c.ControllerArgs))
-	group.Start(component.Spec(c.Layout, component.Scheduler, schedulerFlags(c), c.SchedulerArgs))
+	controllers := component.Spec(c.Layout, component.ControllerManager, controllerFlags(c), c.ControllerArgs)
+	startElected(ctx, client, group, controllers, started)
+	scheduler := component.Spec(c.Layout, component.Scheduler, schedulerFlags(c), c.SchedulerArgs)
+	startElected(ctx, client, group, scheduler, started)
 
 	var background sync.WaitGroup
 	defer background.Wait()
