@@ -120,7 +120,7 @@ async fn is_marked(config: &NodeConfig) -> bool {
     false
 }
 
-/// Addresses of servers but this one: where a monitor is, one is.
+/// Addresses of servers but this one: where a monitor is, one is, and one has the common address.
 fn servers(conf: &str, config: &NodeConfig) -> BTreeSet<IpAddr> {
     let line = conf.lines().find_map(|line| line.strip_prefix("mon_host = ")).unwrap_or_default();
     let all = line.split([' ', ',']).filter_map(|item| {
@@ -128,7 +128,7 @@ fn servers(conf: &str, config: &NodeConfig) -> BTreeSet<IpAddr> {
         let (host, _) = address.rsplit_once(':')?;
         host.trim_matches(['[', ']']).parse().ok()
     });
-    all.filter(|address| *address != config.management.address).collect()
+    all.chain(config.management.vip).filter(|address| *address != config.management.address).collect()
 }
 
 /// What one server says; None when it says nothing about it.
