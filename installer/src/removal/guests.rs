@@ -154,13 +154,7 @@ pub(super) async fn release(
             }
         }
         delete(client, name, guest).await?;
-        let kept: Vec<&String> = vmi.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        let patch = Patch::Merge(json!({"metadata": {"uid": vmi.uid(), "finalizers": kept}}));
-        match api.patch(&guest.name, &PatchParams::default(), &patch).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => return Err(refused("let go of")(error)),
-        }
+        // The pod first: a new guest's has the same name.
         for pod in found.items.iter().filter(own) {
             let at_once = DeleteParams::default().grace_period(0);
             match pods.delete(&pod.name_any(), &at_once).await {
@@ -168,6 +162,13 @@ pub(super) async fn release(
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(refused("delete the pod of")(error)),
             }
+        }
+        let kept: Vec<&String> = vmi.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        let patch = Patch::Merge(json!({"metadata": {"uid": vmi.uid(), "finalizers": kept}}));
+        match api.patch(&guest.name, &PatchParams::default(), &patch).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(refused("let go of")(error)),
         }
         node.say(&format!("{} is free", guest.label()));
     }
