@@ -104,11 +104,15 @@ pub(crate) async fn look(node: &Node) -> Result<bool, StepError> {
     Ok(true)
 }
 
+/// Addresses of the servers that this node knows of, but this one.
+pub(crate) fn other_servers(config: &NodeConfig) -> BTreeSet<IpAddr> {
+    servers(&std::fs::read_to_string("/etc/ceph/ceph.conf").unwrap_or_default(), config)
+}
+
 /// Whether a server says that this node was removed. The first that knows decides.
 async fn is_marked(config: &NodeConfig) -> bool {
-    let conf = std::fs::read_to_string("/etc/ceph/ceph.conf").unwrap_or_default();
     let mut asking = JoinSet::new();
-    for server in servers(&conf, config) {
+    for server in other_servers(config) {
         let name = config.hostname.clone();
         asking.spawn(async move { tokio::time::timeout(ASK_TIMEOUT, Box::pin(ask(server, name))).await });
     }
