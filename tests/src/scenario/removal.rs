@@ -35,7 +35,12 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let story = Story { bed, cluster: bed.cluster() };
     checks.require("three servers and a worker make a cluster", || assemble(&story))?;
     let source = guests::http_source(&bed.publish(&tiny, "tiny.qcow2")?);
-    checks.require("the provider network comes up", || field_report::network_up(bed, &story.cluster))?;
+    checks.require("the provider network comes up on all nodes", || {
+        host::until("the bridges", Duration::from_secs(90), || {
+            field_report::network_up(bed, &story.cluster)?;
+            bed.nodes().iter().try_for_each(field_report::bridge_up)
+        })
+    })?;
     checks.require("a guest runs on n1 and writes to its disk", || guest_on_first(&story, &source))?;
     refusals(&story, (n2, n3), checks)?;
     checks.require("a removal that was stopped in the middle", || {
