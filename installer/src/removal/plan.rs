@@ -303,10 +303,10 @@ pub(crate) fn gigabytes(bytes: u64) -> String {
 
 fn order(facts: &Facts, is_lost: bool, lower: Vec<Step>, whole: bool) -> Plan {
     let mut warnings = Vec::new();
-    let servers = facts.other_servers().count();
-    let promote = (facts.is_server() && servers < WANTED_SERVERS).then(|| facts.successor()).flatten();
+    let others = facts.other_servers().count();
+    let promote = (facts.is_server() && others < WANTED_SERVERS).then(|| facts.successor()).flatten();
     let promote = promote.map(|node| Step::Promote(node.name.clone()));
-    let after = servers + usize::from(promote.is_some());
+    let after = others + usize::from(promote.is_some());
     if facts.is_server() && after < WANTED_SERVERS {
         warnings.push(format!("{after} servers remain: when one of them fails, the cluster stops"));
     }
@@ -323,19 +323,23 @@ fn order(facts: &Facts, is_lost: bool, lower: Vec<Step>, whole: bool) -> Plan {
     let osds: Vec<u64> = facts.osds.iter().map(|osd| osd.id).collect();
     let drain = (!osds.is_empty()).then(|| Step::Drain { osds: osds.clone(), whole });
     let leave = facts.node.as_ref().map(|_| Step::Cordon);
+    let servers = facts.is_server().then_some(Step::RemoveMonitor).into_iter().chain([Step::DeleteNode]);
     let mut steps: Vec<Step> = leave.into_iter().chain(lower).collect();
     if is_lost {
         steps.push(Step::Mark);
         if !facts.guests.is_empty() {
             steps.push(Step::ReleaseGuests(facts.guests.clone()));
         }
+        // First what the cluster stands on; copying data may take hours.
+        steps.extend(servers.chain(promote));
         steps.extend(drain);
         // An earlier run was stopped before the node had.
         if facts.osds.iter().any(|osd| osd.is_up) {
             steps.push(Step::AwaitStop(osds.clone()));
         }
+        steps.push(Step::PurgeOsds(osds));
     } else {
-        steps.extend(promote.clone());
+        steps.extend(promote);
         if !facts.guests.is_empty() {
             steps.push(Step::StopGuests(facts.guests.clone()));
         }
@@ -343,14 +347,8 @@ fn order(facts: &Facts, is_lost: bool, lower: Vec<Step>, whole: bool) -> Plan {
         steps.extend(drain);
         steps.push(Step::Mark);
         steps.push(Step::AwaitStop(osds.clone()));
-    }
-    steps.push(Step::PurgeOsds(osds));
-    if facts.is_server() {
-        steps.push(Step::RemoveMonitor);
-    }
-    steps.push(Step::DeleteNode);
-    if is_lost {
-        steps.extend(promote);
+        steps.push(Step::PurgeOsds(osds));
+        steps.extend(servers);
     }
     Plan { steps, warnings }
 }
