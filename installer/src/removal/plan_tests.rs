@@ -106,7 +106,7 @@ fn a_server_that_lives_is_replaced_and_emptied_before_it_stops() {
 #[test]
 fn a_lost_servers_member_goes_before_another_comes() {
     let plan = planned(&lost(four()), DEAD);
-    let expected = ["cordon", "mark", "drain", "purge-osds", "remove-monitor", "delete-node", "promote"];
+    let expected = ["cordon", "mark", "remove-monitor", "delete-node", "promote", "drain", "purge-osds"];
     assert_eq!(names(&plan), expected);
 }
 
@@ -250,7 +250,7 @@ fn guests_of_a_lost_node_are_released() {
     let mut facts = lost(four());
     facts.guests = vec![Guest { is_pinned: true, ..guest("a") }];
     let plan = planned(&facts, DEAD);
-    assert_eq!(names(&plan)[1..4], ["mark", "release-guests", "drain"]);
+    assert_eq!(names(&plan)[1..4], ["mark", "release-guests", "remove-monitor"]);
     assert_eq!(plan.warnings, ["default/a: may run on this node only, and will wait for a change"]);
 }
 
@@ -259,7 +259,7 @@ fn a_removal_that_was_stopped_goes_on() {
     // After the mark the node is not asked for anything any more, whether it has stopped or not.
     let mut facts = four();
     facts.is_marked = true;
-    let expected = ["cordon", "mark", "drain", "await-stop", "purge-osds", "remove-monitor", "delete-node", "promote"];
+    let expected = ["cordon", "mark", "remove-monitor", "delete-node", "promote", "drain", "await-stop", "purge-osds"];
     assert_eq!(names(&planned(&facts, NOTHING)), expected);
     // After the deletion of its Node only the mark tells that it was a server.
     let facts = Facts {
@@ -272,6 +272,6 @@ fn a_removal_that_was_stopped_goes_on() {
         has_bucket: false,
         ..four()
     };
-    let expected = ["mark", "purge-osds", "remove-monitor", "delete-node", "promote"];
+    let expected = ["mark", "remove-monitor", "delete-node", "promote", "purge-osds"];
     assert_eq!(names(&planned(&facts, NOTHING)), expected);
 }
