@@ -23,6 +23,8 @@ gather_parts() {
   done
   ln -s k3s "$stage/usr/bin/kubectl"
   ln -s k3s "$stage/usr/bin/ctr"
+  # What administrators type.
+  [ -e "$stage/usr/bin/furrow" ] || ln -s furrow-install "$stage/usr/bin/furrow"
   install -m 644 "$repo_dir"/agent/api/crds/*.yaml "$repo_dir"/agent/control/manifests/*.yaml \
     "$stage/usr/share/furrow/manifests"
   say "our programs: cargo build --release"

@@ -9,10 +9,13 @@ mod files;
 mod install;
 mod join;
 mod kubeconfig;
+mod membership;
 mod pki;
 mod places;
 mod plan;
+mod promotion;
 mod record;
+mod removal;
 mod status;
 mod steps;
 mod tokens;
@@ -90,6 +93,21 @@ enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Nodes of the cluster: remove one, make a worker a server. On a server.
+    Node {
+        /// This server's configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Before the services start: whether this node still belongs to its cluster.
+    #[command(hide = true)]
+    Membership {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+    },
     /// Follow the cluster's members: the monitors in ceph.conf and, on servers, the copies of pools. A timer runs it every
     /// two minutes.
     Follow {
@@ -129,6 +147,17 @@ enum Command {
     Medium,
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Empty a node and take it out of the cluster; refused with the reasons where data or a quorum would be lost.
+    Remove(removal::Removal),
+    /// Make a worker a server, such as after a server was lost.
+    Promote {
+        /// The worker's name.
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -194,6 +223,16 @@ async fn act(command: Command) -> Result<bool> {
             execute(&node, &plan::renewal(node.role()?), None).await?;
         }
         Command::Follow { file } => steps::follow(&Node::new(read(&file)?)).await?,
+        Command::Node { file, command } => {
+            let node = Node::new(read(&file)?);
+            match command {
+                NodeCommand::Remove(removal) => return Box::pin(removal::remove(&node, &removal)).await,
+                NodeCommand::Promote { name } => Box::pin(removal::promote(&node, &name)).await?,
+            }
+        }
+        Command::Membership { file } => {
+            membership::look(&Node::new(read(&file)?)).await?;
+        }
         Command::ApiReady => return Ok(steps::api_is_ready().await),
         Command::Token { command } => token(command).await?,
         Command::Install { file, dry_run } => {
@@ -231,6 +270,9 @@ impl Bootstrap {
     /// Plans and executes; twice where the cluster had to be asked what this node becomes.
     async fn execute(&self, config: NodeConfig) -> Result<()> {
         let node = Node::new(config);
+        if let Some(reason) = membership::removed(&node.state) {
+            anyhow::bail!(reason);
+        }
         let mut done = 0;
         loop {
             let mut steps = steps_for(&node.config, self.allow_loops).await?;

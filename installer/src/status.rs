@@ -9,6 +9,7 @@ use kube::Api;
 
 use crate::config::{self, Role};
 use crate::join::Joined;
+use crate::membership;
 use crate::record;
 use crate::steps::{STATE, ceph_reader, client, k3s_unit, vip_holder};
 
@@ -42,6 +43,10 @@ pub(crate) async fn print() -> bool {
         };
         println!("{part:14} {mark} {text}");
     };
+    if let Some(reason) = membership::removed(Path::new(STATE)) {
+        line("membership", Err(reason));
+        return false;
+    }
     line("version", version().await);
     let finished = record::load(std::path::Path::new(STATE)).finished;
     line(

@@ -29,9 +29,10 @@ use crate::plan::Step;
 use crate::record;
 
 pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring, reader as ceph_reader};
+pub(crate) use ceph_conf::copies;
 pub(crate) use follow::once as follow;
 pub(crate) use identity::{ensure_namespace, refused};
-pub(crate) use kubernetes::{client, unit as k3s_unit};
+pub(crate) use kubernetes::{client, server_url, unit as k3s_unit};
 pub(crate) use osd::any_made;
 pub(crate) use vip::{api_is_ready, holder as vip_holder};
 

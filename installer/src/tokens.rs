@@ -95,9 +95,16 @@ pub(crate) async fn create(life: Duration, kind: Kind) -> Result<String, StepErr
     steps::ensure_namespace(&client).await?;
     let expires = Timestamp::now() + SignedDuration::from_secs(life.as_secs() as i64);
     let valid = publish(&client, TOKENS, &validity(&token, kind, expires)).await?;
-    grant(&client, TOKENS, &valid, &token, &["delete"]).await?;
+    let holder = Holder { name: format!("furrow:join:{}", token.id), user: format!("system:bootstrap:{}", token.id) };
+    grant(&client, &valid, &holder, vec![secret_rule(&valid, &["delete"])]).await?;
     let kept = publish(&client, NAMESPACE, &keeping(&token, kind, &material)?).await?;
-    grant(&client, NAMESPACE, &kept, &token, &["get", "delete"]).await?;
+    // A node that was removed and comes back takes the mark of that away. Its name is not known yet.
+    let marks = PolicyRule {
+        resources: Some(vec!["configmaps".into()]),
+        resource_names: None,
+        ..secret_rule(&kept, &["delete"])
+    };
+    grant(&client, &kept, &holder, vec![secret_rule(&kept, &["get", "delete"]), marks]).await?;
     Ok(token.text())
 }
 
@@ -148,11 +155,11 @@ async fn sweep_with(client: &Client) -> Result<Vec<String>, StepError> {
     Ok(removed)
 }
 
-async fn administrator() -> Result<Client, StepError> {
+pub(crate) async fn administrator() -> Result<Client, StepError> {
     let state = Path::new(STATE);
     let role = Joined::role(state).map_err(steps::file_error("read the join record below", state))?;
     if role == Role::Agent {
-        return Err(StepError::Answer("this node", "it is an agent; join tokens are made on servers".into()));
+        return Err(StepError::Answer("this node", "it is an agent; this is done on servers".into()));
     }
     steps::client(role).await
 }
@@ -163,7 +170,7 @@ fn read(dir: &str, name: &str) -> Result<String, StepError> {
 }
 
 /// What a node of this kind needs, and nothing that it does not.
-async fn gather(kind: Kind) -> Result<Material, StepError> {
+pub(crate) async fn gather(kind: Kind) -> Result<Material, StepError> {
     let has = |role| kind.roles().contains(&role);
     let (fsid, mon_host) = steps::describe_ceph().await?;
     let mut ceph = CephMaterial { fsid, mon_host, ..CephMaterial::default() };
@@ -221,21 +228,39 @@ fn keeping(token: &Token, kind: Kind, material: &Material) -> Result<Secret, Ste
     })
 }
 
-async fn publish(client: &Client, namespace: &str, secret: &Secret) -> Result<Secret, StepError> {
+pub(crate) async fn publish(client: &Client, namespace: &str, secret: &Secret) -> Result<Secret, StepError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let what = format!("make Secret {namespace}/{}", secret.name_any());
     api.create(&PostParams::default(), secret).await.map_err(steps::refused(what))
 }
 
-/// Lets the token's user do this with the one Secret, for as long as that is there.
-async fn grant(
+/// Who may do something with a Secret.
+pub(crate) struct Holder {
+    /// Of the Role and the RoleBinding that say so.
+    pub(crate) name: String,
+    /// The user.
+    pub(crate) user: String,
+}
+
+/// This with the one Secret.
+pub(crate) fn secret_rule(secret: &Secret, verbs: &[&str]) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![String::new()]),
+        resources: Some(vec!["secrets".into()]),
+        resource_names: Some(vec![secret.name_any()]),
+        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        ..PolicyRule::default()
+    }
+}
+
+/// Lets the holder do this in the Secret's namespace, for as long as the Secret is there.
+pub(crate) async fn grant(
     client: &Client,
-    namespace: &str,
     secret: &Secret,
-    token: &Token,
-    verbs: &[&str],
+    holder: &Holder,
+    rules: Vec<PolicyRule>,
 ) -> Result<(), StepError> {
-    let name = format!("furrow:join:{}", token.id);
+    let (name, namespace) = (holder.name.clone(), secret.namespace().unwrap_or_default());
     let owner = OwnerReference {
         api_version: "v1".into(),
         kind: "Secret".into(),
@@ -245,14 +270,7 @@ async fn grant(
     };
     let metadata =
         ObjectMeta { name: Some(name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
-    let rule = PolicyRule {
-        api_groups: Some(vec![String::new()]),
-        resources: Some(vec!["secrets".into()]),
-        resource_names: Some(vec![secret.name_any()]),
-        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
-        ..PolicyRule::default()
-    };
-    let role = RbacRole { metadata: metadata.clone(), rules: Some(vec![rule]) };
+    let role = RbacRole { metadata: metadata.clone(), rules: Some(rules) };
     let binding = RoleBinding {
         metadata,
         role_ref: RoleRef {
@@ -263,20 +281,20 @@ async fn grant(
         subjects: Some(vec![Subject {
             api_group: Some("rbac.authorization.k8s.io".into()),
             kind: "User".into(),
-            name: format!("system:bootstrap:{}", token.id),
+            name: holder.user.clone(),
             namespace: None,
         }]),
     };
-    let roles: Api<RbacRole> = Api::namespaced(client.clone(), namespace);
+    let roles: Api<RbacRole> = Api::namespaced(client.clone(), &namespace);
     let refused = || steps::refused(format!("make Role {namespace}/{name}"));
     roles.create(&PostParams::default(), &role).await.map_err(refused())?;
-    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &namespace);
     bindings.create(&PostParams::default(), &binding).await.map_err(refused())?;
     Ok(())
 }
 
 /// Says whether it was there.
-async fn remove(client: &Client, namespace: &str, name: &str) -> Result<bool, StepError> {
+pub(crate) async fn remove(client: &Client, namespace: &str, name: &str) -> Result<bool, StepError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     match api.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(true),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 const MANAGEMENT: [u8; 3] = [10, 77, 0];
 
 /// Nodes of a testbed at most: what two cores and 24 GiB carry.
-pub(crate) const MAX_NODES: u8 = 3;
+pub(crate) const MAX_NODES: u8 = 4;
 
 /// Port of the file server on the management network.
 pub(crate) const HTTP_PORT: u16 = 8081;

@@ -14,6 +14,7 @@ mod kills;
 mod leftovers;
 mod outage;
 mod power_cuts;
+mod removal;
 mod text_interface;
 mod updates;
 
@@ -22,7 +23,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::layout;
 use crate::testbed::Testbed;
 
 /// Counts and prints the checks of a run.
@@ -70,13 +70,14 @@ enum Stage {
     Machine(fn(&Path, &mut Checks) -> Result<()>),
 }
 
-const SCENARIOS: [(&str, Stage); 10] = [
+const SCENARIOS: [(&str, Stage); 11] = [
     ("node", Stage::Boxes(1, field_report::node)),
     ("first-guest", Stage::Boxes(1, field_report::first_guest)),
     ("bootstrap", Stage::Boxes(1, bootstrap::run)),
     ("field-report", Stage::Boxes(1, field_report::run)),
-    ("cluster", Stage::Boxes(layout::MAX_NODES, cluster::run)),
-    ("joining", Stage::Boxes(layout::MAX_NODES, joining::run)),
+    ("cluster", Stage::Boxes(3, cluster::run)),
+    ("joining", Stage::Boxes(3, joining::run)),
+    ("removal", Stage::Boxes(4, removal::run)),
     ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),
     ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
     ("power-cuts", Stage::Machine(power_cuts::run)),

@@ -82,7 +82,11 @@ pub(crate) fn hash(ca_pem: &[u8]) -> String {
     Sha256::digest(ca_pem).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn letters(count: usize) -> Result<String, aws_lc_rs::error::Unspecified> {
+/// Random lower-case letters and digits.
+///
+/// # Errors
+/// When the machine gives no random numbers.
+pub(crate) fn letters(count: usize) -> Result<String, aws_lc_rs::error::Unspecified> {
     const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     // The largest multiple of 36 in a byte: what is above would make some letters likelier.
     const FAIR: u8 = 252;

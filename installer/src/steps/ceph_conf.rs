@@ -80,7 +80,7 @@ pub(super) fn monitor_addresses(dump: &Value) -> Option<String> {
 }
 
 /// Copies of everything, and how many of them must be there to write, with OSDs on so many hosts.
-pub(super) fn copies(hosts: u64) -> (u64, u64) {
+pub(crate) fn copies(hosts: u64) -> (u64, u64) {
     let size = hosts.clamp(1, 3);
     (size, size.div_ceil(2))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Node, StepError, file_error};
 use crate::join::{self, JoinError, Joined, Token};
+use crate::membership;
 
 /// A server that restarts, or whose address moves to another, is back within this.
 const REACH_TIMEOUT: Duration = Duration::from_secs(180);
@@ -41,6 +42,9 @@ pub(crate) async fn join(node: &Node) -> Result<(), StepError> {
         missing,
     })?;
     node.say(&format!("the cluster has {} servers: this node becomes {}", fetched.servers, role.name()));
+    // It may be a node that was removed and comes back.
+    let unmarked = membership::unmark(&client, &node.config.hostname).await;
+    unmarked.map_err(super::refused("take away the mark that a node of this name was removed"))?;
     let joined = Joined {
         role,
         server: server.clone(),

@@ -1,7 +1,7 @@
 //! k3s: its files, its start, its answer. Knows k3s by its contract only, so that an official binary does as well.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::config::{NodeConfig, Role};
 use crate::files::{differs, replace};
 use crate::join::Joined;
 use crate::pki;
+use crate::promotion;
 
 /// Where the image keeps manifests and container images.
 const SHARE: &str = "/usr/share/furrow";
@@ -133,10 +134,14 @@ fn config(config: &NodeConfig, joined: Option<&Joined>, token_file: &Path) -> St
 /// Where a node that has joined finds the API.
 fn api_server(config: &NodeConfig, joined: &Joined) -> String {
     match config.management.vip {
-        Some(IpAddr::V6(vip)) if joined.role == Role::Agent => format!("https://[{vip}]:6443"),
-        Some(vip) if joined.role == Role::Agent => format!("https://{vip}:6443"),
+        Some(vip) if joined.role == Role::Agent => server_url(vip),
         _ => joined.server.clone(),
     }
+}
+
+/// Where the API server of an address is.
+pub(crate) fn server_url(address: IpAddr) -> String {
+    format!("https://{}", SocketAddr::new(address, 6443))
 }
 
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>, StepError> {
@@ -157,7 +162,11 @@ pub(crate) fn unit(role: Role) -> &'static str {
 /// Starts k3s, or restarts one that runs with an older configuration; guests and pods live on. Does not wait: k3s reports
 /// ready when its API server, or its kubelet, does.
 pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
-    let unit = unit(node.role()?);
+    let role = node.role()?;
+    if role == Role::Server {
+        promotion::leave_worker_behind(node).await?;
+    }
+    let unit = unit(role);
     systemctl(&["enable", unit]).await?;
     let changed = changed_mark(node);
     if changed.exists() {

@@ -8,7 +8,7 @@
 //! before the monitors hear of it, so that a kill leaves no number behind, and nothing is ever remembered by a device's
 //! name, which the next boot may give to another disk. A disk is looked at once more right before it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,7 +105,8 @@ pub(crate) fn any_made(state: &Path) -> Result<bool, StepError> {
 /// Starts the OSDs of this cluster that are here, makes those that the plan chose, and waits until all are up.
 pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result<(), StepError> {
     let mut ids = Vec::new();
-    let present = present(node, fsid).await?;
+    let cluster = Cluster { fsid, osds: known(identity(node)?).await? };
+    let present = present(node, &cluster).await?;
     let mut made = Made::load(&node.state)?;
     let mut changed = made.reconcile(present.iter().map(|(_, label)| label.osd_uuid.as_str()));
     for (device, label) in &present {
@@ -118,12 +119,32 @@ pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result
         ids.push(activate(&device, &label).await?);
     }
     for disk in chosen {
-        if let Some(label) = make(node, fsid, disk).await? {
+        if let Some(label) = make(node, &cluster, disk).await? {
             ids.push(activate(Path::new(&disk.path), &label).await?);
         }
     }
     let who = identity(node)?;
     node.wait("the OSDs to be up", UP_TIMEOUT, async || all_up(who, &ids).await).await
+}
+
+/// The cluster that OSDs are made for.
+struct Cluster<'a> {
+    fsid: &'a str,
+    /// Identities of its OSDs. One that was purged with its node is not among them, whatever its disk says.
+    osds: BTreeSet<String>,
+}
+
+impl Cluster<'_> {
+    /// Whether the OSD on a disk is complete and one of its own.
+    fn has(&self, label: &Label) -> bool {
+        label.ceph_fsid == self.fsid && label.is_complete() && self.osds.contains(&label.osd_uuid)
+    }
+}
+
+async fn known(who: &[&str]) -> Result<BTreeSet<String>, StepError> {
+    let dump: serde_json::Value = ceph::query(&[who, &["osd", "dump"]].concat()).await?;
+    let osds = dump["osds"].as_array().into_iter().flatten();
+    Ok(osds.filter_map(|osd| osd["uuid"].as_str().map(str::to_owned)).collect())
 }
 
 async fn all_up(who: &[&str], ids: &[u32]) -> Result<(), String> {
@@ -134,14 +155,14 @@ async fn all_up(who: &[&str], ids: &[u32]) -> Result<(), String> {
 }
 
 /// The complete OSDs of this cluster on any disk of this machine, whatever the disk is called today.
-async fn present(node: &Node, fsid: &str) -> Result<Vec<(PathBuf, Label)>, StepError> {
+async fn present(node: &Node, cluster: &Cluster<'_>) -> Result<Vec<(PathBuf, Label)>, StepError> {
     let devices = block::list().await?;
     let mut all: Vec<&Device> = Vec::new();
     disks::flatten(&devices, &mut all);
     let mut found = Vec::new();
     for device in all.into_iter().map(|device| PathBuf::from(&device.path)).filter(|path| block::is_bluestore(path)) {
         match ceph::label(&device).await {
-            Ok(label) if label.ceph_fsid == fsid && label.is_complete() => found.push((device, label)),
+            Ok(label) if cluster.has(&label) => found.push((device, label)),
             Ok(_) => {}
             // One broken disk must not keep the others off; should it be chosen for an OSD, `make` refuses it.
             Err(error) => node.say(&format!("passing over {}: {error}", device.display())),
@@ -151,7 +172,7 @@ async fn present(node: &Node, fsid: &str) -> Result<Vec<(PathBuf, Label)>, StepE
 }
 
 /// Makes an OSD on a disk. `None` when it is there already (and has been started) or is left alone.
-async fn make(node: &Node, fsid: &str, disk: &Chosen) -> Result<Option<Label>, StepError> {
+async fn make(node: &Node, cluster: &Cluster<'_>, disk: &Chosen) -> Result<Option<Label>, StepError> {
     let path = Path::new(&disk.path);
     let mut made = Made::load(&node.state)?;
     let again = made.osds.values().any(|selector| *selector == disk.selector);
@@ -162,19 +183,21 @@ async fn make(node: &Node, fsid: &str, disk: &Chosen) -> Result<Option<Label>, S
                 let what = "a BlueStore label that cannot be read".to_owned();
                 return Err(StepError::DiskHolds { path: disk.path.clone(), what });
             };
-            if label.ceph_fsid == fsid && label.is_complete() {
+            if cluster.has(&label) {
                 return Ok(None);
             }
             // Half made by an earlier run of this very node: it has never held data.
             if made.pending.as_ref().is_some_and(|pending| pending.uuid == label.osd_uuid) {
                 block::erase(path).await?;
                 None
+            } else if label.ceph_fsid == cluster.fsid {
+                Some("an OSD that this cluster does not know (any more)".to_owned())
             } else {
                 Some(format!("an OSD of cluster {}", label.ceph_fsid))
             }
         }
         // ceph-osd itself holds a disk of ours; anything else that does must not be disturbed.
-        Contents::InUse if is_running_osd(fsid, path).await => return Ok(None),
+        Contents::InUse if is_running_osd(cluster.fsid, path).await => return Ok(None),
         Contents::InUse => {
             return Err(StepError::DiskHolds { path: disk.path.clone(), what: "something in use".into() });
         }
@@ -315,6 +338,21 @@ mod tests {
         assert!(!made.reconcile(["other"].into_iter()), "still being made");
         assert!(made.reconcile(["other", "u"].into_iter()));
         assert!(made.pending.is_none() && made.osds["u"] == "s");
+    }
+
+    #[test]
+    fn an_osd_that_was_purged_is_not_one_of_the_clusters() {
+        let cluster = Cluster { fsid: "f", osds: ["u".to_owned()].into() };
+        let label = |uuid: &str, fsid: &str| Label {
+            osd_uuid: uuid.into(),
+            ceph_fsid: fsid.into(),
+            whoami: "0".into(),
+            mkfs_done: "yes".into(),
+            ready: "ready".into(),
+        };
+        assert!(cluster.has(&label("u", "f")));
+        assert!(!cluster.has(&label("purged", "f")) && !cluster.has(&label("u", "other")));
+        assert!(!cluster.has(&Label { ready: String::new(), ..label("u", "f") }), "half made");
     }
 
     #[test]

@@ -81,7 +81,12 @@ pub(super) async fn replicate() -> Result<u64, StepError> {
 /// What the answer of `ceph osd tree` allows.
 fn replication(tree: &Value) -> Replication {
     let nodes = || tree["nodes"].as_array().into_iter().flatten();
-    let holds_data = |osd: &Value| osd["status"] == "up" && osd["crush_weight"].as_f64().is_some_and(|w| w > 0.0);
+    // An OSD that is out is being emptied.
+    let holds_data = |osd: &Value| {
+        osd["status"] == "up"
+            && osd["crush_weight"].as_f64().is_some_and(|w| w > 0.0)
+            && osd["reweight"].as_f64() != Some(0.0)
+    };
     let up: Vec<&Value> = nodes().filter(|n| n["type"] == "osd" && holds_data(n)).map(|n| &n["id"]).collect();
     let has_osd = |host: &Value| host["children"].as_array().into_iter().flatten().any(|child| up.contains(&child));
     let hosts = nodes().filter(|n| n["type"] == "host" && has_osd(n)).count() as u64;
@@ -102,7 +107,10 @@ mod tests {
             let ids: Vec<u64> = (next..next + osds.len() as u64).collect();
             next += osds.len() as u64;
             for (id, status) in ids.iter().zip(*osds) {
-                nodes.push(serde_json::json!({"id": id, "type": "osd", "status": status, "crush_weight": 0.01}));
+                let (status, reweight) = if *status == "out" { ("up", 0.0) } else { (*status, 1.0) };
+                let osd = serde_json::json!({"id": id, "type": "osd", "status": status, "crush_weight": 0.01});
+                nodes.push(osd);
+                nodes.last_mut().expect("there")["reweight"] = reweight.into();
             }
             nodes.push(serde_json::json!({"id": -2 - n as i64, "type": "host", "children": ids}));
         }
@@ -127,6 +135,7 @@ mod tests {
     #[test]
     fn what_holds_no_data_does_not_count() {
         check(&[&["up"], &["down"], &[]], (1, 1, 1));
+        check(&[&["up"], &["up"], &["out"]], (2, 2, 1));
         check(&[], (0, 1, 1));
     }
 }
