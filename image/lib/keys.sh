@@ -21,15 +21,11 @@ ensure_keys() {
 # make_enrolment DIR: what firmware in setup mode takes as its Secure Boot keys, PK.auth, KEK.auth and db.auth, all three of
 # our one certificate; and furrow.cer, the certificate as firmware menus read it, to be added to `db` beside other keys.
 make_enrolment() {
+  local name
   mkdir -p "$1"
   openssl x509 -in "$sign_cert" -outform DER -out "$1/furrow.cer"
-  in_tools --bind "$(dirname "$sign_key")" sh -euc '
-    dir=$1 key=$2 cert=$3 owner=$4
-    sbsiglist --owner "$owner" --type x509 --output "$dir/cert.esl" "$dir/furrow.cer"
-    for name in PK KEK db; do
-      sbvarsign --key "$key" --cert "$cert" --output "$dir/$name.auth" \
-        --attr NON_VOLATILE,BOOTSERVICE_ACCESS,RUNTIME_ACCESS,TIME_BASED_AUTHENTICATED_WRITE_ACCESS \
-        "$name" "$dir/cert.esl"
-    done
-  ' sh "$1" "$sign_key" "$sign_cert" "$(uuid_of "$(sha256sum < "$1/furrow.cer")")" >&2
+  for name in PK KEK db; do
+    in_tools --bind "$(dirname "$sign_key")" python3 "$image_dir/lib/efi_variable.py" \
+      "$name" "$sign_cert" "$sign_key" "$1/$name.auth" >&2
+  done
 }
