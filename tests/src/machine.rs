@@ -222,10 +222,12 @@ impl Machine {
         let started = Instant::now();
         loop {
             let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
-            let new = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
-            if let Some(at) = new.find(wanted) {
+            let new = bytes.get(from..).unwrap_or_default();
+            // In bytes: firmware draws with what is no UTF-8, and text made of it has other lengths.
+            if let Some(at) = new.windows(wanted.len()).position(|window| window == wanted.as_bytes()) {
                 return Ok(from + at + wanted.len());
             }
+            let new = String::from_utf8_lossy(new);
             let tail = host::tail(&new, 800);
             ensure!(self.pid().is_some(), "QEMU ended; the console shows: {tail}");
             if started.elapsed() > Duration::from_secs(seconds) {
