@@ -17,7 +17,7 @@ make_memtest() {
   fi
   sign_efi "$kept/memtest.efi" "$work/memtest.efi"
   # Behind the profiles of the boot image, whose key is `furrow`.
-  printf 'title Memory test\nsort-key memtest\nefi /EFI/memtest.efi\n' > "$work/memtest.conf"
+  printf 'title Memory test\nsort-key memtest\nefi /EFI/memtest.efi\noptions console=ttyS0,115200\n' > "$work/memtest.conf"
 }
 
 # sign_efi FILE SIGNED

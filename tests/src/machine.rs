@@ -104,7 +104,6 @@ impl Machine {
         }
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir)?;
-        std::fs::copy(VARIABLES, dir.join("variables.fd")).context("UEFI variables (package ovmf)")?;
         let mut machine = Machine {
             dir: dir.to_owned(),
             firmware: Firmware::Uefi,
@@ -116,6 +115,7 @@ impl Machine {
             api_port: 0,
         };
         machine.api_port = free_port()?;
+        machine.forget_variables()?;
         for (number, disk) in disks.iter().enumerate() {
             let path = dir.join(format!("{}.qcow2", disk.serial));
             run(&["qemu-img", "create", "-q", "-f", "qcow2", &text(&path), &format!("{}G", disk.gib)])?;
@@ -146,6 +146,11 @@ impl Machine {
     pub(crate) fn take_variables(&self, other: &Machine) -> Result<()> {
         std::fs::copy(other.dir.join("variables.fd"), self.dir.join("variables.fd"))?;
         Ok(())
+    }
+
+    /// Makes the firmware's variables those of a new machine.
+    pub(crate) fn forget_variables(&self) -> Result<()> {
+        std::fs::copy(VARIABLES, self.dir.join("variables.fd")).context("UEFI variables (package ovmf)").map(|_| ())
     }
 
     /// Puts a USB stick with this image in before it is switched on, after the disks in the boot order.

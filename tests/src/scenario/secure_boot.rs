@@ -47,7 +47,9 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     install(&journey, checks, &collector)?;
     disk(&journey, checks)?;
     altered(&layout, &journey, checks, (&medium, &iso))?;
+    memory_test(&layout, &journey, checks, &iso);
     updates(&journey, checks, &iso, &server)?;
+    fallback(&journey, checks);
     journey.machine.power_cut();
     let _ = std::fs::remove_dir_all(&layout.dir);
     Ok(())
@@ -79,19 +81,37 @@ fn words(server: &Server) -> Result<String> {
     ))
 }
 
+/// Starts a machine and chooses an entry of the medium's boot menu, so many below the one that stands marked. Returns the
+/// console's length at that time.
+fn choose(machine: &Machine, dir: &Path, words: &str, (entry, below): (&str, usize)) -> Result<usize> {
+    machine.start(words)?;
+    let terminal = Terminal::open(&machine.serial(), dir)?;
+    terminal.expect(entry, MENU_S)?;
+    // The first key stops the countdown; below the last entry is nothing.
+    terminal.press(&vec!["j"; below])?;
+    let from = machine.console_end();
+    terminal.press(&["Enter"])?;
+    Ok(from)
+}
+
 /// Chooses the last entry of the boot menu, which enrols the keys; the loader restarts the machine.
 fn enrol(journey: &Journey, checks: &mut Checks, words: &str) -> Result<()> {
     checks.require("firmware in setup mode takes the keys by the medium's menu", || {
-        journey.machine.start(words)?;
-        let terminal = Terminal::open(&journey.machine.serial(), &journey.dir)?;
-        terminal.expect("Enroll Secure Boot keys", MENU_S)?;
-        // The first key stops the countdown; the last entry stays the last one.
-        let down = ["j"; 8];
-        terminal.press(&down)?;
-        let from = journey.machine.console_end();
-        terminal.press(&["Enter"])?;
-        journey.machine.wait_for("nrolling secure boot keys", from, 30).map(|_| ())
+        let from = choose(&journey.machine, &journey.dir, words, ("Enroll Secure Boot keys", 8))?;
+        journey.machine.wait_for("keys successfully enrolled", from, 30).map(|_| ())
     })
+}
+
+/// The other entry of the menu that is signed: with the keys, the memory test starts.
+fn memory_test(layout: &Layout, journey: &Journey, checks: &mut Checks, iso: &Path) {
+    checks.check("the memory test of the menu starts with Secure Boot on", || {
+        let mut machine = Machine::new(&layout.dir.join("m3"), &[])?;
+        machine.set_firmware(Firmware::SecureBoot);
+        machine.take_variables(&journey.machine)?;
+        machine.insert(iso, "medium");
+        let from = choose(&machine, &layout.part("m3")?, "", ("Memory test", 3))?;
+        machine.wait_for("emtest86+", from, 60).map(|_| ())
+    });
 }
 
 fn install(journey: &Journey, checks: &mut Checks, collector: &Collector) -> Result<()> {
@@ -237,6 +257,20 @@ fn updates(journey: &Journey, checks: &mut Checks, iso: &Path, server: &Server) 
         Ok(())
     });
     Ok(())
+}
+
+/// Firmware that has forgotten its variables, the entry and the keys with them.
+fn fallback(journey: &Journey, checks: &mut Checks) {
+    checks.check("without the firmware's entry the disk boots by the fallback path", || {
+        journey.machine.power_cut();
+        journey.machine.forget_variables()?;
+        let from = journey.machine.console_end();
+        journey.machine.start("")?;
+        let at = journey.machine.wait_for("Linux version", from, 2 * MENU_S)?;
+        let entry = journey.machine.wait_for("starting Boot", from, 1)?;
+        ensure!(journey.machine.wait_for("\"Furrow\"", entry, 1).map_or(true, |other| other > at), "it has the entry");
+        journey.machine.wait_for("writable layers on /dev/", at, BOOT_S).map(|_| ())
+    });
 }
 
 /// A copy of a medium with another signature of the list of digests.
