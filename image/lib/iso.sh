@@ -5,23 +5,50 @@ esp_type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B
 root_type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709
 verity_type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5
 
+# make_memtest WORK: memtest.efi, Debian's memory test, signed, and its entry of the boot menu.
+make_memtest() {
+  local work=$1 kept=$cache/memtest
+  if [ ! -s "$kept/memtest.efi" ]; then
+    rm -rf "$kept"
+    mkdir -p "$kept"
+    in_tools sh -euc 'cd "$1"
+      apt-get update -qq && apt-get download -qq memtest86+ && rm -rf /var/lib/apt/lists/*
+      dpkg-deb -x memtest86+_*.deb . && mv boot/memtest86+x64.efi memtest.efi' sh "$kept" >&2
+  fi
+  sign_efi "$kept/memtest.efi" "$work/memtest.efi"
+  # Behind the profiles of the boot image, whose key is `furrow`.
+  printf 'title Memory test\nsort-key memtest\nefi /EFI/memtest.efi\noptions console=ttyS0,115200\n' > "$work/memtest.conf"
+}
+
+# sign_efi FILE SIGNED
+sign_efi() {
+  in_tools --bind "$(dirname "$sign_key")" sbsign --key "$sign_key" --cert "$sign_cert" --output "$2" "$1" 2>/dev/null
+}
+
 # make_esp WORK UKI FILE: a FAT file system with the boot loader and the unified kernel image.
 make_esp() {
   local work=$1 uki=$2 file=$3 mib
   mib=$(($(stat -c %s "$uki") / 1048576 + 8))
   truncate -s "${mib}M" "$file"
-  in_tools --bind "$(dirname "$sign_key")" sbsign --key "$sign_key" --cert "$sign_cert" \
-    --output "$work/systemd-bootx64.efi" /usr/lib/systemd/boot/efi/systemd-bootx64.efi 2>/dev/null
-  printf 'timeout 10\ndefault *@install\n' > "$work/loader.conf"
+  sign_efi /usr/lib/systemd/boot/efi/systemd-bootx64.efi "$work/systemd-bootx64.efi"
+  make_memtest "$work"
+  # Keys are enrolled when somebody chooses that entry, never by themselves: firmware that has taken them starts nothing
+  # else any more. The loader offers the entry only while the firmware has no keys (setup mode).
+  printf 'timeout 10\ndefault *@install\nsecure-boot-enroll manual\n' > "$work/loader.conf"
+  make_enrolment "$work/enrolment"
   # Times and the volume's number are fixed: two builds must not differ by their hour.
   in_tools env SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" TZ=UTC sh -euc '
     esp=$1 uki=$2 work=$3
     mkfs.fat -F 32 -n FURROW-ESP -i 46555252 --invariant "$esp" > /dev/null
     export MTOOLS_SKIP_CHECK=1
-    mmd -i "$esp" ::/EFI ::/EFI/BOOT ::/EFI/Linux ::/loader
+    mmd -i "$esp" ::/EFI ::/EFI/BOOT ::/EFI/Linux ::/loader ::/loader/entries ::/loader/keys ::/loader/keys/auto
     mcopy -m -i "$esp" "$work/systemd-bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
     mcopy -m -i "$esp" "$uki" ::/EFI/Linux/
     mcopy -m -i "$esp" "$work/loader.conf" ::/loader/
+    mcopy -m -i "$esp" "$work/memtest.efi" ::/EFI/
+    mcopy -m -i "$esp" "$work/memtest.conf" ::/loader/entries/
+    mcopy -m -i "$esp" "$work"/enrolment/*.auth ::/loader/keys/auto/
+    mcopy -m -i "$esp" "$work/enrolment/furrow.cer" ::/
   ' sh "$file" "$uki" "$work"
 }
 
@@ -41,7 +68,7 @@ make_iso() {
     -b boot/bios.bin -no-emul-boot -boot-load-size 4 \
     -eltorito-alt-boot -e boot/esp.img -no-emul-boot -o "$iso" "$tree" >&2
   lay_partitions "$work" "$iso"
-  rm -rf "$tree" "$work/loader.conf" "$work/bios.bin"
+  rm -rf "$tree" "$work/loader.conf" "$work/enrolment" "$work/bios.bin" "$work/memtest.efi" "$work/memtest.conf"
 }
 
 # sign_list WORK DIR: the digests that an update is checked by, and their signature.

@@ -17,3 +17,15 @@ ensure_keys() {
     -subj "/CN=Furrow development build" -keyout "$sign_key" -out "$sign_cert.new" 2>/dev/null)
   mv "$sign_cert.new" "$sign_cert"
 }
+
+# make_enrolment DIR: what firmware in setup mode takes as its Secure Boot keys, PK.auth, KEK.auth and db.auth, all three of
+# our one certificate; and furrow.cer, the certificate as firmware menus read it, to be added to `db` beside other keys.
+make_enrolment() {
+  local name
+  mkdir -p "$1"
+  openssl x509 -in "$sign_cert" -outform DER -out "$1/furrow.cer"
+  for name in PK KEK db; do
+    in_tools --bind "$(dirname "$sign_key")" python3 "$image_dir/lib/efi_variable.py" \
+      "$name" "$sign_cert" "$sign_key" "$1/$name.auth" >&2
+  done
+}

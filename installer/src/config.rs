@@ -84,6 +84,18 @@ pub(crate) struct Install {
     /// Switch off afterwards instead of restarting.
     #[serde(default)]
     pub(crate) power_off: bool,
+    /// Who is told of it.
+    pub(crate) webhook: Option<Webhook>,
+}
+
+/// Where events of the installation go.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Webhook {
+    /// `https://...` or `http://...`; each event is one POST.
+    pub(crate) url: String,
+    /// Certificates in PEM, trusted instead of the system's.
+    pub(crate) ca: Option<String>,
 }
 
 /// Which of several disks.
@@ -314,6 +326,7 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
     }
     if let Some(install) = &config.install {
         check_selector("install.disk", &install.disk)?;
+        check_webhook(install.webhook.as_ref())?;
     }
     let mut disks = config.ceph.disks.iter().enumerate();
     disks.try_for_each(|(n, disk)| check_selector(&format!("ceph.disks[{n}]"), disk))
@@ -399,6 +412,21 @@ fn check_selector(key: &str, disk: &DiskSelector) -> Result<(), Refusal> {
     }
 }
 
+fn check_webhook(webhook: Option<&Webhook>) -> Result<(), Refusal> {
+    let Some(webhook) = webhook else { return Ok(()) };
+    let parsed = webhook.url.parse::<http::Uri>().ok();
+    let scheme = parsed.as_ref().and_then(|uri| uri.host().and(uri.scheme_str()));
+    if !matches!(scheme, Some("http" | "https")) {
+        return refuse("install.webhook.url", &webhook.url, "a URL such as https://server/path");
+    }
+    match &webhook.ca {
+        Some(ca) if x509_parser::pem::parse_x509_pem(ca.as_bytes()).is_err() => {
+            refuse("install.webhook.ca", "(text)", "certificates in PEM")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn is_dns_label(text: &str) -> bool {
     let inner = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     inner && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
@@ -467,6 +495,10 @@ mod tests {
         );
         check_refused("path: /dev/vdb", "minSize: big", "line 9: ceph.disks[0].minSize");
         check_refused("kind: Node", "kind: Node\ninstall: {disk: {}}", "line 3: install.disk: `no criterion`");
+        let install = |webhook: &str| format!("kind: Node\ninstall: {{disk: {{id: A}}, webhook: {webhook}}}");
+        check_refused("kind: Node", &install("{url: server}"), "line 3: install.webhook.url: `server` is not allowed");
+        check_refused("kind: Node", &install("{url: 'https://a/b', ca: x}"), "install.webhook.ca: `(text)`");
+        check_refused("kind: Node", &install("{urls: a}"), "urls");
         check_refused("kind: Node", "kind: Node\nadmin: {sshKeys: [secret]}", "line 3: admin.sshKeys: `secret`");
         check_refused("10.0.0.1", "10.0.0.1\n  gateway: 10.0.0.2", "management.prefixLength: `nothing`");
         check_refused("10.0.0.1", "10.0.0.1\n  prefixLength: 33", "line 7: management.prefixLength: `33`");

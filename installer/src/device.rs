@@ -103,9 +103,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// A line a second with bytes, speed and time left.
-struct Progress<'a> {
+pub(crate) struct Progress<'a> {
     total: u64,
     done: u64,
+    /// What was there at the beginning, which says nothing of the speed.
+    first: u64,
     begun: Instant,
     said: Instant,
     say: &'a dyn Fn(&str),
@@ -113,17 +115,23 @@ struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     fn new(total: u64, say: &'a dyn Fn(&str)) -> Progress<'a> {
-        Progress { total, done: 0, begun: Instant::now(), said: Instant::now(), say }
+        Progress::from(0, total, say)
     }
 
-    fn add(&mut self, bytes: u64, verb: &str) {
+    /// Begins at `done` of `total` bytes.
+    pub(crate) fn from(done: u64, total: u64, say: &'a dyn Fn(&str)) -> Progress<'a> {
+        Progress { total, done, first: done, begun: Instant::now(), said: Instant::now(), say }
+    }
+
+    /// Counts bytes.
+    pub(crate) fn add(&mut self, bytes: u64, verb: &str) {
         self.done += bytes;
         if self.said.elapsed() < Duration::from_secs(1) && self.done < self.total {
             return;
         }
         self.said = Instant::now();
         let mb = |n: u64| n / 1_000_000;
-        let speed = (self.done as f64 / self.begun.elapsed().as_secs_f64().max(0.001)) as u64;
+        let speed = ((self.done - self.first) as f64 / self.begun.elapsed().as_secs_f64().max(0.001)) as u64;
         let left = (self.total - self.done).checked_div(speed).unwrap_or(0);
         (self.say)(&format!("  {} of {} MB {verb}, {} MB/s, {left} s left", mb(self.done), mb(self.total), mb(speed)));
     }

@@ -5,7 +5,10 @@ mod boot_entry;
 mod config;
 mod device;
 mod disks;
+mod download;
+mod events;
 mod files;
+mod firmware_entry;
 mod install;
 mod join;
 mod kubeconfig;
@@ -130,8 +133,10 @@ enum Command {
     /// Write another version to the free slot and boot it on trial: if the node does not become healthy, the running version
     /// comes back.
     Update {
-        /// The medium of the other version, an ISO file.
-        file: PathBuf,
+        /// The medium of the other version, an ISO file or its URL.
+        medium: String,
+        #[command(flatten)]
+        checks: update::Checks,
         /// Leave the restart to the administrator.
         #[arg(long)]
         no_reboot: bool,
@@ -238,15 +243,15 @@ async fn act(command: Command) -> Result<bool> {
         Command::Install { file, dry_run } => {
             let text = match file {
                 Some(file) => text_of(&file)?,
-                None => install::read_config().await.map_err(|reason| anyhow!(reason))?,
+                None => configured().await?,
             };
             install(text, dry_run).await?;
         }
         Command::Medium => return medium().await,
-        Command::Update { file, no_reboot, crash_after } => {
+        Command::Update { medium, checks, no_reboot, crash_after } => {
             let begun = Instant::now();
             let say = |line: &str| println!("update [{:5.1} s] {line}", begun.elapsed().as_secs_f64());
-            let version = update::run(&file, crash_after.as_deref(), &say).await?;
+            let version = update::from(&medium, &checks, crash_after.as_deref(), &say).await?;
             println!("version {version} is tried at the next boot");
             if !no_reboot {
                 steps::systemctl(&["--no-block", "reboot"]).await?;
@@ -323,10 +328,25 @@ async fn token(command: TokenCommand) -> Result<()> {
     Ok(())
 }
 
+/// The node.yaml that the medium was told of.
+async fn configured() -> Result<String> {
+    let document = install::read_config().await?;
+    println!("node.yaml  {}", document.origin);
+    Ok(document.text)
+}
+
 /// Installs as a node.yaml says, and restarts the machine.
 async fn install(text: String, dry_run: bool) -> Result<()> {
     let config = config::parse(&text).context("node.yaml is not valid")?;
-    let plan = install::plan(config, text).await?;
+    let plan = match install::plan(config.clone(), text).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            if !dry_run {
+                install::tell_refusal(&config, &error);
+            }
+            return Err(error.into());
+        }
+    };
     println!("{plan}");
     if dry_run {
         return Ok(());
@@ -339,8 +359,7 @@ async fn install(text: String, dry_run: bool) -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "a shell takes this process's place and terminal")]
 async fn medium() -> Result<bool> {
     if install::is_unattended() {
-        let text = install::read_config().await.map_err(|reason| anyhow!(reason))?;
-        install(text, false).await?;
+        install(configured().await?, false).await?;
         return Ok(true);
     }
     match tui::run().await? {

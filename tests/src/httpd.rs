@@ -17,6 +17,11 @@ use crate::netns;
 pub(crate) fn serve(listen: SocketAddr, netns: &str, directory: &Path) -> Result<()> {
     netns::enter(netns)?;
     let listener = TcpListener::bind(listen).with_context(|| format!("could not listen on {listen}"))?;
+    accept(&listener, directory)
+}
+
+/// Serves `directory` on a socket. Never returns but on error.
+pub(crate) fn accept(listener: &TcpListener, directory: &Path) -> Result<()> {
     for client in listener.incoming() {
         let client = client?;
         let directory = directory.to_owned();

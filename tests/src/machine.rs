@@ -18,6 +18,9 @@ use crate::layout::living_pid;
 const MEMORY_MIB: u32 = 6144;
 /// Debian's build of OVMF.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// The same with Secure Boot, whose variables only code in system management mode may write.
+const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+/// Variables without any key: the firmware is in setup mode, and anything boots.
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// Everything that QEMU can emulate but the fast `rep stosb`, which it emulates byte by byte (the kernel clears its pages by
@@ -25,6 +28,9 @@ const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const EMULATED_CPU: &str = "max,-erms,-avx2";
 /// Emulated, the plain SHA-256 is four times as fast as the one by vector instructions, and dm-verity checks all that is read.
 const EMULATED_WORDS: &str = "module_blacklist=sha256_ssse3";
+
+/// An address on the machine's network that stands for what [`Machine::reach`] names.
+pub(crate) const SERVER: &str = "10.0.2.100";
 
 /// A machine's host key is new every time.
 const SSH_OPTIONS: [&str; 10] = [
@@ -46,13 +52,46 @@ pub(crate) struct Disk {
     pub(crate) gib: u32,
 }
 
+/// What starts a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    /// UEFI that checks no signature.
+    Uefi,
+    /// UEFI that checks signatures as soon as it has keys.
+    SecureBoot,
+    /// A BIOS that shows its screen on the serial line too.
+    Bios,
+}
+
+impl Firmware {
+    /// QEMU's options for it. `variables`: the file that it keeps its variables in.
+    fn words(self, variables: &str) -> String {
+        let code = match self {
+            Firmware::Uefi => FIRMWARE,
+            Firmware::SecureBoot => SECURE_FIRMWARE,
+            Firmware::Bios => return "-machine q35,graphics=off".to_owned(),
+        };
+        let machine = match self {
+            Firmware::SecureBoot => "q35,smm=on -global driver=cfi.pflash01,property=secure,value=on",
+            _ => "q35",
+        };
+        format!(
+            "-machine {machine} -drive if=pflash,format=raw,readonly=on,file={code} \
+             -drive if=pflash,format=raw,file={variables}"
+        )
+    }
+}
+
 /// One machine.
 pub(crate) struct Machine {
     dir: PathBuf,
+    firmware: Firmware,
     disks: Vec<PathBuf>,
     drives: Vec<String>,
     /// CDs in their drives; the chipset has a bus for each.
     discs: u32,
+    /// What the machine reaches at [`SERVER`], as options of its network card.
+    reached: String,
     ssh_port: u16,
     api_port: u16,
 }
@@ -65,16 +104,18 @@ impl Machine {
         }
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir)?;
-        std::fs::copy(VARIABLES, dir.join("variables.fd")).context("UEFI variables (package ovmf)")?;
         let mut machine = Machine {
             dir: dir.to_owned(),
+            firmware: Firmware::Uefi,
             disks: Vec::new(),
             drives: Vec::new(),
             discs: 0,
+            reached: String::new(),
             ssh_port: free_port()?,
             api_port: 0,
         };
         machine.api_port = free_port()?;
+        machine.forget_variables()?;
         for (number, disk) in disks.iter().enumerate() {
             let path = dir.join(format!("{}.qcow2", disk.serial));
             run(&["qemu-img", "create", "-q", "-f", "qcow2", &text(&path), &format!("{}G", disk.gib)])?;
@@ -88,6 +129,36 @@ impl Machine {
             machine.disks.push(path);
         }
         Ok(machine)
+    }
+
+    /// Gives it another firmware than UEFI without Secure Boot.
+    pub(crate) fn set_firmware(&mut self, firmware: Firmware) {
+        self.firmware = firmware;
+    }
+
+    /// Lets the machine reach a port of 127.0.0.1 as a port of [`SERVER`].
+    pub(crate) fn reach(&mut self, port: u16, local: u16) {
+        // A process for each connection: a socket of QEMU's own would be one for all of them.
+        self.reached += &format!(",guestfwd=tcp:{SERVER}:{port}-cmd:socat STDIO TCP4:127.0.0.1:{local}");
+    }
+
+    /// Keeps the firmware's variables of another machine.
+    pub(crate) fn take_variables(&self, other: &Machine) -> Result<()> {
+        std::fs::copy(other.dir.join("variables.fd"), self.dir.join("variables.fd"))?;
+        Ok(())
+    }
+
+    /// Makes the firmware's variables those of a new machine.
+    pub(crate) fn forget_variables(&self) -> Result<()> {
+        std::fs::copy(VARIABLES, self.dir.join("variables.fd")).context("UEFI variables (package ovmf)").map(|_| ())
+    }
+
+    /// Puts a USB stick with this image in before it is switched on, after the disks in the boot order.
+    pub(crate) fn attach_stick(&mut self, image: &Path) {
+        let image = text(image);
+        self.drives.extend(words(&format!(
+            "-drive if=none,id=stick,format=raw,readonly=on,file={image} -device usb-storage,bus=usb.0,drive=stick,bootindex=10"
+        )));
     }
 
     /// Puts an image into a CD drive, after the disks in the boot order.
@@ -111,17 +182,18 @@ impl Machine {
         // A wire with nobody at its other end.
         let (dir, ssh, api) = (text(&self.dir), self.ssh_port, self.api_port);
         let (wire, nobody) = (free_port()?, free_port()?);
+        let firmware = self.firmware.words(&format!("{dir}/variables.fd"));
         let mut argv = words(&format!(
-            "qemu-system-x86_64 -machine q35 -accel {accel} -cpu {cpu} -smp 2 -m {MEMORY_MIB} -display none -no-user-config \
-             -drive if=pflash,format=raw,readonly=on,file={FIRMWARE} -drive if=pflash,format=raw,file={dir}/variables.fd \
+            "qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp 2 -m {MEMORY_MIB} -display none -no-user-config \
              -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
              -serial chardev:serial -pidfile {dir}/pid \
-             -netdev user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443 \
              -device virtio-net-pci,netdev=management,addr=0x10 \
              -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11 \
              -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
         ));
         argv.extend(self.drives.iter().cloned());
+        let forwarded = format!("hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443");
+        argv.extend(["-netdev".into(), format!("user,id=management,restrict=on,{forwarded}{}", self.reached)]);
         argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         spawn_detached(&argv, &[], &self.dir.join("qemu.log"))?;
@@ -155,10 +227,12 @@ impl Machine {
         let started = Instant::now();
         loop {
             let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
-            let new = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
-            if let Some(at) = new.find(wanted) {
+            let new = bytes.get(from..).unwrap_or_default();
+            // In bytes: firmware draws with what is no UTF-8, and text made of it has other lengths.
+            if let Some(at) = new.windows(wanted.len()).position(|window| window == wanted.as_bytes()) {
                 return Ok(from + at + wanted.len());
             }
+            let new = String::from_utf8_lossy(new);
             let tail = host::tail(&new, 800);
             ensure!(self.pid().is_some(), "QEMU ended; the console shows: {tail}");
             if started.elapsed() > Duration::from_secs(seconds) {
@@ -254,6 +328,6 @@ fn words(line: &str) -> Vec<String> {
     line.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod cluster;
+mod figures;
 mod forward;
 mod host;
 mod host_sniff;
@@ -19,6 +20,7 @@ mod netns;
 mod node_box;
 mod phase_watch;
 mod scenario;
+mod server;
 mod terminal;
 mod testbed;
 

@@ -15,6 +15,7 @@ mod leftovers;
 mod outage;
 mod power_cuts;
 mod removal;
+mod secure_boot;
 mod text_interface;
 mod updates;
 
@@ -81,6 +82,7 @@ const SCENARIOS: [(&str, Stage); 11] = [
     ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),
     ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
     ("power-cuts", Stage::Machine(power_cuts::run)),
+    ("secure-boot", Stage::Machine(secure_boot::run)),
     ("text-interface", Stage::Machine(text_interface::run)),
 ];
 

@@ -71,28 +71,38 @@ pub(crate) fn is_unattended() -> bool {
     line.split_ascii_whitespace().any(|w| w == "furrow.unattended")
 }
 
-/// The node.yaml of the file system labelled [`CONFIG_LABEL`].
+/// The file system labelled [`CONFIG_LABEL`], if it is there.
+pub(crate) fn config_device() -> Option<PathBuf> {
+    let links = [CONFIG_LABEL, CONFIG_LABEL_FAT].map(|label| Path::new("/dev/disk/by-label").join(label));
+    links.into_iter().find(|link| link.exists())
+}
+
+/// What is said where it is needed and missing.
+pub(crate) fn no_config() -> String {
+    let seconds = CONFIG_TIMEOUT.as_secs();
+    format!("no file system labelled {CONFIG_LABEL} (or {CONFIG_LABEL_FAT}) within {seconds} s")
+}
+
+/// The node.yaml of the file system labelled [`CONFIG_LABEL`]; None when there is no such file system.
 ///
 /// # Errors
-/// When there is no such file system or it has no readable node.yaml.
-pub(crate) async fn read_config() -> Result<String, String> {
-    let links = [CONFIG_LABEL, CONFIG_LABEL_FAT].map(|label| format!("/dev/disk/by-label/{label}"));
+/// When it has no readable node.yaml.
+pub(crate) async fn labelled_config() -> Result<Option<String>, String> {
     let begun = Instant::now();
     let device = loop {
-        if let Some(link) = links.iter().find(|link| Path::new(link).exists()) {
-            break link.clone();
+        if let Some(link) = config_device() {
+            break link;
         }
         if begun.elapsed() > CONFIG_TIMEOUT {
-            let seconds = CONFIG_TIMEOUT.as_secs();
-            return Err(format!("no file system labelled {CONFIG_LABEL} (or {CONFIG_LABEL_FAT}) within {seconds} s"));
+            return Ok(None);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     let dir = "/run/furrow/config".to_owned();
     std::fs::create_dir_all(&dir).map_err(|e| format!("{dir}: {e}"))?;
-    let mount = Cmd::new("/usr/bin/mount").args(["--options", "ro,nodev,noexec,nosuid", &device, &dir]);
+    let mount = Cmd::new("/usr/bin/mount").args(["--options", "ro,nodev,noexec,nosuid"]).arg(device).arg(&dir);
     mount.run().await.map_err(|e| e.to_string())?;
     let text = std::fs::read_to_string(format!("{dir}/node.yaml"));
     let _ = Cmd::new("/usr/bin/umount").arg(&dir).run().await;
-    text.map_err(|e| format!("node.yaml on {CONFIG_LABEL}: {e}"))
+    text.map(Some).map_err(|e| format!("node.yaml on {CONFIG_LABEL}: {e}"))
 }

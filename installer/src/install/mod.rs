@@ -6,7 +6,10 @@
 //!  node.yaml ─> target (which disk) ─> layout (its partitions) ─> write: partitions, root, boot files, configuration
 //! ```
 
+mod cmdline;
+mod document;
 mod layout;
+mod log;
 mod medium;
 mod network;
 mod target;
@@ -18,11 +21,14 @@ use std::path::Path;
 use furrow_host::block;
 
 use crate::config::{Install, NodeConfig};
+use crate::download::chain;
+use crate::events::{Event, Events};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
+pub(crate) use document::read_config;
 pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, UNFINISHED_LABEL, is_root, uuid};
-pub(crate) use medium::{CONFIG_LABEL, is_unattended, read_config, word};
+pub(crate) use medium::{CONFIG_LABEL, is_unattended, word};
 pub(crate) use target::unusable_disk;
 pub(crate) use write::WriteError;
 
@@ -67,6 +73,14 @@ pub(crate) async fn plan(config: NodeConfig, node_yaml: String) -> Result<Instal
     Ok(InstallPlan { target, layout, medium, node_yaml, config, install })
 }
 
+/// Tells the webhook of a document that was refused before anything was written.
+pub(crate) fn tell_refusal(config: &NodeConfig, error: &PlanError) {
+    let say = |line: &str| eprintln!("{line}");
+    let events = Events::open(config.install.as_ref().and_then(|i| i.webhook.as_ref()), &config.hostname, &say);
+    events.send(Event::Failed("plan", &chain(error)));
+    events.close(&say);
+}
+
 /// The disk that the medium is.
 ///
 /// # Errors
@@ -104,12 +118,26 @@ pub(crate) async fn end_interrupted() -> Result<(), WriteError> {
 }
 
 impl InstallPlan {
-    /// Writes all of it, and says what it does through `say`.
+    /// Writes all of it, and says what it does through `say` and to the webhook. A failure's log is kept.
     ///
     /// # Errors
     /// The first thing that failed, with its step.
     pub(crate) async fn execute(&self, say: &dyn Fn(&str)) -> Result<(), WriteError> {
-        write::all(self, say).await
+        let log = log::Log::new(say);
+        let say = |line: &str| log.say(line);
+        let events = Events::open(self.install.webhook.as_ref(), &self.config.hostname, &say);
+        events.send(Event::Started);
+        let done = write::all(self, &write::Report { say: &say, events: &events }).await;
+        match &done {
+            Ok(()) => events.send(Event::Finished),
+            Err(error) => {
+                events.send(Event::Failed(error.step(), &chain(error)));
+                say(&format!("failed: {}", chain(error)));
+                log.keep(write::state_partition(self).await.as_deref()).await;
+            }
+        }
+        events.close(&say);
+        done
     }
 
     /// Whether the machine is to be switched off, rather than restarted, when all is done.

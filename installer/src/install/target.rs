@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn check(disk: DiskSelector, pick: Option<Pick>, expected: &str) {
-        let install = Install { disk, pick, power_off: false };
+        let install = Install { disk, pick, power_off: false, webhook: None };
         let text = match choose(&devices(), &install, "/dev/sdc", &str::to_owned) {
             Ok(target) => format!("{target}, erases {:?}", target.holds),
             Err(error) => error.to_string(),

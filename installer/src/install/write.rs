@@ -1,6 +1,6 @@
-//! Executes an installation's plan: partitions, root, configuration, boot files, and last the ESP's name, which says that
-//! all is there. A kill or power cut leaves a disk that boots nothing of ours and that the next installation takes over, or,
-//! in the very last moment, one that boots the whole system.
+//! Executes an installation's plan: partitions, root, configuration, boot files, then the ESP's name, which says that all is
+//! there, and last the firmware's entry. A kill or power cut leaves a disk that boots nothing of ours and that the next
+//! installation takes over, or, in the very last moment, one that boots the whole system.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,10 @@ use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY
 use super::{InstallPlan, network};
 use crate::boot_entry::{BootEntry, ENTRIES};
 use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
+use crate::download::chain;
+use crate::events::{Event, Events};
 use crate::files::replace;
+use crate::firmware_entry::{self, Esp};
 
 /// Where partitions are mounted meanwhile.
 const WORK: &str = "/run/furrow/install";
@@ -31,24 +34,50 @@ pub(crate) struct WriteError {
     reason: DeviceError,
 }
 
+impl WriteError {
+    /// What could not be done.
+    pub(super) fn step(&self) -> &'static str {
+        self.step
+    }
+}
+
+/// Who hears of it.
+pub(super) struct Report<'a> {
+    pub(super) say: &'a dyn Fn(&str),
+    pub(super) events: &'a Events,
+}
+
+impl Report<'_> {
+    fn step(&self, number: u32, name: &str) {
+        (self.say)(&format!("step {number} of 5: {name}"));
+        self.events.send(Event::Step(name));
+    }
+}
+
 /// All steps in their order.
-pub(super) async fn all(plan: &InstallPlan, say: &dyn Fn(&str)) -> Result<(), WriteError> {
+pub(super) async fn all(plan: &InstallPlan, report: &Report<'_>) -> Result<(), WriteError> {
     let at = |step: &'static str| move |reason| WriteError { step, reason };
-    say("step 1 of 5: partitions");
+    let say = report.say;
+    report.step(1, "partitions");
     partitions(plan).await.map_err(at("make the partitions"))?;
-    say("step 2 of 5: system");
+    report.step(2, "system");
     for (from, to) in [(&plan.medium.root, ROOT_LABEL), (&plan.medium.verity, VERITY_LABEL)] {
         copy_blocks(from, &of_disk(plan, to).await.map_err(at("find a partition"))?, say)
             .map_err(at("copy the system"))?;
     }
-    say("step 3 of 5: configuration");
+    report.step(3, "configuration");
     let state = of_disk(plan, STATE_LABEL).await.map_err(at("find the state partition"))?;
     configuration(plan, &state).await.map_err(at("write the configuration"))?;
-    say("step 4 of 5: boot files");
+    report.step(4, "boot files");
     let esp = of_disk(plan, UNFINISHED_LABEL).await.map_err(at("find the ESP"))?;
     boot_files(plan, &esp).await.map_err(at("write the boot files"))?;
-    say("step 5 of 5: finishing");
+    report.step(5, "finishing");
     finish(plan).await.map_err(at("finish"))?;
+    // Firmware that keeps no entry starts the disk by its fallback path.
+    match enter(plan).await {
+        Ok(name) => say(&format!("the firmware starts this disk first ({name})")),
+        Err(error) => say(&format!("the firmware has no entry for this disk: {error}")),
+    }
     say("installed");
     Ok(())
 }
@@ -151,6 +180,25 @@ async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
     set_partition(plan.disk(), (1, "--part-label", ESP_LABEL), false).await?;
     Cmd::new("/usr/bin/udevadm").args(["settle", "--timeout=30"]).timeout(UDEV_TIMEOUT).run().await?;
     Ok(())
+}
+
+/// Makes the firmware's entry for this disk. Returns its name.
+async fn enter(plan: &InstallPlan) -> Result<String, String> {
+    let devices = block::list().await.map_err(|e| e.to_string())?;
+    let disk = devices.iter().find(|d| d.path == plan.target.path);
+    let esp = disk.and_then(|d| d.children.iter().find(|c| c.partn == Some(1))).ok_or("the ESP is not there")?;
+    let uuid = esp.partuuid.as_deref().and_then(|u| u.parse().ok()).ok_or("the ESP has no UUID")?;
+    let place = Esp::observe(&esp.path, uuid).map_err(|e| chain(&e))?;
+    let number = firmware_entry::ensure(Path::new(firmware_entry::VARIABLES), &place).map_err(|e| chain(&e))?;
+    Ok(firmware_entry::name(number))
+}
+
+/// The state partition, once it is there.
+pub(super) async fn state_partition(plan: &InstallPlan) -> Option<PathBuf> {
+    let devices = block::list().await.ok()?;
+    let disk = devices.iter().find(|d| d.path == plan.target.path)?;
+    let state = disk.children.iter().find(|c| c.partlabel.as_deref() == Some(STATE_LABEL))?;
+    Some(PathBuf::from(&state.path))
 }
 
 /// See [`super::end_interrupted`]. `hash`: the running root's.

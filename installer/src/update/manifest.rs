@@ -10,8 +10,8 @@ use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 pub(crate) enum ManifestError {
     #[error("the certificate of updates cannot be read: {0}")]
     Certificate(String),
-    #[error("the list of digests is not signed by the key that this system trusts")]
-    Signature,
+    #[error("the list of digests is not signed by the key that this system trusts ({0})")]
+    Signature(String),
     #[error("the list of digests has no {0}")]
     Missing(&'static str),
     #[error("the list of digests cannot be read: `{0}`")]
@@ -34,7 +34,7 @@ pub(super) fn read(list: &[u8], signature: &[u8], certificate: &[u8]) -> Result<
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate).map_err(|e| unreadable(e.to_string()))?;
     let parsed = pem.parse_x509().map_err(|e| unreadable(e.to_string()))?;
     let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &parsed.public_key().subject_public_key.data);
-    key.verify(list, signature).map_err(|_| ManifestError::Signature)?;
+    key.verify(list, signature).map_err(|_| ManifestError::Signature(parsed.subject().to_string()))?;
     let mut digests = BTreeMap::new();
     for line in String::from_utf8_lossy(list).lines() {
         let (digest, name) = line.split_once("  ").ok_or_else(|| ManifestError::Line(line.to_owned()))?;
@@ -77,8 +77,9 @@ mod tests {
     #[test]
     fn a_changed_list_or_signature_is_refused() {
         let changed: Vec<u8> = LIST.iter().map(|b| if *b == b'a' { b'b' } else { *b }).collect();
-        assert_eq!(read(&changed, SIGNATURE, CERTIFICATE), Err(ManifestError::Signature));
-        assert_eq!(read(LIST, &SIGNATURE[1..], CERTIFICATE), Err(ManifestError::Signature));
+        let untrusted = Err(ManifestError::Signature("CN=test".into()));
+        assert_eq!(read(&changed, SIGNATURE, CERTIFICATE), untrusted);
+        assert_eq!(read(LIST, &SIGNATURE[1..], CERTIFICATE), untrusted);
         assert!(matches!(read(LIST, SIGNATURE, b"nonsense"), Err(ManifestError::Certificate(_))));
     }
 }

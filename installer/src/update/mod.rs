@@ -17,6 +17,7 @@ use self::manifest::{Manifest, ManifestError};
 use self::slots::{Slot, SlotError};
 use crate::boot_entry::{BootEntry, ENTRIES, IMAGES};
 use crate::device::{DeviceError, copy_blocks, file, hex, mounted, set_partition};
+use crate::download::{DownloadError, Source};
 use crate::files::replace;
 use crate::install::{uuid, word};
 
@@ -24,6 +25,10 @@ use crate::install::{uuid, word};
 const CERTIFICATE: &str = "/usr/lib/furrow/update.crt";
 /// Where things are mounted meanwhile.
 const WORK: &str = "/run/furrow/update";
+/// Where a medium is fetched to, with what has come of one that was cut off.
+const FETCHED: &str = "/var/lib/furrow/update";
+/// A medium has 600 MB and may grow to 700.
+const MEDIUM_LIMIT: u64 = 4 << 30;
 /// How often a new version may start without becoming healthy.
 const TRIES: u32 = 2;
 
@@ -52,6 +57,59 @@ pub(crate) enum UpdateError {
     },
     #[error(transparent)]
     Block(#[from] block::BlockError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error("{0} is a file: --ca and --sha256 are for a URL")]
+    NoUrl(String),
+    #[error("the CA {path} cannot be read")]
+    Ca {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a medium that is fetched is checked by, beside the signature that every medium has.
+#[derive(clap::Args)]
+pub(crate) struct Checks {
+    /// Certificates in PEM that the server is checked against, instead of the system's.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// SHA-256 of the medium. Plain HTTP needs it.
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
+}
+
+/// [`run`] with a file or with what a URL brings.
+///
+/// # Errors
+/// Why nothing changes for the next boot.
+pub(crate) async fn from(
+    medium: &str,
+    checks: &Checks,
+    crash_after: Option<&str>,
+    say: &dyn Fn(&str),
+) -> Result<String, UpdateError> {
+    if !medium.contains("://") {
+        if checks.ca.is_some() || checks.sha256.is_some() {
+            return Err(UpdateError::NoUrl(medium.to_owned()));
+        }
+        return run(Path::new(medium), crash_after, say).await;
+    }
+    // Whatever makes an update impossible is told before anything is fetched.
+    let hash = word("roothash").unwrap_or_default();
+    own_entry(&slots::free(&block::list().await?, &hash)?, &hash).await?;
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| UpdateError::Ca { path: path.display().to_string(), source })
+    };
+    let ca = checks.ca.as_ref().map(read).transpose()?;
+    let source = Source::new(medium, ca.as_deref(), checks.sha256.as_deref())?;
+    say(&format!("fetching {}", source.shown()));
+    let file = source.file(Path::new(FETCHED), MEDIUM_LIMIT, say).await?;
+    let done = run(&file, crash_after, say).await;
+    // What was refused is refused again, and what was taken is in the slot.
+    let _ = std::fs::remove_file(&file);
+    done
 }
 
 fn at(step: &'static str) -> impl FnOnce(DeviceError) -> UpdateError {
@@ -67,13 +125,8 @@ pub(crate) async fn run(medium: &Path, crash_after: Option<&str>, say: &dyn Fn(&
     let hash = word("roothash").unwrap_or_default();
     let slot = slots::free(&block::list().await?, &hash)?;
     let iso = Path::new(WORK).join("medium");
-    let mut outcome = Err(UpdateError::Manifest(ManifestError::Signature));
-    let done = mounted(medium, &iso, "ro,loop", async |iso| {
-        outcome = from_medium(iso, &slot, &hash, crash_after, say).await;
-        Ok(())
-    });
-    done.await.map_err(at("read the medium"))?;
-    outcome
+    let done = mounted(medium, &iso, "ro,loop", async |iso| Ok(from_medium(iso, &slot, &hash, crash_after, say).await));
+    done.await.map_err(at("read the medium"))?
 }
 
 async fn from_medium(

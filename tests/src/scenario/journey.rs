@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::Checks;
 use super::guests::{self, Images};
 use crate::cluster::{Cluster, text_of};
+use crate::figures::Figures;
 use crate::host::{self, run};
 use crate::layout::Layout;
 use crate::machine::{Disk, Machine};
@@ -27,6 +28,11 @@ pub(super) struct Journey {
 }
 
 impl Journey {
+    /// Seconds since power-on.
+    fn spent_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
     /// Runs a shell line on the installed node.
     pub(super) fn shell(&self, line: &str) -> Result<String> {
         self.machine.shell(&self.key, line)
@@ -38,10 +44,17 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
     let layout = Layout::new(source, if updates { "test/updates" } else { "test/journey" })?;
     let medium = medium(&layout.source)?;
     let mut journey = prepare(&layout, &medium)?;
-    install(&mut journey, checks)?;
-    let cluster = first_boot(&journey, checks, &medium)?;
+    let mut figures = Figures::new(&layout.source, if updates { "updates" } else { "journey" })?;
+    figures.record_size("iso_bytes", &file_ending(&medium, ".iso")?)?;
+    figures.record_size("root_bytes", &medium.join("root.erofs"))?;
+    figures.record_size("boot_image_bytes", &file_ending(&medium, ".efi")?)?;
+    install(&mut journey, checks, &mut figures)?;
+    let cluster = first_boot(&journey, checks, &medium, &mut figures)?;
     the_system(&journey, checks);
-    guest(&journey, &cluster, &layout.source, checks)?;
+    // What is in use and could not be given back at once, page cache left out.
+    let used = journey.shell("awk '/^MemTotal/ {t = $2} /^MemAvailable/ {a = $2} END {print t - a}' /proc/meminfo")?;
+    figures.record("idle_memory_kib", used.trim().parse().context("the memory in use")?)?;
+    guest(&journey, &cluster, &layout.source, checks, &mut figures)?;
     if updates {
         super::updates::run(&journey, &cluster, &layout.source, checks)?;
     }
@@ -55,7 +68,8 @@ pub(super) fn medium(source: &Path) -> Result<PathBuf> {
     host::built(&source.join("image/medium"), &[], Duration::from_secs(3600))
 }
 
-fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
+/// The file in a directory whose name ends so.
+pub(super) fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
     let found = std::fs::read_dir(dir)?.flatten().map(|e| e.path());
     found
         .into_iter()
@@ -68,9 +82,7 @@ pub(super) fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
     let dir = layout.dir.clone();
     let mut machine =
         Machine::new(&dir.join("m1"), &[Disk { serial: "SYSTEM", gib: 16 }, Disk { serial: "DATA", gib: 12 }])?;
-    let key = dir.join("key");
-    let _ = std::fs::remove_file(&key);
-    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "journey", "-f", &key.display().to_string()])?;
+    let key = login_key(&dir)?;
     let public = std::fs::read_to_string(key.with_extension("pub"))?;
     let answers = dir.join("answers");
     std::fs::create_dir_all(&answers)?;
@@ -83,34 +95,48 @@ pub(super) fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
     Ok(Journey { machine, dir, key, started: Instant::now() })
 }
 
+/// A new key to log in with, its public half beside it.
+pub(super) fn login_key(dir: &Path) -> Result<PathBuf> {
+    let key = dir.join("key");
+    let _ = std::fs::remove_file(&key);
+    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "journey", "-f", &key.display().to_string()])?;
+    Ok(key)
+}
+
 /// The unattended installation; the machine restarts from its disk by itself.
-fn install(journey: &mut Journey, checks: &mut Checks) -> Result<()> {
+fn install(journey: &mut Journey, checks: &mut Checks, figures: &mut Figures) -> Result<()> {
     journey.started = Instant::now();
     let machine = &journey.machine;
     let mut at = 0;
     checks.require("the medium boots by UEFI to the installer", || {
         machine.start("furrow.unattended")?;
         at = machine.wait_for("step 1 of 5", at, 300)?;
-        Ok(())
+        figures.record("medium_booted_s", journey.spent_s())
     })?;
     checks.require("it installs unattended", || {
         at = machine.wait_for("installed", at, 300)?;
-        Ok(())
+        figures.record("installed_s", journey.spent_s())
     })
 }
 
-fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path) -> Result<Cluster> {
+fn first_boot(journey: &Journey, checks: &mut Checks, medium: &Path, figures: &mut Figures) -> Result<Cluster> {
     let machine = &journey.machine;
     let from = machine.console_end();
     let mut at = from;
     checks.require("the disk boots", || {
         at = machine.wait_for("writable layers on /dev/", at, 240)?;
-        Ok(())
+        figures.record("disk_booted_s", journey.spent_s())?;
+        at = machine.wait_for("login:", at, 240)?;
+        figures.record("login_s", journey.spent_s())
     })?;
     checks.require("the node bootstraps and is Ready", || {
-        for step in ["kubernetes-ready: done", "ceph-pool: done", "node-ready: done"] {
+        for (step, name) in [
+            ("kubernetes-ready: done", "kubernetes_ready_s"),
+            ("ceph-pool: done", "ceph_ready_s"),
+            ("node-ready: done", "node_ready_s"),
+        ] {
             machine.wait_for(step, from, 1200)?;
-            println!("         {step} {:.0} s after power-on", journey.started.elapsed().as_secs_f64());
+            figures.record(name, journey.spent_s())?;
         }
         Ok(())
     })?;
@@ -142,7 +168,13 @@ fn the_system(journey: &Journey, checks: &mut Checks) {
 }
 
 /// A tiny guest on RBD, under KVM, on the kernel's datapath with a VLAN tag.
-fn guest(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Checks) -> Result<()> {
+fn guest(
+    journey: &Journey,
+    cluster: &Cluster,
+    source: &Path,
+    checks: &mut Checks,
+    figures: &mut Figures,
+) -> Result<()> {
     let shell = |line: &str| journey.shell(line);
     checks.require("the provider network is up on the kernel's datapath", || {
         cluster.apply(&NETWORK.replace("eth1", PROVIDER_NIC))?;
@@ -157,7 +189,7 @@ fn guest(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Check
         let url = "http://10.0.2.15:8081/tiny.qcow2";
         cluster.apply(&guests::tiny("first", &guests::http_source(url), "Always"))?;
         cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 240)?;
-        println!("         VM running {:.0} s after power-on", journey.started.elapsed().as_secs_f64());
+        figures.record("vm_running_s", journey.spent_s())?;
         let domain = shell("virsh -q dumpxml default_first")?;
         ensure!(domain.contains("<domain type='kvm'"), "the domain is {}", domain.lines().next().unwrap_or(""));
         ensure!(domain.contains("protocol='rbd'"), "its disk is not on RBD");
