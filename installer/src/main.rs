@@ -13,6 +13,7 @@ mod kubeconfig;
 mod pki;
 mod places;
 mod plan;
+mod pxe;
 mod record;
 mod status;
 mod steps;
@@ -128,6 +129,11 @@ enum Command {
     /// What the medium starts: the installation, unattended where the kernel's command line says so.
     #[command(hide = true)]
     Medium,
+    /// Install other machines over the network.
+    Pxe {
+        #[command(subcommand)]
+        command: pxe::Command,
+    },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
 }
@@ -214,6 +220,7 @@ async fn act(command: Command) -> Result<bool> {
                 steps::systemctl(&["--no-block", "reboot"]).await?;
             }
         }
+        Command::Pxe { command } => pxe::run(command).await?,
         Command::Healthy => return Ok(status::wait_healthy().await),
         Command::Status => return Ok(status::print().await),
     }

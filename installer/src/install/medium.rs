@@ -9,6 +9,8 @@ use furrow_host::cmd::Cmd;
 pub(crate) const CONFIG_LABEL: &str = "FURROW-CONFIG";
 /// The same for FAT, whose labels have 11 characters.
 const CONFIG_LABEL_FAT: &str = "FURROW-CFG";
+/// The node.yaml that came over the network with the medium; `image/initrd/files/usr/lib/furrow/network` puts it there.
+const CONFIG_FROM_NETWORK: &str = "/run/furrow/network/node.yaml";
 /// USB sticks answer late.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,11 +73,14 @@ pub(crate) fn is_unattended() -> bool {
     line.split_ascii_whitespace().any(|w| w == "furrow.unattended")
 }
 
-/// The node.yaml of the file system labelled [`CONFIG_LABEL`].
+/// The node.yaml that came with the medium over the network, otherwise that of the file system labelled [`CONFIG_LABEL`].
 ///
 /// # Errors
 /// When there is no such file system or it has no readable node.yaml.
 pub(crate) async fn read_config() -> Result<String, String> {
+    if Path::new(CONFIG_FROM_NETWORK).exists() {
+        return std::fs::read_to_string(CONFIG_FROM_NETWORK).map_err(|e| format!("{CONFIG_FROM_NETWORK}: {e}"));
+    }
     let links = [CONFIG_LABEL, CONFIG_LABEL_FAT].map(|label| format!("/dev/disk/by-label/{label}"));
     let begun = Instant::now();
     let device = loop {
