@@ -27,7 +27,7 @@ const EMULATED_CPU: &str = "max,-erms";
 const EMULATED_WORDS: &str = "module_blacklist=sha256_ssse3";
 
 /// A machine's host key is new every time.
-const SSH_OPTIONS: [&str; 10] = [
+pub(crate) const SSH_OPTIONS: [&str; 10] = [
     "-o",
     "StrictHostKeyChecking=no",
     "-o",
@@ -46,6 +46,25 @@ pub(crate) struct Disk {
     pub(crate) gib: u32,
 }
 
+/// How firmware looks for something to boot on its card.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum NetworkBoot {
+    /// PXE first, and then by HTTP.
+    Pxe,
+    /// By HTTP only.
+    Http,
+}
+
+/// A card on a tap in a network namespace, which the firmware boots from when the disks are blank; and who the machine is.
+pub(crate) struct Wire {
+    pub(crate) netns: String,
+    pub(crate) tap: String,
+    pub(crate) mac: String,
+    pub(crate) serial: String,
+    pub(crate) memory_mib: u32,
+    pub(crate) boot: NetworkBoot,
+}
+
 /// One machine.
 pub(crate) struct Machine {
     dir: PathBuf,
@@ -55,6 +74,7 @@ pub(crate) struct Machine {
     discs: u32,
     ssh_port: u16,
     api_port: u16,
+    wire: Option<Wire>,
 }
 
 impl Machine {
@@ -73,6 +93,7 @@ impl Machine {
             discs: 0,
             ssh_port: free_port()?,
             api_port: 0,
+            wire: None,
         };
         machine.api_port = free_port()?;
         for (number, disk) in disks.iter().enumerate() {
@@ -101,6 +122,32 @@ impl Machine {
         self.drives.extend(words(&drive));
     }
 
+    /// Puts its card on a tap instead of QEMU's own network.
+    pub(crate) fn plug_into(&mut self, wire: Wire) {
+        self.wire = Some(wire);
+    }
+
+    /// Its cards.
+    fn cards(&self) -> Result<String> {
+        if let Some(Wire { tap, mac, serial, boot, .. }) = &self.wire {
+            let pxe = if *boot == NetworkBoot::Pxe { "yes" } else { "no" };
+            return Ok(format!(
+                "-netdev tap,id=management,ifname={tap},script=no,downscript=no \
+                 -device virtio-net-pci,netdev=management,mac={mac},addr=0x10,romfile=,bootindex=9 \
+                 -smbios type=1,serial={serial} -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string={pxe} \
+                 -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=no -fw_cfg name=opt/org.tianocore/IPv6Support,string=no"
+            ));
+        }
+        let (ssh, api) = (self.ssh_port, self.api_port);
+        // A wire with nobody at its other end.
+        let (wire, nobody) = (free_port()?, free_port()?);
+        Ok(format!(
+            "-netdev user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443 \
+             -device virtio-net-pci,netdev=management,addr=0x10 \
+             -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11"
+        ))
+    }
+
     /// Switches it on. `cmdline`: words that the boot image adds to the kernel's.
     pub(crate) fn start(&self, cmdline: &str) -> Result<()> {
         let (accel, cpu, cmdline) = if std::env::var("FURROW_ACCEL").is_ok_and(|a| a == "kvm") {
@@ -108,18 +155,16 @@ impl Machine {
         } else {
             ("tcg,thread=multi", EMULATED_CPU, format!("{EMULATED_WORDS} {cmdline}"))
         };
-        // A wire with nobody at its other end.
-        let (dir, ssh, api) = (text(&self.dir), self.ssh_port, self.api_port);
-        let (wire, nobody) = (free_port()?, free_port()?);
+        let (dir, cards) = (text(&self.dir), self.cards()?);
+        let memory = self.wire.as_ref().map_or(MEMORY_MIB, |wire| wire.memory_mib);
+        let enter =
+            self.wire.as_ref().map(|wire| format!("nsenter --net=/run/netns/{} ", wire.netns)).unwrap_or_default();
         let mut argv = words(&format!(
-            "qemu-system-x86_64 -machine q35 -accel {accel} -cpu {cpu} -smp 2 -m {MEMORY_MIB} -display none -no-user-config \
+            "{enter}qemu-system-x86_64 -machine q35 -accel {accel} -cpu {cpu} -smp 2 -m {memory} -display none -no-user-config \
              -drive if=pflash,format=raw,readonly=on,file={FIRMWARE} -drive if=pflash,format=raw,file={dir}/variables.fd \
              -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
              -serial chardev:serial -pidfile {dir}/pid \
-             -netdev user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443 \
-             -device virtio-net-pci,netdev=management,addr=0x10 \
-             -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11 \
-             -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
+             {cards} -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
         ));
         argv.extend(self.drives.iter().cloned());
         argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
@@ -150,12 +195,17 @@ impl Machine {
         std::fs::metadata(self.serial_log()).map_or(0, |log| log.len() as usize)
     }
 
+    /// What it has written there after the offset `from`.
+    pub(crate) fn console_from(&self, from: usize) -> String {
+        let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
+    }
+
     /// Waits until the serial console shows `text` after the offset `from`, and returns the offset behind it.
     pub(crate) fn wait_for(&self, wanted: &str, from: usize, seconds: u64) -> Result<usize> {
         let started = Instant::now();
         loop {
-            let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
-            let new = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+            let new = self.console_from(from);
             if let Some(at) = new.find(wanted) {
                 return Ok(from + at + wanted.len());
             }

@@ -18,6 +18,7 @@ mod machine;
 mod netns;
 mod node_box;
 mod phase_watch;
+mod provisioning;
 mod scenario;
 mod terminal;
 mod testbed;

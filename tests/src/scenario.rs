@@ -14,6 +14,7 @@ mod kills;
 mod leftovers;
 mod outage;
 mod power_cuts;
+mod pxe;
 mod text_interface;
 mod updates;
 
@@ -70,7 +71,7 @@ enum Stage {
     Machine(fn(&Path, &mut Checks) -> Result<()>),
 }
 
-const SCENARIOS: [(&str, Stage); 10] = [
+const SCENARIOS: [(&str, Stage); 11] = [
     ("node", Stage::Boxes(1, field_report::node)),
     ("first-guest", Stage::Boxes(1, field_report::first_guest)),
     ("bootstrap", Stage::Boxes(1, bootstrap::run)),
@@ -80,6 +81,7 @@ const SCENARIOS: [(&str, Stage); 10] = [
     ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),
     ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
     ("power-cuts", Stage::Machine(power_cuts::run)),
+    ("pxe", Stage::Machine(pxe::run_all)),
     ("text-interface", Stage::Machine(text_interface::run)),
 ];
 

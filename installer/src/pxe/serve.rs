@@ -1,6 +1,7 @@
 //! `pxe serve`: everything is looked at first, then the HTTP server and dnsmasq run until one of them fails or somebody
 //! interrupts. Leaves no process behind; one that was killed leaves its dnsmasq, which the next run ends.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use furrow_host::cmd::Cmd;
 use furrow_host::running::Running;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -57,6 +59,7 @@ pub(super) async fn run(arguments: &Serve) -> Result<()> {
         super::print_hosts(&arguments.place.hosts()?.list()?);
         return Ok(());
     }
+    let _only = only_one()?;
     end_leftover().await?;
     lan::check_ports(mode == Mode::Proxy)?;
     let address = SocketAddr::from((lan.address, arguments.port));
@@ -164,6 +167,19 @@ async fn until_ended(listener: TcpListener, server: Arc<Server>, mut child: Runn
     child.end().await;
     say("ended");
     outcome
+}
+
+/// The lock that keeps two servers of one machine apart; it ends with the process.
+fn only_one() -> Result<Flock<File>> {
+    std::fs::create_dir_all(RUN).with_context(|| format!("could not make {RUN}"))?;
+    let path = Path::new(RUN).join("lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("could not open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::Error::EWOULDBLOCK)) => bail!("a LAN is served already by another `pxe serve` of this machine"),
+        Err((_, error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
+    }
 }
 
 /// Ends the dnsmasq of a run that was killed, which still has the ports.

@@ -55,7 +55,7 @@ pub(super) fn medium(source: &Path) -> Result<PathBuf> {
     host::built(&source.join("image/medium"), &[], Duration::from_secs(3600))
 }
 
-fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
+pub(super) fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
     let found = std::fs::read_dir(dir)?.flatten().map(|e| e.path());
     found
         .into_iter()
