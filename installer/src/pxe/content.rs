@@ -134,7 +134,8 @@ impl Reader {
     }
 }
 
-/// A download that goes on. One that is dropped before its end was broken off by the client.
+/// A download that goes on. The connection drops it when it has taken all bytes, without asking for more, or when the
+/// client has broken off.
 struct Sending {
     source: Reader,
     watch: Watch,
@@ -147,8 +148,6 @@ struct Sending {
 impl Sending {
     async fn next(mut self) -> Option<(io::Result<Bytes>, Sending)> {
         if self.sent == self.total {
-            // Asked for more, so the last bytes have been taken.
-            self.end();
             return None;
         }
         let chunk = match self.source.next().await {
@@ -186,6 +185,8 @@ impl Drop for Sending {
         if self.sent < self.total {
             let (what, sent, total) = (&self.watch.what, self.sent, self.total);
             (self.watch.say)(&format!("{what} broken off after {sent} of {total} bytes"));
+        } else {
+            self.end();
         }
     }
 }

@@ -111,7 +111,7 @@ fn boot(settings: &Settings<'_>) -> Vec<Line> {
             Line::Value("dhcp-pxe-vendor", "PXEClient,HTTPClient".into()),
             Line::Value("pxe-service", format!("tag:!ipxe,7,Furrow,{loader}")),
             Line::Value("pxe-service", format!("tag:!ipxe,9,Furrow,{loader}")),
-            Line::Value("pxe-service", format!("tag:!ipxe,16,Furrow,{http}")),
+            Line::Value("dhcp-boot", format!("tag:!ipxe,tag:http,{http}")),
         ]),
     }
     lines

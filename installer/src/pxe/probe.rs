@@ -1,5 +1,5 @@
 //! Whether another DHCP server answers on a LAN: one DHCPDISCOVER, sent before our own server starts, and the offers that
-//! come within three seconds. It asks for nothing that an offer gives.
+//! come within five seconds. It asks for nothing that an offer gives.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,32 +15,29 @@ use super::lan::DHCP_PORT;
 
 /// DHCP's client port.
 const CLIENT_PORT: u16 = 68;
-/// Servers ping an address before they offer it.
-const WAIT: Duration = Duration::from_secs(3);
+/// Servers ping an address before they offer it; dnsmasq does for three seconds.
+const WAIT: Duration = Duration::from_secs(5);
 /// The largest frame of an Ethernet.
 const MAX_BYTES: usize = 1500;
 
-/// The servers that offer an address on this interface.
+/// The first server that offers an address on this interface.
 ///
 /// # Errors
 /// When the question cannot be asked.
-pub(super) async fn servers(interface: &str) -> io::Result<Vec<Ipv4Addr>> {
+pub(super) async fn server(interface: &str) -> io::Result<Option<Ipv4Addr>> {
     let number: u32 = std::process::id() ^ 0x4655_5252;
     let socket = client(interface)?;
     socket.send_to(&discover(number, &mac(interface)?)?, (Ipv4Addr::BROADCAST, DHCP_PORT)).await?;
-    let mut found = Vec::new();
     let mut buffer = [0; MAX_BYTES];
     let deadline = tokio::time::Instant::now() + WAIT;
     // An offer that comes after the deadline is only not seen.
     while let Ok(received) = tokio::time::timeout_at(deadline, socket.recv_from(&mut buffer)).await {
         let (n, from) = received?;
-        if let Some(server) = offer(&buffer[..n], number, from)
-            && !found.contains(&server)
-        {
-            found.push(server);
+        if let Some(server) = offer(&buffer[..n], number, from) {
+            return Ok(Some(server));
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// A socket that hears what is broadcast to clients, on this interface only.

@@ -111,17 +111,14 @@ fn sayer() -> Say {
 }
 
 async fn warn_of_others(lan: &Lan) {
-    match probe::servers(&lan.interface).await {
-        Ok(servers) => {
-            for server in servers {
-                eprintln!(
-                    "warning: {server} gives addresses on {} too: machines take whichever answers first; without --range \
-                     this server leaves addresses to it",
-                    lan.interface
-                );
-            }
-        }
-        Err(error) => eprintln!("warning: could not look for other DHCP servers on {}: {error}", lan.interface),
+    let interface = &lan.interface;
+    match probe::server(interface).await {
+        Ok(Some(server)) => eprintln!(
+            "warning: {server} gives addresses on {interface} too: machines take whichever answers first; without --range \
+             this server leaves addresses to it"
+        ),
+        Ok(None) => {}
+        Err(error) => eprintln!("warning: could not look for other DHCP servers on {interface}: {error}"),
     }
 }
 

@@ -4,7 +4,8 @@
 //! Mounts nothing and writes nothing.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -18,8 +19,8 @@ const ESP: &str = "furrow-medium-esp";
 const IMAGES: &str = "EFI/Linux";
 /// Sectors behind the last usable one: the second partition table.
 const SECOND_TABLE_SECTORS: u64 = 34;
-/// A boot image of 50 MB may grow.
-const MAX_IMAGE_BYTES: u64 = 512 << 20;
+/// One with a boot image of 50 MB; it may grow.
+const MAX_ESP_BYTES: u64 = 512 << 20;
 
 /// Why a medium cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,13 @@ pub(super) async fn open(path: &Path) -> Result<Source, SourceError> {
     if bytes > length {
         return Err(not_ours(format!("it has {length} bytes and should have {bytes}: the file is cut off")));
     }
-    let (name, image) = boot_image(Region { file, start, size, at: 0 }).map_err(read)?;
+    if size > MAX_ESP_BYTES {
+        return Err(not_ours(format!("its partition {ESP} has {size} bytes")));
+    }
+    // In memory: the file system's chain of clusters is followed by thousands of small reads.
+    let mut esp = vec![0; size as usize];
+    file.read_exact_at(&mut esp, start).map_err(read)?;
+    let (name, image) = boot_image(esp).map_err(read)?;
     let version = name.trim_start_matches("furrow-").trim_end_matches(".efi").to_owned();
     let image = parse(&image, version).map_err(not_ours)?;
     Ok(Source { path: path.to_owned(), bytes, image })
@@ -116,13 +123,13 @@ fn extents(report: &[u8]) -> Result<(u64, u64, u64), String> {
 }
 
 /// The boot image on the ESP, with its name.
-fn boot_image(esp: Region) -> io::Result<(String, Vec<u8>)> {
-    let files = fatfs::FileSystem::new(Unwritten(BufReader::with_capacity(1 << 20, esp)), fatfs::FsOptions::new())?;
+fn boot_image(esp: Vec<u8>) -> io::Result<(String, Vec<u8>)> {
+    let files = fatfs::FileSystem::new(Cursor::new(esp), fatfs::FsOptions::new())?;
     for entry in files.root_dir().open_dir(IMAGES)?.iter() {
         let entry = entry?;
         if entry.file_name().ends_with(".efi") {
             let mut image = Vec::new();
-            entry.to_file().take(MAX_IMAGE_BYTES).read_to_end(&mut image)?;
+            entry.to_file().read_to_end(&mut image)?;
             return Ok((entry.file_name(), image));
         }
     }
@@ -165,63 +172,6 @@ fn words_of(sections: &[(String, &[u8])], profile: &str) -> Option<String> {
     own.into_iter().find(|(name, _)| name == ".cmdline").map(|(_, data)| text(data))
 }
 
-/// A part of a file, as a file.
-struct Region {
-    file: File,
-    start: u64,
-    size: u64,
-    at: u64,
-}
-
-impl Read for Region {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt;
-        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let n = self.file.read_at(&mut buffer[..wanted], self.start + self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for Region {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => self.size.checked_add_signed(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-        };
-        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "outside of the partition");
-        self.at = target.filter(|n| *n <= self.size).ok_or_else(outside)?;
-        Ok(self.at)
-    }
-}
-
-/// Something to read from, for a library that also asks for a way to write.
-struct Unwritten<T>(T);
-
-impl<T: Read> Read for Unwritten<T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl<T: Seek> Seek for Unwritten<T> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
-    }
-}
-
-impl<T> Write for Unwritten<T> {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,18 +203,5 @@ mod tests {
         assert_eq!(words_of(&sections, "unattended").as_deref(), Some("roothash=1 furrow.unattended"));
         assert_eq!(words_of(&sections, "rescue"), None);
         assert_eq!(words_of(&sections, "other"), None);
-    }
-
-    #[test]
-    fn a_region_ends_where_it_ends() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("file");
-        std::fs::write(&path, b"0123456789").expect("written");
-        let mut region = Region { file: File::open(&path).expect("opened"), start: 2, size: 5, at: 0 };
-        let mut text = String::new();
-        region.read_to_string(&mut text).expect("read");
-        assert_eq!(text, "23456");
-        assert_eq!(region.seek(SeekFrom::End(-1)).expect("inside"), 4);
-        assert!(region.seek(SeekFrom::End(1)).is_err());
     }
 }
