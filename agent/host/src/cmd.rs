@@ -224,7 +224,7 @@ impl Cmd {
         command.spawn().map_err(|source| CmdError::Start { program: self.program, source })
     }
 
-    fn display_args(&self) -> String {
+    pub(crate) fn display_args(&self) -> String {
         let words: Vec<_> = self.args.iter().map(|arg| arg.to_string_lossy()).collect();
         words.join(" ")
     }

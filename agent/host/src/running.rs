@@ -18,6 +18,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Running {
     program: &'static str,
+    args: String,
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
     kept: VecDeque<String>,
@@ -29,7 +30,7 @@ impl Cmd {
     /// # Errors
     /// [`CmdError::Start`] when it cannot be started.
     pub fn start(self) -> Result<Running, CmdError> {
-        let program = self.program();
+        let (program, args) = (self.program(), self.display_args());
         let mut child = self.spawn()?;
         // It reads end of file, and what it writes there is of no interest: servers log to standard error.
         drop(child.stdin.take());
@@ -38,7 +39,7 @@ impl Cmd {
             .stderr
             .take()
             .ok_or_else(|| CmdError::Start { program, source: std::io::Error::other("it has no standard error") })?;
-        Ok(Running { program, child, lines: BufReader::new(stderr).lines(), kept: VecDeque::new() })
+        Ok(Running { program, args, child, lines: BufReader::new(stderr).lines(), kept: VecDeque::new() })
     }
 }
 
@@ -57,7 +58,7 @@ impl Running {
     pub async fn ended(mut self) -> CmdError {
         let code = self.child.wait().await.ok().and_then(|status| status.code());
         let stderr_tail = Vec::from(self.kept).join("; ");
-        CmdError::Failed { program: self.program, args: String::new(), code, stderr_tail }
+        CmdError::Failed { program: self.program, args: self.args, code, stderr_tail }
     }
 
     /// Asks it to end (SIGTERM), and kills it when it does not.
@@ -83,7 +84,10 @@ mod tests {
         assert_eq!(running.line().await.as_deref(), Some("one"));
         assert_eq!(running.line().await.as_deref(), Some("two"));
         assert_eq!(running.line().await, None);
-        assert_eq!(running.ended().await.to_string(), "/bin/sh  ended with code 3: one; two");
+        assert_eq!(
+            running.ended().await.to_string(),
+            "/bin/sh -c echo one >&2; echo two >&2; exit 3 ended with code 3: one; two"
+        );
     }
 
     #[tokio::test]

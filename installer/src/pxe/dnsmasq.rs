@@ -68,6 +68,8 @@ fn base(settings: &Settings<'_>) -> Vec<Line> {
     let Settings { lan, run, tftp, .. } = settings;
     let mut lines = vec![
         Line::Value("port", "0".into()),
+        // Debian's user for it, which `image/ids` numbers.
+        Line::Value("user", "dnsmasq".into()),
         Line::Value("interface", lan.interface.clone()),
         // Without it dnsmasq listens on all addresses and drops what comes by other interfaces.
         Line::Flag("bind-interfaces"),
