@@ -27,6 +27,8 @@ const RUN: &str = "/run/furrow/pxe";
 const IPXE: &str = "/usr/lib/ipxe";
 /// A program that is told to end.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Firmware and iPXE ask for an address, and for a file, more than once.
+const SAME_EVENT: Duration = Duration::from_secs(10);
 /// Memory that a machine needs beside the medium: the initrd, and the running installer. While the initrd is unpacked, the
 /// medium is there twice.
 const BESIDE_MEDIUM_MIB: u64 = 768;
@@ -143,6 +145,7 @@ async fn until_ended(listener: TcpListener, server: Arc<Server>, mut child: Runn
     let mut http = std::pin::pin!(std::future::IntoFuture::into_future(axum::serve(listener, app)));
     let mut interrupted = signal(SignalKind::interrupt()).context("signals")?;
     let mut terminated = signal(SignalKind::terminate()).context("signals")?;
+    let mut last = (String::new(), Instant::now());
     let outcome = loop {
         tokio::select! {
             // Cancelled at the next line of dnsmasq and continued: it is the same future, pinned outside.
@@ -150,8 +153,10 @@ async fn until_ended(listener: TcpListener, server: Arc<Server>, mut child: Runn
             // A line that is half read stays in the reader's buffer.
             line = child.line() => match line {
                 Some(line) => {
-                    if let Some(event) = dnsmasq::event(&line) {
+                    let event = dnsmasq::event(&line).filter(|e| *e != last.0 || last.1.elapsed() > SAME_EVENT);
+                    if let Some(event) = event {
                         say(&event);
+                        last = (event, Instant::now());
                     }
                 }
                 None => return Err(child.ended().await).context("dnsmasq ended"),
