@@ -17,6 +17,7 @@ mod pki;
 mod places;
 mod plan;
 mod promotion;
+mod pxe;
 mod record;
 mod removal;
 mod status;
@@ -150,6 +151,11 @@ enum Command {
     /// What the medium starts: the installation, unattended where the kernel's command line says so.
     #[command(hide = true)]
     Medium,
+    /// Install other machines over the network.
+    Pxe {
+        #[command(subcommand)]
+        command: pxe::Command,
+    },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
 }
@@ -257,6 +263,7 @@ async fn act(command: Command) -> Result<bool> {
                 steps::systemctl(&["--no-block", "reboot"]).await?;
             }
         }
+        Command::Pxe { command } => pxe::run(command).await?,
         Command::Healthy => return Ok(status::wait_healthy().await),
         Command::Status => return Ok(status::print().await),
     }

@@ -33,7 +33,7 @@ const EMULATED_WORDS: &str = "module_blacklist=sha256_ssse3";
 pub(crate) const SERVER: &str = "10.0.2.100";
 
 /// A machine's host key is new every time.
-const SSH_OPTIONS: [&str; 10] = [
+pub(crate) const SSH_OPTIONS: [&str; 10] = [
     "-o",
     "StrictHostKeyChecking=no",
     "-o",
@@ -82,6 +82,25 @@ impl Firmware {
     }
 }
 
+/// How firmware looks for something to boot on its card.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum NetworkBoot {
+    /// PXE first, and then by HTTP.
+    Pxe,
+    /// By HTTP only.
+    Http,
+}
+
+/// A card on a tap in a network namespace, which the firmware boots from when the disks are blank; and who the machine is.
+pub(crate) struct Wire {
+    pub(crate) netns: String,
+    pub(crate) tap: String,
+    pub(crate) mac: String,
+    pub(crate) serial: String,
+    pub(crate) memory_mib: u32,
+    pub(crate) boot: NetworkBoot,
+}
+
 /// One machine.
 pub(crate) struct Machine {
     dir: PathBuf,
@@ -94,6 +113,7 @@ pub(crate) struct Machine {
     reached: String,
     ssh_port: u16,
     api_port: u16,
+    wire: Option<Wire>,
 }
 
 impl Machine {
@@ -113,6 +133,7 @@ impl Machine {
             reached: String::new(),
             ssh_port: free_port()?,
             api_port: 0,
+            wire: None,
         };
         machine.api_port = free_port()?;
         machine.forget_variables()?;
@@ -172,6 +193,35 @@ impl Machine {
         self.drives.extend(words(&drive));
     }
 
+    /// Puts its card on a tap instead of QEMU's own network.
+    pub(crate) fn plug_into(&mut self, wire: Wire) {
+        self.wire = Some(wire);
+    }
+
+    /// Its cards, as QEMU's options.
+    fn cards(&self) -> Result<Vec<String>> {
+        if let Some(Wire { tap, mac, serial, boot, .. }) = &self.wire {
+            let pxe = if *boot == NetworkBoot::Pxe { "yes" } else { "no" };
+            return Ok(words(&format!(
+                "-netdev tap,id=management,ifname={tap},script=no,downscript=no \
+                 -device virtio-net-pci,netdev=management,mac={mac},addr=0x10,romfile=,bootindex=9 \
+                 -smbios type=1,serial={serial} -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string={pxe} \
+                 -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=no -fw_cfg name=opt/org.tianocore/IPv6Support,string=no"
+            )));
+        }
+        let (ssh, api) = (self.ssh_port, self.api_port);
+        // A wire with nobody at its other end.
+        let (wire, nobody) = (free_port()?, free_port()?);
+        let mut cards = words(&format!(
+            "-device virtio-net-pci,netdev=management,addr=0x10 \
+             -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11"
+        ));
+        let forwarded = format!("hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443");
+        // One word: what is reached has spaces.
+        cards.extend(["-netdev".into(), format!("user,id=management,restrict=on,{forwarded}{}", self.reached)]);
+        Ok(cards)
+    }
+
     /// Switches it on. `cmdline`: words that the boot image adds to the kernel's.
     pub(crate) fn start(&self, cmdline: &str) -> Result<()> {
         let (accel, cpu, cmdline) = if std::env::var("FURROW_ACCEL").is_ok_and(|a| a == "kvm") {
@@ -179,21 +229,19 @@ impl Machine {
         } else {
             ("tcg,thread=multi", EMULATED_CPU, format!("{EMULATED_WORDS} {cmdline}"))
         };
-        // A wire with nobody at its other end.
-        let (dir, ssh, api) = (text(&self.dir), self.ssh_port, self.api_port);
-        let (wire, nobody) = (free_port()?, free_port()?);
+        let (dir, cards) = (text(&self.dir), self.cards()?);
+        let memory = self.wire.as_ref().map_or(MEMORY_MIB, |wire| wire.memory_mib);
+        let enter =
+            self.wire.as_ref().map(|wire| format!("nsenter --net=/run/netns/{} ", wire.netns)).unwrap_or_default();
         let firmware = self.firmware.words(&format!("{dir}/variables.fd"));
         let mut argv = words(&format!(
-            "qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp 2 -m {MEMORY_MIB} -display none -no-user-config \
+            "{enter}qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp 2 -m {memory} -display none -no-user-config \
              -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
              -serial chardev:serial -pidfile {dir}/pid \
-             -device virtio-net-pci,netdev=management,addr=0x10 \
-             -netdev dgram,id=provider,local.type=inet,local.host=127.0.0.1,local.port={wire},remote.type=inet,remote.host=127.0.0.1,remote.port={nobody} -device virtio-net-pci,netdev=provider,addr=0x11 \
              -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
         ));
+        argv.extend(cards);
         argv.extend(self.drives.iter().cloned());
-        let forwarded = format!("hostfwd=tcp:127.0.0.1:{ssh}-:22,hostfwd=tcp:127.0.0.1:{api}-:6443");
-        argv.extend(["-netdev".into(), format!("user,id=management,restrict=on,{forwarded}{}", self.reached)]);
         argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         spawn_detached(&argv, &[], &self.dir.join("qemu.log"))?;
@@ -220,6 +268,12 @@ impl Machine {
     /// How many bytes it has written there so far.
     pub(crate) fn console_end(&self) -> usize {
         std::fs::metadata(self.serial_log()).map_or(0, |log| log.len() as usize)
+    }
+
+    /// What it has written there after the offset `from`.
+    pub(crate) fn console_from(&self, from: usize) -> String {
+        let bytes = std::fs::read(self.serial_log()).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
     }
 
     /// Waits until the serial console shows `text` after the offset `from`, and returns the offset behind it.

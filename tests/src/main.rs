@@ -19,6 +19,7 @@ mod machine;
 mod netns;
 mod node_box;
 mod phase_watch;
+mod provisioning;
 mod scenario;
 mod server;
 mod terminal;

@@ -14,6 +14,7 @@ mod kills;
 mod leftovers;
 mod outage;
 mod power_cuts;
+mod pxe;
 mod removal;
 mod secure_boot;
 mod text_interface;
@@ -83,6 +84,7 @@ const SCENARIOS: [(&str, Stage); 11] = [
     ("updates", Stage::Machine(|source, checks| journey::run_all(source, checks, true))),
     ("power-cuts", Stage::Machine(power_cuts::run)),
     ("secure-boot", Stage::Machine(secure_boot::run)),
+    ("pxe", Stage::Machine(pxe::run_all)),
     ("text-interface", Stage::Machine(text_interface::run)),
 ];
 

@@ -203,7 +203,11 @@ impl Cmd {
         Err(error)
     }
 
-    fn spawn(&self) -> Result<tokio::process::Child, CmdError> {
+    pub(crate) fn program(&self) -> &'static str {
+        self.program
+    }
+
+    pub(crate) fn spawn(&self) -> Result<tokio::process::Child, CmdError> {
         #[expect(clippy::disallowed_methods, reason = "this is the place the ban points to")]
         let mut command = tokio::process::Command::new(self.program);
         command
@@ -220,7 +224,7 @@ impl Cmd {
         command.spawn().map_err(|source| CmdError::Start { program: self.program, source })
     }
 
-    fn display_args(&self) -> String {
+    pub(crate) fn display_args(&self) -> String {
         let words: Vec<_> = self.args.iter().map(|arg| arg.to_string_lossy()).collect();
         words.join(" ")
     }

@@ -10,5 +10,6 @@ pub mod openflow;
 pub mod ovsdb;
 pub mod packet;
 pub mod rbd;
+pub mod running;
 pub mod sandbox;
 pub mod tap;

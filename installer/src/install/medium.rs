@@ -9,6 +9,8 @@ use furrow_host::cmd::Cmd;
 pub(crate) const CONFIG_LABEL: &str = "FURROW-CONFIG";
 /// The same for FAT, whose labels have 11 characters.
 const CONFIG_LABEL_FAT: &str = "FURROW-CFG";
+/// The node.yaml that came over the network with the medium; `image/initrd/files/usr/lib/furrow/network` puts it there.
+const CONFIG_FROM_NETWORK: &str = "/run/furrow/network/node.yaml";
 /// USB sticks answer late.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -83,11 +85,16 @@ pub(crate) fn no_config() -> String {
     format!("no file system labelled {CONFIG_LABEL} (or {CONFIG_LABEL_FAT}) within {seconds} s")
 }
 
-/// The node.yaml of the file system labelled [`CONFIG_LABEL`]; None when there is no such file system.
+/// The node.yaml that came with the medium over the network, otherwise that of the file system labelled [`CONFIG_LABEL`];
+/// None when there is neither.
 ///
 /// # Errors
-/// When it has no readable node.yaml.
+/// When it cannot be read.
 pub(crate) async fn labelled_config() -> Result<Option<String>, String> {
+    if Path::new(CONFIG_FROM_NETWORK).exists() {
+        let read = std::fs::read_to_string(CONFIG_FROM_NETWORK);
+        return read.map(Some).map_err(|e| format!("{CONFIG_FROM_NETWORK}: {e}"));
+    }
     let begun = Instant::now();
     let device = loop {
         if let Some(link) = config_device() {
