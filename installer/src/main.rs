@@ -4,16 +4,20 @@
 mod approve;
 mod boot_entry;
 mod config;
+mod console;
 mod device;
 mod disks;
 mod files;
 mod install;
 mod join;
 mod kubeconfig;
+mod network;
+mod observe;
 mod pki;
 mod places;
 mod plan;
 mod record;
+mod settings;
 mod status;
 mod steps;
 mod tokens;
@@ -128,8 +132,33 @@ enum Command {
     /// What the medium starts: the installation, unattended where the kernel's command line says so.
     #[command(hide = true)]
     Medium,
+    /// What stands on this node's screen: its state, and the keys that an administrator needs there.
+    Console {
+        /// As the unit of tty1, which also tells the serial lines.
+        #[arg(long, hide = true)]
+        service: bool,
+    },
+    /// The management network of this node.
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
+}
+
+#[derive(Subcommand)]
+enum NetworkCommand {
+    /// Make the network as a node.yaml says. It is taken back after 60 s, or by a restart, unless `confirm` comes first.
+    Apply {
+        /// The configuration; it becomes this node's.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+    },
+    /// Keep the network that `apply` made.
+    Confirm,
+    /// Take back a network that was not confirmed.
+    Rollback,
 }
 
 #[derive(Subcommand)]
@@ -214,6 +243,8 @@ async fn act(command: Command) -> Result<bool> {
                 steps::systemctl(&["--no-block", "reboot"]).await?;
             }
         }
+        Command::Console { service } => return console(service).await,
+        Command::Network { command } => network_command(command).await?,
         Command::Healthy => return Ok(status::wait_healthy().await),
         Command::Status => return Ok(status::print().await),
     }
@@ -249,6 +280,7 @@ impl Bootstrap {
             if self.dry_run {
                 return Ok(());
             }
+            network::trial::settled().await;
             install::end_interrupted().await?;
             execute(&node, steps, self.crash_after.as_deref()).await?;
             if !is_open || matches!(end, Some(Some(_))) {
@@ -280,6 +312,36 @@ async fn token(command: TokenCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn network_command(command: NetworkCommand) -> Result<()> {
+    match command {
+        NetworkCommand::Apply { file } => {
+            let text = text_of(&file)?;
+            let config = config::parse(&text).with_context(|| format!("{} is not valid", file.display()))?;
+            println!("network: {}", network::describe(&config.management));
+            network::trial::begin(&text).await.context("could not change the network")?;
+            let seconds = network::trial::TRIAL.as_secs();
+            println!("in place; `furrow-install network confirm` within {seconds} s keeps it");
+        }
+        NetworkCommand::Confirm => {
+            network::trial::confirm().await.context("could not keep the network")?;
+            println!("the new network stays");
+        }
+        NetworkCommand::Rollback => {
+            let was_there = network::trial::rollback().await.context("could not take the network back")?;
+            println!("{}", if was_there { "the old network is back" } else { "no change is waiting to be confirmed" });
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a login takes this process's place and terminal")]
+async fn console(service: bool) -> Result<bool> {
+    match console::run(service).await? {
+        console::End::Left => Ok(true),
+        console::End::Login => Err(std::process::Command::new("/usr/bin/login").arg("root").exec()).context("no login"),
+    }
 }
 
 /// Installs as a node.yaml says, and restarts the machine.

@@ -8,7 +8,6 @@
 
 mod layout;
 mod medium;
-mod network;
 mod target;
 mod write;
 
@@ -18,6 +17,7 @@ use std::path::Path;
 use furrow_host::block;
 
 use crate::config::{Install, NodeConfig};
+use crate::{network, settings};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
@@ -87,7 +87,9 @@ impl fmt::Display for InstallPlan {
         for partition in &self.layout.partitions {
             writeln!(f, "partition  {partition}")?;
         }
-        write!(f, "node       {} at {}", self.config.hostname, self.config.management.address)
+        writeln!(f, "node       {}", self.config.hostname)?;
+        writeln!(f, "network    {}", network::describe(&self.config.management))?;
+        write!(f, "settings   {}", settings::describe(&self.config))
     }
 }
 
