@@ -3,6 +3,7 @@
 
 mod approve;
 mod boot_entry;
+mod checks;
 mod config;
 mod console;
 mod device;
@@ -347,6 +348,7 @@ async fn console(service: bool) -> Result<bool> {
 /// Installs as a node.yaml says, and restarts the machine.
 async fn install(text: String, dry_run: bool) -> Result<()> {
     let config = config::parse(&text).context("node.yaml is not valid")?;
+    check_machine().await?;
     let plan = install::plan(config, text).await?;
     println!("{plan}");
     if dry_run {
@@ -355,6 +357,20 @@ async fn install(text: String, dry_run: bool) -> Result<()> {
     let begun = Instant::now();
     plan.execute(&|line| println!("install [{:5.1} s] {line}", begun.elapsed().as_secs_f64())).await?;
     leave(&plan).await
+}
+
+/// Prints what is to be said of this machine.
+///
+/// # Errors
+/// When it cannot become a node.
+async fn check_machine() -> Result<()> {
+    let medium = install::medium_disk().map_err(anyhow::Error::msg)?;
+    let facts = tui::facts::Facts::observe(&medium).await.context("could not look at this machine")?;
+    for check in &facts.checks {
+        println!("check      {check}");
+    }
+    let bad = facts.checks.iter().find(|check| check.result == checks::Verdict::Bad);
+    bad.map_or(Ok(()), |check| Err(anyhow!("this machine cannot become a node: {}: {}", check.what, check.text)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a shell takes this process's place and terminal")]

@@ -89,7 +89,7 @@ impl Probe {
             Probe::Kubernetes | Probe::VirtualAddress => 15,
             Probe::OpenVSwitch => 30,
             // `ceph` is Python: half a second of a processor.
-            Probe::Ceph => 60,
+            Probe::Ceph => 120,
             // Mounts the ESP.
             Probe::Version => 300,
         })

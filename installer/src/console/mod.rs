@@ -64,6 +64,8 @@ struct Console {
     issue: Option<Issue>,
     refresh: watch::Sender<()>,
     last_key: Instant,
+    /// Whether root's password was given, and someone was here since.
+    unlocked: bool,
 }
 
 impl Console {
@@ -74,6 +76,7 @@ impl Console {
             issue: service.then(Issue::default),
             refresh: watch::Sender::new(()),
             last_key: Instant::now(),
+            unlocked: false,
         }
     }
 
@@ -114,7 +117,9 @@ impl Console {
 
     async fn tick(&mut self) {
         self.pages.trial_is(trial::seconds_left());
-        if self.last_key.elapsed() > LOCK_AFTER && !self.pages.locked {
+        self.unlocked &= self.last_key.elapsed() < LOCK_AFTER;
+        if !self.unlocked {
+            // It may have got one since.
             self.pages.lock(has_password());
         }
         if self.pages.page == Page::Logs {
@@ -144,6 +149,7 @@ impl Console {
                     if good != Ok(true) {
                         tokio::time::sleep(WRONG_PASSWORD).await;
                     }
+                    self.unlocked = good == Ok(true);
                     action = self.pages.password_checked(good);
                     continue;
                 }

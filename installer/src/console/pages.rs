@@ -149,10 +149,10 @@ impl Pages {
         self.trial = left;
     }
 
-    /// Locks what needs a password again, after nobody was here for a while.
+    /// Locks what needs a password, where root has one.
     pub(super) fn lock(&mut self, has_password: bool) {
         self.locked = has_password;
-        if has_password && !matches!(self.page, Page::State | Page::Trial) {
+        if has_password && !matches!(self.page, Page::State | Page::Trial | Page::Password(_) | Page::Reset) {
             self.page = Page::State;
         }
     }

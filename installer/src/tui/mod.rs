@@ -2,7 +2,7 @@
 //! Owns the terminal and the order; what is asked is [`wizard`]'s, how it looks is [`view`]'s. Installs by the same
 //! node.yaml and plan as an unattended installation.
 
-mod facts;
+pub(crate) mod facts;
 pub(crate) mod form;
 pub(crate) mod network_form;
 pub(crate) mod view;

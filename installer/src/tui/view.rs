@@ -6,9 +6,9 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 
-use super::facts::Verdict;
 use super::form::Field;
 use super::wizard::{Screen, Wizard, show, unfit};
+use crate::checks::Verdict;
 use crate::disks::holds;
 
 /// The whole screen.
@@ -68,7 +68,7 @@ fn page(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>, refusal: &str,
 }
 
 fn checks(wizard: &Wizard) -> Vec<Line<'static>> {
-    let line = |check: &super::facts::Check| {
+    let line = |check: &crate::checks::Check| {
         let (mark, colour) = match check.result {
             Verdict::Good => ("ok  ", Color::Green),
             Verdict::Warning => ("warn", Color::Yellow),

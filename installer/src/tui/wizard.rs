@@ -7,9 +7,10 @@
 
 use furrow_host::block::Device;
 
-use super::facts::{Facts, Verdict};
+use super::facts::Facts;
 use super::form::{Field, items};
 use super::network_form;
+use crate::checks::Verdict;
 use crate::config::Management;
 use crate::disks::{MIN_OSD_BYTES, holds};
 use crate::install::{MIN_DISK_BYTES, MIN_SHARED_BYTES, unusable_disk};

@@ -1,8 +1,9 @@
 //! The wizard by keys, as a person at the console uses it.
 
 use super::*;
+use crate::checks::Check;
 use crate::config::BondMode;
-use crate::tui::facts::{Check, Nic};
+use crate::tui::facts::Nic;
 
 fn facts() -> Facts {
     let disks = furrow_host::block::parse(
