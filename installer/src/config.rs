@@ -1,12 +1,17 @@
 //! `/etc/furrow/node.yaml`: what an administrator says about a node. Strict: an unknown key, a wrong type or a value out
 //! of range is refused with line, key and what was expected. Reads nothing but the text it is given.
 //!
-//! Every key is documented in `installer/node.yaml.md`; a test keeps the two equal.
+//! Every key is documented in `installer/node.yaml.md`; a test keeps the two equal. How the node is on its network, and
+//! through what it reaches others, is [`network`]'s.
+
+mod network;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::network::{Bond, BondMode, Proxy, SecondAddress, is_mac};
 
 use crate::join::Token;
 use crate::places::line_of;
@@ -38,6 +43,11 @@ pub(crate) struct NodeConfig {
     /// Who may log in.
     #[serde(default)]
     pub(crate) admin: Admin,
+    /// Time servers, by name or address. Absent: those of DHCP and Debian's pool.
+    #[serde(default)]
+    pub(crate) ntp: Vec<String>,
+    /// Through what the node reaches servers outside.
+    pub(crate) proxy: Option<Proxy>,
     /// Installation to a disk; no other command reads it.
     pub(crate) install: Option<Install>,
 }
@@ -71,6 +81,8 @@ impl std::fmt::Debug for Hidden {
 pub(crate) struct Admin {
     /// Public keys, as in `authorized_keys`.
     pub(crate) ssh_keys: Vec<String>,
+    /// Root's password on consoles, as crypt(5) writes it.
+    pub(crate) password_hash: Option<Hidden>,
 }
 
 /// How the system comes to a disk.
@@ -112,8 +124,12 @@ pub(crate) enum Pick {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Management {
-    /// NIC or bond. It is never given to Open vSwitch.
+    /// NIC, or the bond's name. It is never given to Open vSwitch.
     pub(crate) interface: String,
+    /// Makes `interface` a bond of NICs.
+    pub(crate) bond: Option<Bond>,
+    /// VLAN tag: addresses are on `interface.TAG` then.
+    pub(crate) vlan: Option<u16>,
     /// The node's address on it.
     pub(crate) address: IpAddr,
     /// Bits of the network's prefix; with it the address is static, without it DHCP must give that very address.
@@ -123,6 +139,11 @@ pub(crate) struct Management {
     /// Name servers.
     #[serde(default)]
     pub(crate) dns: Vec<IpAddr>,
+    /// Domains that short names are looked up in.
+    #[serde(default)]
+    pub(crate) search_domains: Vec<String>,
+    /// An address of the other family beside `address`; the cluster speaks `address`.
+    pub(crate) second: Option<SecondAddress>,
     /// An address that one of the servers that live always has, for the API and for what joins.
     pub(crate) vip: Option<IpAddr>,
 }
@@ -253,8 +274,8 @@ pub(crate) enum ConfigError {
 /// # Errors
 /// The first thing that is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
-    let config: NodeConfig =
-        serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax(shown(&error, text.contains("token"))))?;
+    let config: NodeConfig = serde_saphyr::from_str(text)
+        .map_err(|error| ConfigError::Syntax(shown(&error, SECRET_KEYS.iter().any(|key| text.contains(key)))))?;
     check(&config).map_err(|refusal| ConfigError::Value {
         line: line_of(text, &refusal.key),
         key: refusal.key,
@@ -264,14 +285,18 @@ pub(crate) fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
     Ok(config)
 }
 
-/// The parser's refusal. It shows the lines around the fault, which are left out where they could hold a token, and what
-/// it found there, of which a token is hidden.
-fn shown(error: &serde_saphyr::Error, has_token: bool) -> String {
-    if !has_token {
+/// Keys whose values are shown to nobody: a token, a password's hash, a proxy's login.
+const SECRET_KEYS: [&str; 3] = ["token", "passwordHash", "proxy"];
+
+/// The parser's refusal. It shows the lines around the fault, which are left out where they could hold a secret, and what
+/// it found there, of which a secret is hidden.
+fn shown(error: &serde_saphyr::Error, has_secret: bool) -> String {
+    if !has_secret {
         return error.to_string();
     }
     let message = error.without_snippet().to_string();
-    let hide = |word: &str| if word.contains("K10") { "(hidden)".to_owned() } else { word.to_owned() };
+    let is_secret = |word: &str| word.contains("K10") || word.contains('$') || word.contains("://");
+    let hide = |word: &str| if is_secret(word) { "(hidden)".to_owned() } else { word.to_owned() };
     message.split(' ').map(hide).collect::<Vec<_>>().join(" ")
 }
 
@@ -296,10 +321,11 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
     if !is_dns_label(&config.hostname) {
         return refuse("hostname", &config.hostname, "a DNS label: 1-63 of a-z, 0-9 and -, not at the ends");
     }
-    if config.management.interface.is_empty() || config.management.interface.len() > 15 {
-        return refuse("management.interface", &config.management.interface, "a device name of 1-15 characters");
+    network::check_management(&config.management)?;
+    network::check_ntp(&config.ntp)?;
+    if let Some(proxy) = &config.proxy {
+        network::check_proxy(proxy)?;
     }
-    check_management(&config.management)?;
     match &config.join {
         Some(join) => check_join(join)?,
         None if config.role == Some(Role::Agent) => {
@@ -324,42 +350,17 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
     if let Some(key) = config.admin.ssh_keys.iter().find(|key| !is_ssh_key(key)) {
         return refuse("admin.sshKeys", key, "public keys such as `ssh-ed25519 AAAA... name`");
     }
+    if let Some(hash) = &config.admin.password_hash
+        && !is_password_hash(&hash.0)
+    {
+        return refuse("admin.passwordHash", "(hidden)", "a hash by yescrypt, SHA-512 or SHA-256: `openssl passwd -6`");
+    }
     if let Some(install) = &config.install {
         check_selector("install.disk", &install.disk)?;
         check_webhook(install.webhook.as_ref())?;
     }
     let mut disks = config.ceph.disks.iter().enumerate();
     disks.try_for_each(|(n, disk)| check_selector(&format!("ceph.disks[{n}]"), disk))
-}
-
-fn check_management(management: &Management) -> Result<(), Refusal> {
-    let most = if management.address.is_ipv4() { 32 } else { 128 };
-    match management.prefix_length {
-        Some(bits) if !(1..=most).contains(&bits) => {
-            return refuse("management.prefixLength", bits, &format!("1 to {most}"));
-        }
-        None if management.gateway.is_some() || !management.dns.is_empty() => {
-            return refuse("management.prefixLength", "nothing", "a prefix length beside gateway or dns");
-        }
-        _ => {}
-    }
-    for (key, other) in [("management.gateway", management.gateway), ("management.vip", management.vip)] {
-        match other {
-            Some(other) if other.is_ipv4() != management.address.is_ipv4() => {
-                return refuse(key, other, "an address of the same family as management.address");
-            }
-            _ => {}
-        }
-    }
-    match management.vip {
-        Some(vip) if vip == management.address => {
-            refuse("management.vip", vip, "an address that is no node's own: it moves between the servers")
-        }
-        Some(vip) if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() => {
-            refuse("management.vip", vip, "an address of the management network")
-        }
-        _ => Ok(()),
-    }
 }
 
 fn check_join(join: &Join) -> Result<(), Refusal> {
@@ -387,6 +388,14 @@ fn is_ssh_key(text: &str) -> bool {
     let mut words = text.split_ascii_whitespace();
     let kind = words.next().is_some_and(|k| k.starts_with("ssh-") || k.starts_with("ecdsa-") || k.starts_with("sk-"));
     kind && words.next().is_some_and(|data| data.starts_with("AAAA")) && !text.contains('\n')
+}
+
+/// `$METHOD$...$...` of a method that is not broken, in crypt(5)'s letters only.
+pub(crate) fn is_password_hash(text: &str) -> bool {
+    let of_crypt = |c: char| c.is_ascii_alphanumeric() || "./$,=".contains(c);
+    let method = ["$y$", "$6$", "$5$"].iter().find_map(|method| text.strip_prefix(method));
+    let parts = method.map(|rest| rest.split('$').filter(|part| !part.is_empty()).count());
+    parts.is_some_and(|parts| parts >= 2) && (40..=300).contains(&text.len()) && text.chars().all(of_crypt)
 }
 
 fn check_selector(key: &str, disk: &DiskSelector) -> Result<(), Refusal> {
@@ -556,7 +565,8 @@ mod tests {
     #[test]
     fn every_key_is_in_the_reference() {
         let reference = include_str!("../node.yaml.md");
-        let source = include_str!("config.rs").split("#[cfg(test)]").next().unwrap_or("");
+        let source = [include_str!("config.rs"), include_str!("config/network.rs")];
+        let source = source.map(|text| text.split("#[cfg(test)]").next().unwrap_or("")).concat();
         let fields =
             source.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(f, _)| f));
         for field in fields.filter(|f| !f.contains([' ', '('])) {

@@ -2,7 +2,9 @@
 //! the plan and can be killed at any point; `status` says how the node is.
 
 mod boot_entry;
+mod checks;
 mod config;
+mod console;
 mod device;
 mod disks;
 mod download;
@@ -13,6 +15,8 @@ mod install;
 mod join;
 mod kubeconfig;
 mod membership;
+mod network;
+mod observe;
 mod pki;
 mod places;
 mod plan;
@@ -20,6 +24,7 @@ mod promotion;
 mod pxe;
 mod record;
 mod removal;
+mod settings;
 mod status;
 mod steps;
 mod tokens;
@@ -156,6 +161,17 @@ enum Command {
         #[command(subcommand)]
         command: pxe::Command,
     },
+    /// What stands on this node's screen: its state, and the keys that an administrator needs there.
+    Console {
+        /// As the unit of tty1, which also tells the serial lines.
+        #[arg(long, hide = true)]
+        service: bool,
+    },
+    /// The management network of this node.
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// How this node is, with reasons. Exit code 1 when something is not well.
     Status,
 }
@@ -169,6 +185,20 @@ enum NodeCommand {
         /// The worker's name.
         name: String,
     },
+}
+
+#[derive(Subcommand)]
+enum NetworkCommand {
+    /// Make the network as a node.yaml says. It is taken back after 60 s, or by a restart, unless `confirm` comes first.
+    Apply {
+        /// The configuration; it becomes this node's.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+    },
+    /// Keep the network that `apply` made.
+    Confirm,
+    /// Take back a network that was not confirmed.
+    Rollback,
 }
 
 #[derive(Subcommand)]
@@ -264,6 +294,8 @@ async fn act(command: Command) -> Result<bool> {
             }
         }
         Command::Pxe { command } => pxe::run(command).await?,
+        Command::Console { service } => return console(service).await,
+        Command::Network { command } => network_command(command).await?,
         Command::Healthy => return Ok(status::wait_healthy().await),
         Command::Status => return Ok(status::print().await),
     }
@@ -302,6 +334,7 @@ impl Bootstrap {
             if self.dry_run {
                 return Ok(());
             }
+            network::trial::settled().await;
             install::end_interrupted().await?;
             execute(&node, steps, self.crash_after.as_deref()).await?;
             if !is_open || matches!(end, Some(Some(_))) {
@@ -342,9 +375,40 @@ async fn configured() -> Result<String> {
     Ok(document.text)
 }
 
+async fn network_command(command: NetworkCommand) -> Result<()> {
+    match command {
+        NetworkCommand::Apply { file } => {
+            let text = text_of(&file)?;
+            let config = config::parse(&text).with_context(|| format!("{} is not valid", file.display()))?;
+            println!("network: {}", network::describe(&config.management));
+            network::trial::begin(&text).await.context("could not change the network")?;
+            let seconds = network::trial::TRIAL.as_secs();
+            println!("in place; `furrow-install network confirm` within {seconds} s keeps it");
+        }
+        NetworkCommand::Confirm => {
+            network::trial::confirm().await.context("could not keep the network")?;
+            println!("the new network stays");
+        }
+        NetworkCommand::Rollback => {
+            let was_there = network::trial::rollback().await.context("could not take the network back")?;
+            println!("{}", if was_there { "the old network is back" } else { "no change is waiting to be confirmed" });
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a login takes this process's place and terminal")]
+async fn console(service: bool) -> Result<bool> {
+    match console::run(service).await? {
+        console::End::Left => Ok(true),
+        console::End::Login => Err(std::process::Command::new("/usr/bin/login").arg("root").exec()).context("no login"),
+    }
+}
+
 /// Installs as a node.yaml says, and restarts the machine.
 async fn install(text: String, dry_run: bool) -> Result<()> {
     let config = config::parse(&text).context("node.yaml is not valid")?;
+    check_machine().await?;
     let plan = match install::plan(config.clone(), text).await {
         Ok(plan) => plan,
         Err(error) => {
@@ -361,6 +425,20 @@ async fn install(text: String, dry_run: bool) -> Result<()> {
     let begun = Instant::now();
     plan.execute(&|line| println!("install [{:5.1} s] {line}", begun.elapsed().as_secs_f64())).await?;
     leave(&plan).await
+}
+
+/// Prints what is to be said of this machine.
+///
+/// # Errors
+/// When it cannot become a node.
+async fn check_machine() -> Result<()> {
+    let medium = install::medium_disk().map_err(anyhow::Error::msg)?;
+    let facts = tui::facts::Facts::observe(&medium).await.context("could not look at this machine")?;
+    for check in &facts.checks {
+        println!("check      {check}");
+    }
+    let bad = facts.checks.iter().find(|check| check.result == checks::Verdict::Bad);
+    bad.map_or(Ok(()), |check| Err(anyhow!("this machine cannot become a node: {}: {}", check.what, check.text)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a shell takes this process's place and terminal")]

@@ -27,6 +27,8 @@ pub(crate) enum Membership {
 pub(crate) enum Step {
     /// The host name.
     Hostname,
+    /// Time servers, proxy, root's password; in words.
+    Settings(String),
     /// What a node needs is fetched from the cluster and kept.
     Join {
         /// Who is asked; None when that has been done.
@@ -78,6 +80,7 @@ impl Step {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Step::Hostname => "hostname",
+            Step::Settings(_) => "settings",
             Step::Join { .. } => "join",
             Step::FurrowCa { .. } => "furrow-ca",
             Step::KubernetesFiles => "kubernetes-files",
@@ -105,6 +108,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Step::Hostname => "set the host name",
+            Step::Settings(what) => return write!(f, "set {what}"),
             Step::Join { server: None, .. } => "nothing to ask: the node has joined",
             Step::Join { server: Some(server), role } => return write_join(f, server, *role),
             Step::FurrowCa { joins: false } => "make the cluster's CA in /var/lib/furrow/ca, if there is none",
@@ -168,7 +172,7 @@ fn write_join(f: &mut fmt::Formatter<'_>, server: &str, role: Option<Role>) -> f
 
 /// The steps for a node. Where the cluster has to be asked first, those up to that question.
 pub(crate) fn plan(config: &NodeConfig, membership: Membership, disks: Vec<Chosen>) -> Vec<Step> {
-    let mut steps = vec![Step::Hostname];
+    let mut steps = vec![Step::Hostname, Step::Settings(crate::settings::describe(config))];
     let role = match membership {
         Membership::Founder => Some(Role::Server),
         Membership::Joiner(role) => {
@@ -277,7 +281,7 @@ mod tests {
     #[test]
     fn a_server_that_joins_asks_first_and_then_does_what_the_first_one_did() {
         let mut expected = names(&steps(FOUNDER, Membership::Founder));
-        expected.insert(1, "join");
+        expected.insert(2, "join");
         assert_eq!(names(&joiner(Some(Role::Server))), expected);
         // Also when node.yaml does not say so any more.
         assert_eq!(names(&steps(FOUNDER, Membership::Joined(Role::Server))), expected);
@@ -286,7 +290,7 @@ mod tests {
     #[test]
     fn an_agent_has_no_part_of_the_control_plane() {
         let names = names(&joiner(Some(Role::Agent)));
-        assert_eq!(names[..2], ["hostname", "join"]);
+        assert_eq!(names[..3], ["hostname", "settings", "join"]);
         for part in ["furrow-ca", "ceph-monitor", "ceph-manager", "ceph-pool", "ceph-users", "control-identity"] {
             assert!(!names.contains(&part), "{part}");
         }
@@ -296,8 +300,8 @@ mod tests {
     #[test]
     fn where_the_cluster_decides_the_plan_ends_with_the_question() {
         let steps = joiner(None);
-        assert_eq!(names(&steps), ["hostname", "join"]);
-        assert!(steps[1].to_string().ends_with("the rest of the plan follows then"), "{}", steps[1]);
+        assert_eq!(names(&steps), ["hostname", "settings", "join"]);
+        assert!(steps[2].to_string().ends_with("the rest of the plan follows then"), "{}", steps[2]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring, rea
 pub(crate) use ceph_conf::copies;
 pub(crate) use follow::once as follow;
 pub(crate) use identity::{ensure_namespace, refused};
-pub(crate) use kubernetes::{client, server_url, unit as k3s_unit};
+pub(crate) use kubernetes::{client, mark_changed as mark_kubernetes_changed, server_url, unit as k3s_unit};
 pub(crate) use osd::any_made;
 pub(crate) use vip::{api_is_ready, holder as vip_holder};
 
@@ -190,6 +190,7 @@ pub(crate) async fn run(
 async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
     match step {
         Step::Hostname => hostname(node),
+        Step::Settings(_) => crate::settings::ensure(node).await,
         Step::Join { .. } => join::join(node).await,
         Step::FurrowCa { .. } => identity::ca(node),
         Step::KubernetesFiles => kubernetes::files(node),

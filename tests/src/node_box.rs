@@ -200,10 +200,17 @@ impl NodeBox {
 
     /// Runs a command in the box with something on its standard input.
     pub(crate) fn exec_with(&self, argv: &[&str], stdin: &str, timeout: Duration) -> Result<Output> {
+        let entry = self.entry()?;
+        let entry: Vec<&str> = entry.iter().map(String::as_str).collect();
+        run_with(&[entry.as_slice(), argv].concat(), stdin, timeout)
+    }
+
+    /// What stands before a command that is to run in the box.
+    pub(crate) fn entry(&self) -> Result<Vec<String>> {
         let leader = self.leader().with_context(|| format!("box {} is off", self.name))?.to_string();
         let head = ["nsenter", "-t", &leader, "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w"];
         let env = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"];
-        run_with(&[&head, env.as_slice(), argv].concat(), stdin, timeout)
+        Ok([head.as_slice(), &env].concat().into_iter().map(str::to_owned).collect())
     }
 
     /// Runs a shell line in the box and returns its output; a failure is an error.

@@ -1,7 +1,8 @@
-//! A person at a machine's serial console: a terminal of 80 columns and 24 lines (tmux), whose screen is read and whose
+//! A person at a machine's serial console, or at a program in a box: a terminal of 80 columns and 24 lines (tmux), whose screen is read and whose
 //! keys are pressed.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -16,9 +17,16 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Opens the console behind a Unix socket. `dir` takes tmux's own socket.
     pub(crate) fn open(console: &Path, dir: &Path) -> Result<Terminal> {
-        let terminal = Terminal { socket: dir.join("tmux.sock") };
-        let attach = format!("socat -,raw,echo=0 UNIX-CONNECT:{}", console.display());
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &attach])?;
+        Terminal::run(&format!("socat -,raw,echo=0 UNIX-CONNECT:{}", console.display()), dir)
+    }
+
+    /// Runs a command, as a shell line, on a terminal of its own.
+    pub(crate) fn run(command: &str, dir: &Path) -> Result<Terminal> {
+        // A terminal may be opened before the one that it follows is closed.
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tmux-{}.sock", OPENED.fetch_add(1, Ordering::Relaxed));
+        let terminal = Terminal { socket: dir.join(name) };
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", command])?;
         Ok(terminal)
     }
 

@@ -11,7 +11,6 @@ mod document;
 mod layout;
 mod log;
 mod medium;
-mod network;
 mod target;
 mod write;
 
@@ -23,6 +22,7 @@ use furrow_host::block;
 use crate::config::{Install, NodeConfig};
 use crate::download::chain;
 use crate::events::{Event, Events};
+use crate::{network, settings};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
@@ -101,7 +101,9 @@ impl fmt::Display for InstallPlan {
         for partition in &self.layout.partitions {
             writeln!(f, "partition  {partition}")?;
         }
-        write!(f, "node       {} at {}", self.config.hostname, self.config.management.address)
+        writeln!(f, "node       {}", self.config.hostname)?;
+        writeln!(f, "network    {}", network::describe(&self.config.management))?;
+        write!(f, "settings   {}", settings::describe(&self.config))
     }
 }
 

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use furrow_host::block::{self, Contents};
 use furrow_host::cmd::Cmd;
 
+use super::InstallPlan;
 use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, is_root};
-use super::{InstallPlan, network};
 use crate::boot_entry::{BootEntry, ENTRIES};
 use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
 use crate::download::chain;
 use crate::events::{Event, Events};
 use crate::files::replace;
 use crate::firmware_entry::{self, Esp};
+use crate::{network, settings};
 
 /// Where partitions are mounted meanwhile.
 const WORK: &str = "/run/furrow/install";
@@ -152,13 +153,26 @@ async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceErr
     mounted(state, &Path::new(WORK).join("state"), "noatime", async |root| {
         let upper = root.join("etc/upper");
         let put = |name: &str, text: &str, mode| {
-            let path = upper.join(name.trim_start_matches("etc/"));
+            let path = upper.join(name.trim_start_matches('/').trim_start_matches("etc/"));
             replace(&path, text.as_bytes(), mode).map_err(file(&path))
         };
         put("etc/furrow/node.yaml", &plan.node_yaml, 0o600)?;
         put("etc/hostname", &format!("{}\n", plan.config.hostname), 0o644)?;
-        if let Some(unit) = network::unit(&plan.config.management) {
-            put(network::PATH, &unit, 0o644)?;
+        for (name, unit) in network::files(&plan.config.management) {
+            put(&format!("{}/{name}", network::DIR), &unit, 0o644)?;
+        }
+        if !plan.config.ntp.is_empty() {
+            put(settings::TIME_SOURCES, &settings::time_sources(&plan.config), 0o644)?;
+        }
+        let proxy = settings::proxy_environment(&plan.config);
+        if !proxy.is_empty() {
+            put(settings::PROXY, &proxy, 0o600)?;
+        }
+        if let Some(hash) = &plan.config.admin.password_hash {
+            // The medium's own, which is the installed system's.
+            let from = Path::new("/etc/shadow");
+            let shadow = std::fs::read_to_string(from).map_err(file(from))?;
+            put("etc/shadow", &settings::shadow_with(&shadow, &hash.0), 0o600)?;
         }
         if !plan.config.admin.ssh_keys.is_empty() {
             let home = root.join("root");

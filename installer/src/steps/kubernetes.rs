@@ -42,8 +42,7 @@ pub(crate) fn files(node: &Node) -> Result<(), StepError> {
     let (file, wanted) =
         (Path::new("/etc/rancher/k3s/config.yaml"), config(&node.config, joined.as_ref(), &token_file(node)));
     if differs(file, &wanted) {
-        let mark = changed_mark(node);
-        replace(&mark, b"", 0o600).map_err(file_error("write", &mark))?;
+        mark_changed(node)?;
         replace(file, wanted.as_bytes(), 0o600).map_err(file_error("write", file))?;
     }
     if node.role()? == Role::Server {
@@ -184,6 +183,12 @@ pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
 /// Stands from before the configuration changes until k3s has been started with it.
 fn changed_mark(node: &Node) -> PathBuf {
     node.state.join("bootstrap/k3s-config-changed")
+}
+
+/// Notes that k3s must be started anew; before its configuration changes, so that a kill in between loses nothing.
+pub(crate) fn mark_changed(node: &Node) -> Result<(), StepError> {
+    let mark = changed_mark(node);
+    replace(&mark, b"", 0o600).map_err(file_error("write", &mark))
 }
 
 async fn stop(node: &Node, why: &str) -> Result<(), StepError> {

@@ -98,7 +98,7 @@ fn router_id(vip: IpAddr) -> u128 {
 }
 
 fn render(config: &NodeConfig, vip: IpAddr) -> String {
-    let (name, interface, id) = (&config.hostname, &config.management.interface, router_id(vip));
+    let (name, interface, id) = (&config.hostname, config.management.device(), router_id(vip));
     let bits = if vip.is_ipv4() { 32 } else { 128 };
     format!(
         "# Written by furrow-install from /etc/furrow/node.yaml.\n\

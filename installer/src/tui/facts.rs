@@ -1,27 +1,10 @@
 //! What the text interface shows of the machine: checks, disks, NICs. Observes only.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use furrow_host::block::{self, Device};
 
-/// A check before anything is asked.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Check {
-    pub(super) what: &'static str,
-    pub(super) result: Verdict,
-    pub(super) text: String,
-}
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Good,
-    /// It can be installed, but not well.
-    Warning,
-    /// It cannot be installed.
-    Bad,
-}
+use crate::checks::{self, Check};
 
 /// A network card.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,8 +18,8 @@ pub(super) struct Nic {
 
 /// The machine.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Facts {
-    pub(super) checks: Vec<Check>,
+pub(crate) struct Facts {
+    pub(crate) checks: Vec<Check>,
     pub(super) disks: Vec<Device>,
     pub(super) nics: Vec<Nic>,
     /// Default route.
@@ -44,71 +27,27 @@ pub(super) struct Facts {
     pub(super) dns: Vec<IpAddr>,
 }
 
-/// GiB below which a node cannot do its work, and below which it has little room for guests.
-const MEMORY_GIB: (f64, f64) = (3.5, 7.5);
-/// A clock before this has never been set: the year in which this was written.
-const CLOCK_SINCE: u64 = 1_735_689_600;
-
 impl Facts {
     /// Looks at this machine. `medium`: the disk that is none to install to.
     ///
     /// # Errors
     /// When the disks cannot be listed.
-    pub(super) async fn observe(medium: &str) -> Result<Facts, block::BlockError> {
+    pub(crate) async fn observe(medium: &str) -> Result<Facts, block::BlockError> {
         let mut disks = block::list().await?;
         disks.retain(|d| d.kind == "disk" && d.path != medium && !d.path.starts_with("/dev/zram"));
         let nics = nics();
         let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
         let resolv = std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
         let dns = resolv.lines().filter_map(|l| l.strip_prefix("nameserver ")?.trim().parse().ok()).collect();
-        Ok(Facts { checks: checks(&disks, &nics), disks, nics, gateway: gateway(&routes), dns })
+        let linked = nics.iter().filter(|n| n.has_link).count();
+        Ok(Facts {
+            checks: checks::all(&disks, (nics.len(), linked)).await,
+            disks,
+            nics,
+            gateway: gateway(&routes),
+            dns,
+        })
     }
-}
-
-fn checks(disks: &[Device], nics: &[Nic]) -> Vec<Check> {
-    use Verdict::{Bad, Good, Warning};
-    let check = |what, result, text: String| Check { what, result, text };
-    let uefi = Path::new("/sys/firmware/efi").exists();
-    let kvm = Path::new("/dev/kvm").exists();
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let gib = memory_kib(&memory) as f64 / f64::from(1 << 20);
-    let linked = nics.iter().filter(|n| n.has_link).count();
-    let set = crate::steps::now() > CLOCK_SINCE;
-    vec![
-        check("firmware", if uefi { Good } else { Bad }, if uefi { "UEFI" } else { "not UEFI" }.into()),
-        check(
-            "virtualisation",
-            if kvm { Good } else { Warning },
-            if kvm { "KVM" } else { "no KVM: switch on VT-x or AMD-V in the firmware; guests are emulated" }.into(),
-        ),
-        check(
-            "memory",
-            if gib < MEMORY_GIB.0 {
-                Bad
-            } else if gib < MEMORY_GIB.1 {
-                Warning
-            } else {
-                Good
-            },
-            format!("{gib:.1} GiB; a node takes 1.3 GiB for itself"),
-        ),
-        check("disks", if disks.is_empty() { Bad } else { Good }, format!("{}", disks.len())),
-        check(
-            "network",
-            match (nics.len(), linked) {
-                (0, _) => Bad,
-                (_, 0) => Warning,
-                _ => Good,
-            },
-            format!("{} cards, {linked} with a link", nics.len()),
-        ),
-        check("clock", if set { Good } else { Warning }, if set { "is set" } else { "was never set" }.into()),
-    ]
-}
-
-fn memory_kib(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-    line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 fn nics() -> Vec<Nic> {
@@ -153,6 +92,5 @@ mod tests {
         let routes =
             "Iface\tDestination\tGateway\tFlags\neth0\t0000000A\t00000000\t0001\neth0\t00000000\t0202000A\t0003\n";
         assert_eq!(gateway(routes), Some("10.0.2.2".parse().expect("an address")));
-        assert_eq!(memory_kib("MemTotal:        6094324 kB\nMemFree: 1 kB\n"), 6_094_324);
     }
 }

@@ -2,9 +2,11 @@
 //! Owns the terminal and the order; what is asked is [`wizard`]'s, how it looks is [`view`]'s. Installs by the same
 //! node.yaml and plan as an unattended installation.
 
-mod facts;
-mod view;
-mod wizard;
+pub(crate) mod facts;
+pub(crate) mod form;
+pub(crate) mod network_form;
+pub(crate) mod view;
+pub(crate) mod wizard;
 
 use std::io::Stdout;
 use std::time::{Duration, Instant};
@@ -12,14 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::{execute, terminal};
 
 use self::facts::Facts;
 use self::wizard::{Key, Outcome, Wizard};
 use crate::install::{self, InstallPlan};
 
-type Screen = Terminal<CrosstermBackend<Stdout>>;
+/// The terminal that is drawn on.
+pub(crate) type Screen = Terminal<CrosstermBackend<Stdout>>;
 
 /// What a person chose.
 pub(crate) enum End {
@@ -45,7 +48,7 @@ pub(crate) async fn run() -> Result<End> {
 async fn story(screen: &mut Screen, facts: Facts) -> Result<End> {
     let mut wizard = Wizard::new(facts);
     loop {
-        let text = match ask(screen, &mut wizard)? {
+        let text = match ask(screen, &mut wizard).await? {
             None => return Ok(End::Left),
             Some(text) => text,
         };
@@ -62,26 +65,38 @@ async fn story(screen: &mut Screen, facts: Facts) -> Result<End> {
     }
 }
 
-fn open() -> Result<Screen> {
+/// Takes the terminal.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn open() -> Result<Screen> {
     terminal::enable_raw_mode().context("no terminal")?;
     let mut out = std::io::stdout();
     execute!(out, terminal::EnterAlternateScreen)?;
     Ok(Terminal::new(CrosstermBackend::new(out))?)
 }
 
-fn close(screen: &mut Screen) {
+/// Gives the terminal back.
+pub(crate) fn close(screen: &mut Screen) {
     let _ = terminal::disable_raw_mode();
     let _ = execute!(screen.backend_mut(), terminal::LeaveAlternateScreen);
     let _ = screen.show_cursor();
 }
 
 /// The wizard until it is done; None for a shell.
-fn ask(screen: &mut Screen, wizard: &mut Wizard) -> Result<Option<String>> {
+async fn ask(screen: &mut Screen, wizard: &mut Wizard) -> Result<Option<String>> {
     loop {
         screen.draw(|frame| view::draw(frame, wizard))?;
         let Some(key) = read_key()? else { continue };
-        match wizard.key(key) {
-            Outcome::Stay => {}
+        let outcome = match wizard.key(key) {
+            Outcome::Hash(password) => {
+                let hash = crate::settings::hash_password(&password).await;
+                wizard.hashed(hash.map_err(|error| error.to_string()))
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Outcome::Stay | Outcome::Hash(_) => {}
             Outcome::Leave => return Ok(None),
             Outcome::Install(text) => return Ok(Some(text)),
         }
@@ -94,20 +109,28 @@ fn read_key() -> Result<Option<Key>> {
         return Ok(None);
     }
     let Event::Key(key) = event::read()? else { return Ok(None) };
-    if key.kind == KeyEventKind::Release {
-        return Ok(None);
+    Ok(key_of(key))
+}
+
+/// What a key means here; None for one that means nothing.
+pub(crate) fn key_of(key: KeyEvent) -> Option<Key> {
+    if key.kind == KeyEventKind::Release || key.modifiers.contains(KeyModifiers::CONTROL) {
+        return None;
     }
-    Ok(match key.code {
+    match key.code {
         KeyCode::Up => Some(Key::Up),
         KeyCode::Down | KeyCode::Tab => Some(Key::Down),
         KeyCode::Enter => Some(Key::Enter),
-        KeyCode::Esc | KeyCode::Left => Some(Key::Back),
-        KeyCode::Right => Some(Key::Enter),
+        KeyCode::Esc => Some(Key::Back),
+        KeyCode::Left => Some(Key::Previous),
+        KeyCode::Right => Some(Key::Next),
+        KeyCode::PageUp => Some(Key::PageUp),
+        KeyCode::PageDown => Some(Key::PageDown),
         KeyCode::Backspace => Some(Key::Erase),
         KeyCode::Char(' ') => Some(Key::Space),
         KeyCode::Char(c) => Some(Key::Char(c)),
         _ => None,
-    })
+    }
 }
 
 async fn progress(screen: &mut Screen, plan: InstallPlan) -> Result<End> {
@@ -134,7 +157,7 @@ async fn progress(screen: &mut Screen, plan: InstallPlan) -> Result<End> {
 }
 
 /// An error's causes in one line.
-fn reasons(error: &dyn std::error::Error) -> String {
+pub(crate) fn reasons(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -6,8 +6,9 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 
-use super::facts::Verdict;
-use super::wizard::{Field, Screen, Wizard, show, unfit};
+use super::form::Field;
+use super::wizard::{Screen, Wizard, show, unfit};
+use crate::checks::Verdict;
 use crate::disks::holds;
 
 /// The whole screen.
@@ -21,16 +22,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, wizard: &Wizard) {
             "Up Down move   Space take or leave   Enter go on   Esc back",
         ),
         Screen::Card => {
-            ("Which card is the management network on?", cards(wizard), "Up Down choose   Enter go on   Esc back")
+            let help = "Up Down choose   Space takes into a bond   Enter go on   Esc back";
+            ("Which card is the management network on?", cards(wizard), help)
         }
         Screen::Address => (
             "Its address",
-            fields(&wizard.address, wizard.cursor),
+            form_lines(&wizard.address, wizard.cursor),
+            "Up Down move   type to change   Space turns   Enter go on   Esc back",
+        ),
+        Screen::Node => (
+            "The node",
+            form_lines(&wizard.node, wizard.cursor),
             "Up Down move   type to change   Enter go on   Esc back",
         ),
-        Screen::Node => {
-            ("The node", fields(&wizard.node, wizard.cursor), "Up Down move   type to change   Enter go on   Esc back")
-        }
         Screen::Summary => ("Summary", summary(wizard), "type the word, then Enter   Esc back"),
     };
     let refusal = wizard.refusal.clone().unwrap_or_default();
@@ -64,7 +68,7 @@ fn page(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>, refusal: &str,
 }
 
 fn checks(wizard: &Wizard) -> Vec<Line<'static>> {
-    let line = |check: &super::facts::Check| {
+    let line = |check: &crate::checks::Check| {
         let (mark, colour) = match check.result {
             Verdict::Good => ("ok  ", Color::Green),
             Verdict::Warning => ("warn", Color::Yellow),
@@ -115,23 +119,30 @@ fn cards(wizard: &Wizard) -> Vec<Line<'static>> {
     let line = |(n, nic): (usize, &super::facts::Nic)| {
         let link = if nic.has_link { "link" } else { "no link" };
         let address = nic.address.map_or("no address".to_owned(), |(a, bits)| format!("{a}/{bits}"));
-        item(format!("{:12} {}  {link}, {address}", nic.name, nic.mac), n == wizard.cursor)
+        let mark = if wizard.bonded.get(n) == Some(&true) { "[x]" } else { "[ ]" };
+        item(format!("{mark} {:12} {}  {link}, {address}", nic.name, nic.mac), n == wizard.cursor)
     };
     wizard.facts.nics.iter().enumerate().map(line).collect()
 }
 
-fn fields(fields: &[Field], cursor: usize) -> Vec<Line<'static>> {
+/// The lines of a form, with the hint of the one that is written.
+pub(crate) fn form_lines(fields: &[Field], cursor: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for (n, field) in fields.iter().enumerate() {
-        let caret = if n == cursor { "_" } else { "" };
-        lines.push(item(format!("{:10} {}{caret}", field.name, field.value), n == cursor));
-        lines.push(Line::styled(format!("             {}", field.hint), Style::new().add_modifier(Modifier::DIM)));
+        let caret = if n == cursor && !field.is_choice() { "_" } else { "" };
+        lines.push(item(format!("{:10} {}{caret}", field.name, field.shown()), n == cursor));
+        if n == cursor {
+            lines.push(Line::styled(format!("             {}", field.hint), Style::new().add_modifier(Modifier::DIM)));
+        }
     }
     lines
 }
 
 fn summary(wizard: &Wizard) -> Vec<Line<'static>> {
-    let mut lines: Vec<Line<'static>> = wizard.node_yaml().lines().map(|l| Line::from(l.to_owned())).collect();
+    let shown = wizard.node_yaml();
+    // A hash says nothing to a reader and is not for those who look over his shoulder.
+    let line = |l: &str| if l.contains("passwordHash") { "  passwordHash: (hidden)".to_owned() } else { l.to_owned() };
+    let mut lines: Vec<Line<'static>> = shown.lines().map(|l| Line::from(line(l))).collect();
     lines.push(Line::from(""));
     let red = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
     lines.extend(wizard.erased().into_iter().map(|text| Line::styled(format!("ERASED: {text}"), red)));

@@ -5,19 +5,27 @@
 //!         Enter goes on when the answer is valid, Esc goes back; no answer is lost.
 //! ```
 
-use std::net::IpAddr;
-
 use furrow_host::block::Device;
 
-use super::facts::{Facts, Verdict};
+use super::facts::Facts;
+use super::form::{Field, items};
+use super::network_form;
+use crate::checks::Verdict;
+use crate::config::Management;
 use crate::disks::{MIN_OSD_BYTES, holds};
 use crate::install::{MIN_DISK_BYTES, MIN_SHARED_BYTES, unusable_disk};
 
 /// A key that means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Up,
     Down,
+    /// To the right: turns a choice, otherwise goes on.
+    Next,
+    /// To the left: turns a choice, otherwise goes back.
+    Previous,
+    PageUp,
+    PageDown,
     Enter,
     Back,
     Space,
@@ -46,17 +54,24 @@ pub(super) enum Outcome {
     Stay,
     /// Go back from the first screen: a shell.
     Leave,
+    /// Make this password's hash; [`Wizard::hashed`] follows.
+    Hash(String),
     /// Install as this node.yaml says.
     Install(String),
 }
 
-/// A line of text that is being written.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Field {
-    pub(super) name: &'static str,
-    pub(super) hint: &'static str,
-    pub(super) value: String,
-}
+/// Places among the questions about the node.
+const HOST_NAME: usize = 0;
+const PASSWORD: usize = 1;
+const AGAIN: usize = 2;
+const SSH_KEY: usize = 3;
+const TIME: usize = 4;
+const PROXY: usize = 5;
+const NO_PROXY: usize = 6;
+/// Longer than any word that is asked for.
+const MAX_WORD: usize = 20;
+/// A password shorter than this is guessed.
+const MIN_PASSWORD: usize = 8;
 
 /// All questions and answers.
 pub(super) struct Wizard {
@@ -69,14 +84,15 @@ pub(super) struct Wizard {
     pub(super) disk: usize,
     /// Which disks Ceph gets; that of the system means the rest of it.
     pub(super) storage: Vec<bool>,
+    /// The card, or the first one of a bond.
     pub(super) card: usize,
+    /// The cards of a bond.
+    pub(super) bonded: Vec<bool>,
     pub(super) address: Vec<Field>,
     pub(super) node: Vec<Field>,
     pub(super) confirmation: String,
-}
-
-fn field(name: &'static str, hint: &'static str, value: String) -> Field {
-    Field { name, hint, value }
+    /// The last password that was written, and its hash.
+    hash: Option<(String, String)>,
 }
 
 fn join<T: ToString>(items: &[T]) -> String {
@@ -95,7 +111,9 @@ impl Wizard {
         {
             *own = true;
         }
-        let gateway = facts.gateway.map(|a| a.to_string()).unwrap_or_default();
+        let mut address = network_form::questions();
+        address[network_form::GATEWAY].set(facts.gateway.map(|a| a.to_string()).unwrap_or_default());
+        address[network_form::DNS].set(join(&facts.dns));
         let mut wizard = Wizard {
             screen: Screen::Checks,
             cursor: 0,
@@ -103,16 +121,19 @@ impl Wizard {
             disk,
             storage,
             card: 0,
-            address: vec![
-                field("address", "with its prefix length, such as 10.0.0.11/24", String::new()),
-                field("gateway", "empty for none", gateway),
-                field("DNS", "addresses with commas between, empty for none", join(&facts.dns)),
-            ],
+            bonded: vec![false; facts.nics.len()],
+            address,
             node: vec![
-                field("host name", "a-z, 0-9 and -", "node-1".into()),
-                field("SSH key", "a public key for root, empty for none", String::new()),
+                Field::text("host name", "a-z, 0-9 and -", "node-1"),
+                Field::hidden("password", "of root on consoles, at least 8 characters; empty for none"),
+                Field::hidden("again", "the same password"),
+                Field::text("SSH key", "a public key for root, empty for none", ""),
+                Field::text("time", "servers with commas between, empty for DHCP's and Debian's", ""),
+                Field::text("proxy", "for images and updates, such as http://proxy:3128; empty for none", ""),
+                Field::text("no proxy", "hosts, .domains and networks reached directly, beside the cluster's", ""),
             ],
             confirmation: String::new(),
+            hash: None,
             facts,
         };
         wizard.take_lease();
@@ -122,9 +143,17 @@ impl Wizard {
     /// Offers the address that the card has now.
     fn take_lease(&mut self) {
         let lease = self.facts.nics.get(self.card).and_then(|n| n.address);
-        if let (Some((address, bits)), true) = (lease, self.address[0].value.is_empty()) {
-            self.address[0].value = format!("{address}/{bits}");
+        let field = &mut self.address[network_form::ADDRESS];
+        if let (Some((address, bits)), true) = (lease, field.answer().is_empty()) {
+            field.set(format!("{address}/{bits}"));
         }
+    }
+
+    /// The cards of the management network.
+    fn cards(&self) -> Vec<&str> {
+        let name = |n: usize| self.facts.nics.get(n).map(|nic| nic.name.as_str());
+        let marked = (0..self.bonded.len()).filter(|n| self.bonded[*n]).filter_map(name).collect::<Vec<_>>();
+        if marked.is_empty() { name(self.card).into_iter().collect() } else { marked }
     }
 
     /// The word that must be typed on the last screen.
@@ -158,16 +187,42 @@ impl Wizard {
             Key::Down => self.cursor = (self.cursor + 1).min(self.lines() - 1),
             Key::Back => return self.back(),
             Key::Enter => return self.forward(),
+            Key::Next if self.on_choice() => self.turn(true),
+            Key::Previous if self.on_choice() => self.turn(false),
+            Key::Next => return self.forward(),
+            Key::Previous => return self.back(),
             Key::Space if self.screen == Screen::Storage => self.toggle(),
+            Key::Space if self.screen == Screen::Card => self.mark_card(),
             Key::Space => self.type_in(' '),
             Key::Char(c) => self.type_in(c),
+            Key::Erase if self.screen == Screen::Summary => {
+                self.confirmation.pop();
+            }
             Key::Erase => {
-                if let Some(text) = self.text() {
-                    text.pop();
+                if let Some(field) = self.field() {
+                    field.erase();
                 }
             }
+            Key::PageUp | Key::PageDown => {}
         }
         Outcome::Stay
+    }
+
+    fn on_choice(&mut self) -> bool {
+        self.field().is_some_and(|field| field.is_choice())
+    }
+
+    fn turn(&mut self, forward: bool) {
+        if let Some(field) = self.field() {
+            field.turn(forward);
+        }
+    }
+
+    /// Takes a card into the bond, or out of it.
+    fn mark_card(&mut self) {
+        if let Some(marked) = self.bonded.get_mut(self.cursor) {
+            *marked = !*marked;
+        }
     }
 
     fn toggle(&mut self) {
@@ -187,20 +242,33 @@ impl Wizard {
     }
 
     fn type_in(&mut self, c: char) {
-        if let Some(text) = self.text()
-            && text.len() < 1000
-        {
-            text.push(c);
+        if self.screen == Screen::Summary && self.confirmation.len() < MAX_WORD {
+            self.confirmation.push(c);
+        } else if let Some(field) = self.field() {
+            field.write(c);
         }
     }
 
-    /// The text that is being written.
-    fn text(&mut self) -> Option<&mut String> {
+    /// The line that is being written.
+    fn field(&mut self) -> Option<&mut Field> {
         match self.screen {
-            Screen::Address => self.address.get_mut(self.cursor).map(|f| &mut f.value),
-            Screen::Node => self.node.get_mut(self.cursor).map(|f| &mut f.value),
-            Screen::Summary => Some(&mut self.confirmation),
+            Screen::Address => self.address.get_mut(self.cursor),
+            Screen::Node => self.node.get_mut(self.cursor),
             _ => None,
+        }
+    }
+
+    /// The hash of the password that [`Outcome::Hash`] asked for.
+    pub(super) fn hashed(&mut self, result: Result<String, String>) -> Outcome {
+        match result {
+            Ok(hash) => {
+                self.hash = Some((self.node[PASSWORD].answer().to_owned(), hash));
+                self.forward()
+            }
+            Err(reason) => {
+                self.refusal = Some(format!("the password: {reason}"));
+                Outcome::Stay
+            }
         }
     }
 
@@ -225,6 +293,11 @@ impl Wizard {
         if let Err(refusal) = self.accept() {
             self.refusal = Some(refusal);
             return Outcome::Stay;
+        }
+        let password = self.node[PASSWORD].answer();
+        let is_hashed = self.hash.as_ref().is_some_and(|(of, _)| of == password);
+        if self.screen == Screen::Node && !password.is_empty() && !is_hashed {
+            return Outcome::Hash(password.to_owned());
         }
         let at = ORDER.iter().position(|s| *s == self.screen).unwrap_or(0);
         match ORDER.get(at + 1) {
@@ -270,47 +343,50 @@ impl Wizard {
             Screen::Storage => Ok(()),
             Screen::Card => {
                 self.facts.nics.get(self.cursor).ok_or("there is no network card")?;
-                self.card = self.cursor;
+                self.card = self.bonded.iter().position(|marked| *marked).unwrap_or(self.cursor);
                 self.take_lease();
+                let is_bond = self.address[network_form::MODE].answer() != "none";
+                match (self.cards().len(), is_bond) {
+                    (2.., false) => network_form::set_mode(&mut self.address, "active-backup"),
+                    (..=1, true) if !self.bonded.contains(&true) => network_form::set_mode(&mut self.address, "none"),
+                    _ => {}
+                }
                 Ok(())
             }
-            Screen::Address => self.addresses().map(|_| ()),
-            Screen::Node => crate::config::parse(&self.node_yaml()).map(|_| ()).map_err(|e| e.to_string()),
+            Screen::Address => {
+                self.management()?;
+                // Of the whole document only the network is known by now.
+                match crate::config::parse(&self.node_yaml()) {
+                    Err(error) if error.to_string().contains("management.") => Err(error.to_string()),
+                    _ => Ok(()),
+                }
+            }
+            Screen::Node => {
+                let (password, again) = (self.node[PASSWORD].answer(), self.node[AGAIN].answer());
+                if password != again {
+                    return Err("the two passwords differ".into());
+                }
+                if !password.is_empty() && password.chars().count() < MIN_PASSWORD {
+                    return Err(format!("a password has at least {MIN_PASSWORD} characters, or is empty for none"));
+                }
+                crate::config::parse(&self.node_yaml()).map(|_| ()).map_err(|e| e.to_string())
+            }
             Screen::Summary if self.confirmation.trim() == self.word() => Ok(()),
             Screen::Summary => Err(format!("type `{}` and press Enter, or Esc to go back", self.word())),
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "read once, right below")]
-    fn addresses(&self) -> Result<((IpAddr, u8), Option<IpAddr>, Vec<IpAddr>), String> {
-        let value = |n: usize| self.address[n].value.trim();
-        let parsed = |text: &str| text.parse::<IpAddr>().map_err(|_| format!("`{text}` is no address"));
-        let (address, bits) = value(0).split_once('/').ok_or("the address needs a prefix length, such as /24")?;
-        let address = parsed(address)?;
-        let bits = bits.parse().map_err(|_| format!("`{bits}` is no prefix length"))?;
-        let gateway = if value(1).is_empty() { None } else { Some(parsed(value(1))?) };
-        let dns = value(2).split([',', ' ']).filter(|w| !w.is_empty()).map(parsed).collect::<Result<_, _>>()?;
-        Ok(((address, bits), gateway, dns))
+    fn management(&self) -> Result<Management, String> {
+        network_form::management(&self.address, &self.cards())
     }
 
     /// The answers as a document. Scalars are JSON, which is YAML, so that nothing in them means something else.
     pub(super) fn node_yaml(&self) -> String {
         let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let mut text = format!("apiVersion: {}\nkind: Node\n", crate::config::API_VERSION);
-        text += &format!("hostname: {}\n", quoted(self.node[0].value.trim()));
-        let card = self.facts.nics.get(self.card).map(|n| n.name.as_str()).unwrap_or_default();
-        text += &format!("management:\n  interface: {}\n", quoted(card));
-        if let Ok(((address, bits), gateway, dns)) = self.addresses() {
-            text += &format!("  address: {}\n  prefixLength: {bits}\n", quoted(&address.to_string()));
-            if let Some(gateway) = gateway {
-                text += &format!("  gateway: {}\n", quoted(&gateway.to_string()));
-            }
-            if !dns.is_empty() {
-                text += &format!(
-                    "  dns: [{}]\n",
-                    dns.iter().map(|a| quoted(&a.to_string())).collect::<Vec<_>>().join(", ")
-                );
-            }
+        text += &format!("hostname: {}\n", quoted(self.node[HOST_NAME].answer()));
+        if let Ok(management) = self.management() {
+            text += &crate::network::section(&management);
         }
         text += "ceph:\n  disks:\n";
         for (n, device) in self.facts.disks.iter().enumerate().filter(|(n, _)| self.storage[*n]) {
@@ -320,12 +396,34 @@ impl Wizard {
                 text += &format!("    - {}\n", selector(device));
             }
         }
-        let key = self.node[1].value.trim();
-        if !key.is_empty() {
-            text += &format!("admin:\n  sshKeys: [{}]\n", quoted(key));
-        }
+        text += &self.settings();
         if let Some(device) = self.facts.disks.get(self.disk) {
             text += &format!("install:\n  disk: {}\n", selector(device));
+        }
+        text
+    }
+}
+
+impl Wizard {
+    /// Who may log in, time servers, proxy.
+    fn settings(&self) -> String {
+        let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+        let answer = |n: usize| self.node[n].answer();
+        let list = |n| items(answer(n)).into_iter().map(quoted).collect::<Vec<_>>().join(", ");
+        let mut admin = String::new();
+        if !answer(SSH_KEY).is_empty() {
+            admin += &format!("  sshKeys: [{}]\n", quoted(answer(SSH_KEY)));
+        }
+        if let Some((_, hash)) = self.hash.as_ref().filter(|(of, _)| !of.is_empty() && of == answer(PASSWORD)) {
+            admin += &format!("  passwordHash: {}\n", quoted(hash));
+        }
+        let mut text = if admin.is_empty() { admin } else { format!("admin:\n{admin}") };
+        if !answer(TIME).is_empty() {
+            text += &format!("ntp: [{}]\n", list(TIME));
+        }
+        if !answer(PROXY).is_empty() {
+            let proxy = quoted(answer(PROXY));
+            text += &format!("proxy: {{http: {proxy}, https: {proxy}, noProxy: [{}]}}\n", list(NO_PROXY));
         }
         text
     }

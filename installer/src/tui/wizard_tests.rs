@@ -1,7 +1,9 @@
 //! The wizard by keys, as a person at the console uses it.
 
 use super::*;
-use crate::tui::facts::{Check, Nic};
+use crate::checks::Check;
+use crate::config::BondMode;
+use crate::tui::facts::Nic;
 
 fn facts() -> Facts {
     let disks = furrow_host::block::parse(
@@ -41,7 +43,7 @@ fn write(wizard: &mut Wizard, text: &str) {
 /// Goes to a screen with the answers that are offered.
 fn at(screen: Screen) -> Wizard {
     let mut wizard = Wizard::new(facts());
-    for _ in 0..20 {
+    for _ in 0..40 {
         if wizard.screen == screen {
             return wizard;
         }
@@ -86,9 +88,9 @@ fn going_back_loses_no_answer() {
     write(&mut wizard, "rack3");
     press(&mut wizard, &[Key::Back, Key::Back]);
     assert_eq!(wizard.screen, Screen::Card);
-    press(&mut wizard, &[Key::Enter, Key::Enter, Key::Enter, Key::Enter]);
+    press(&mut wizard, &[Key::Enter; 10]);
     assert_eq!(wizard.screen, Screen::Node);
-    assert_eq!(wizard.node[0].value, "rack3");
+    assert_eq!(wizard.node[HOST_NAME].answer(), "rack3");
 }
 
 #[test]
@@ -99,8 +101,8 @@ fn refusals_say_why_and_stay() {
     assert!(wizard.refusal.as_deref().is_some_and(|r| r.contains("/dev/sdc: smaller than")), "{:?}", wizard.refusal);
 
     let mut wizard = at(Screen::Address);
-    press(&mut wizard, &[Key::Erase; 3]);
-    press(&mut wizard, &[Key::Enter, Key::Enter, Key::Enter]);
+    press(&mut wizard, &[Key::Down, Key::Erase, Key::Erase, Key::Erase]);
+    press(&mut wizard, &[Key::Enter; 9]);
     assert_eq!(wizard.screen, Screen::Address);
     assert!(wizard.refusal.is_some());
 
@@ -126,4 +128,65 @@ fn a_failed_check_ends_it() {
     press(&mut wizard, &[Key::Enter]);
     assert_eq!(wizard.screen, Screen::Checks);
     assert_eq!(wizard.key(Key::Back), Outcome::Leave);
+}
+
+#[test]
+fn two_cards_become_a_bond_and_one_card_again() {
+    let mut wizard = at(Screen::Card);
+    press(&mut wizard, &[Key::Space, Key::Down, Key::Space, Key::Enter]);
+    assert_eq!(wizard.screen, Screen::Address);
+    let made = wizard.management().expect("a bond");
+    let bond = made.bond.expect("a bond");
+    assert_eq!((made.interface.as_str(), bond.mode, bond.members.len()), ("bond0", BondMode::ActiveBackup, 2));
+    press(&mut wizard, &[Key::Back, Key::Space, Key::Down, Key::Space, Key::Up, Key::Enter]);
+    assert_eq!(wizard.management().map(|m| (m.interface, m.bond)), Ok(("eno1".into(), None)));
+}
+
+#[test]
+fn arrow_keys_alone_choose_dhcp_and_a_wrong_network_is_refused() {
+    let mut wizard = at(Screen::Address);
+    wizard.key(Key::Next);
+    assert_eq!(wizard.management().map(|m| m.prefix_length), Ok(None));
+    wizard.key(Key::Previous);
+    press(&mut wizard, &[Key::Down, Key::Down, Key::Erase]);
+    write(&mut wizard, "7");
+    press(&mut wizard, &[Key::Enter; 10]);
+    assert_eq!(wizard.screen, Screen::Address);
+    assert!(
+        wizard.refusal.as_deref().is_some_and(|r| r.contains("management.gateway: `10.0.0.7`")),
+        "{:?}",
+        wizard.refusal
+    );
+}
+
+#[test]
+fn a_password_is_asked_twice_and_leaves_only_its_hash() {
+    let mut wizard = at(Screen::Node);
+    wizard.key(Key::Enter);
+    write(&mut wizard, "long enough");
+    press(&mut wizard, &[Key::Enter; 7]);
+    assert_eq!(wizard.refusal.as_deref(), Some("the two passwords differ"));
+    press(&mut wizard, &[Key::Up, Key::Up, Key::Up, Key::Up]);
+    write(&mut wizard, "long enough");
+    assert_eq!(press(&mut wizard, &[Key::Enter; 5]), Outcome::Hash("long enough".into()));
+    let hash = format!("$6$saltsalt${}", "a".repeat(86));
+    assert_eq!(wizard.hashed(Ok(hash.clone())), Outcome::Stay);
+    assert_eq!(wizard.screen, Screen::Summary, "{:?}", wizard.refusal);
+    let text = wizard.node_yaml();
+    assert!(text.contains(&hash) && !text.contains("long enough"), "{text}");
+    // Back and on again: it is not hashed anew.
+    wizard.key(Key::Back);
+    press(&mut wizard, &[Key::Enter; 7]);
+    assert_eq!(wizard.screen, Screen::Summary);
+}
+
+#[test]
+fn time_servers_and_a_proxy_are_in_the_document() {
+    let mut wizard = at(Screen::Node);
+    for (n, text) in [(TIME, "10.0.0.3, time.example.com"), (PROXY, "http://proxy:3128"), (NO_PROXY, ".example.com")] {
+        wizard.node[n].set(text);
+    }
+    let config = crate::config::parse(&wizard.node_yaml()).expect("valid");
+    assert_eq!(config.ntp, ["10.0.0.3", "time.example.com"]);
+    assert_eq!(config.proxy.map(|p| p.no_proxy), Some(vec![".example.com".into()]));
 }

@@ -255,6 +255,12 @@ async fn boot_image(medium_esp: &Path, slot: &Slot, manifest: &Manifest, sequenc
     .map_err(at("write the boot image"))
 }
 
+/// When a version came to the mounted ESP.
+pub(crate) fn installed_at(esp: &Path, version: &str) -> Option<std::time::SystemTime> {
+    let (path, _) = entries(esp).ok()?.into_iter().find(|(_, entry)| entry.version == version)?;
+    std::fs::metadata(path).ok()?.modified().ok()
+}
+
 /// Versions on the mounted ESP that used up their tries.
 pub(crate) fn failed_versions(esp: &Path) -> Vec<String> {
     let all = entries(esp).unwrap_or_default().into_iter();

@@ -13,6 +13,7 @@ use crate::terminal::Terminal;
 
 /// A question follows the last answer within this.
 const ANSWER_S: u64 = 30;
+const ENTER: &str = "Enter";
 
 pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     let layout = Layout::new(source, "test/text-interface")?;
@@ -40,16 +41,21 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         terminal.expect("10.0.2.15/24", ANSWER_S)
     })?;
     checks.require("names are typed, and kept when one goes back", || {
-        ask(&["Enter", "Enter", "Enter"], "host name")?;
+        ask(&[ENTER; 9], "host name")?;
         terminal.press(&["BSpace"])?;
         terminal.type_text("7")?;
         terminal.press(&["Enter"])?;
+        terminal.type_text("a long secret")?;
+        terminal.press(&["Enter"])?;
+        terminal.type_text("a long secret")?;
+        terminal.press(&["Enter"])?;
         terminal.type_text(std::fs::read_to_string(journey.key.with_extension("pub"))?.trim())?;
         ask(&["Escape"], "Its address")?;
-        ask(&["Enter", "Enter", "Enter"], "node-7")
+        ask(&[ENTER; 9], "node-7")
     })?;
     checks.require("the summary wants the word, and says what is wrong", || {
-        ask(&["Enter", "Enter"], "Type `install` to install")?;
+        ask(&[ENTER; 7], "Type `install` to install")?;
+        ensure!(!terminal.screen()?.contains("secret"), "the password is shown: {}", terminal.screen()?);
         terminal.type_text("yes")?;
         ask(&["Enter"], "type `install` and press Enter")?;
         terminal.press(&["BSpace", "BSpace", "BSpace"])?;
