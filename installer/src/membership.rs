@@ -163,25 +163,27 @@ async fn retire(node: &Node) -> Result<(), StepError> {
         files::replace(&mark, text.as_bytes(), 0o644).map_err(steps::file_error("write", &mark))?;
     }
     let (monitor, manager) = (format!("ceph-mon@{name}.service"), format!("ceph-mgr@{name}.service"));
-    let units = [
-        "furrow-agent.service",
-        "furrow-control.service",
-        "keepalived.service",
-        "k3s.service",
-        "k3s-agent.service",
-        &monitor,
-        &manager,
-    ];
-    for unit in units {
-        if let Err(error) = steps::systemctl(&["disable", "--now", unit]).await {
-            node.say(&format!("{unit} was not stopped: {error}"));
-        }
+    let k3s = [steps::k3s_unit(Role::Server), steps::k3s_unit(Role::Agent)];
+    let first_units = ["furrow-agent.service", "furrow-control.service", "keepalived.service", "furrow-renew.timer"];
+    for unit in first_units {
+        stop(node, &["disable", "--now", unit]).await;
     }
-    steps::systemctl(&["stop", "ceph-osd@*.service", "furrow-bootstrap.service", "furrow-renew.timer"]).await?;
+    // OSDs take their leave of a monitor, which may be this node's.
+    stop(node, &["stop", "ceph-osd@*.service", "furrow-bootstrap.service"]).await;
+    for unit in [monitor.as_str(), &manager].into_iter().chain(k3s) {
+        stop(node, &["disable", "--now", unit]).await;
+    }
     if first {
         node.say("the services of the cluster are off");
     }
     give_up_keys(Path::new("/"), state)
+}
+
+/// What does not stop now is stopped by the next look, and starts no more.
+async fn stop(node: &Node, verb: &[&str]) {
+    if let Err(error) = steps::systemctl(verb).await {
+        node.say(&format!("{} was not stopped: {error}", verb.last().unwrap_or(&"a unit")));
+    }
 }
 
 /// What lets its holder act for this node, or for the cluster.

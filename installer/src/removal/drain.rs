@@ -93,9 +93,10 @@ async fn left(osds: &[u64]) -> Result<(Left, Value), StepError> {
 
 /// Takes OSDs out and waits until no data needs them. `whole`: every copy has a place, so that all are waited for.
 pub(super) async fn drain(node: &Node, osds: &[u64], whole: bool, limit: Duration) -> Result<(), StepError> {
+    let mut begun = left(osds).await?.0;
+    node.say(&Progress { begun, left: begun, elapsed: Duration::ZERO }.to_string());
     osd(&["out"], osds).await?;
     let (from, mut said) = (Instant::now(), None::<Instant>);
-    let mut begun = left(osds).await?.0;
     loop {
         let (now, status) = left(osds).await?;
         begun = Left { objects: begun.objects.max(now.objects), groups: begun.groups.max(now.groups), ..begun };

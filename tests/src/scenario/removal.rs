@@ -42,6 +42,10 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
         })
     })?;
     checks.require("a guest runs on n1 and writes to its disk", || guest_on_first(&story, &source))?;
+    checks.require("the pool holds enough for its move to be seen", || {
+        let fill = "rbd create volumes/ballast --size 256M && rbd bench volumes/ballast --io-type write --io-size 4M --io-total 256M";
+        n2.exec(&["sh", "-c", fill], Duration::from_secs(180))?.ok("rbd bench").map(|_| ())
+    })?;
     refusals(&story, (n2, n3), checks)?;
     checks.require("a removal that was stopped in the middle", || {
         let out = remove(n2, "n1", &["--stop-guests", "--yes", "--crash-after", "evict-pods"])?;
