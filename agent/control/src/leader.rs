@@ -25,18 +25,19 @@ use crate::calls::{self, CallError};
 /// Name of the Lease.
 const LEASE: &str = "furrow-control";
 
-/// Unrenewed for this long, it may be taken.
-const DURATION: Duration = Duration::from_secs(10);
+/// Unrenewed for this long, it may be taken. On a busy host the API server may need seconds for an answer, and a holder that
+/// gives up starts anew and makes it busier.
+const DURATION: Duration = Duration::from_secs(20);
 
 /// It is renewed this often.
-const RENEW: Duration = Duration::from_secs(2);
+const RENEW: Duration = Duration::from_secs(3);
 
 /// A holder that could not renew it for this long stops. Shorter than [`DURATION`] by more than a call that was under
 /// way can still take.
-const GIVE_UP: Duration = Duration::from_secs(6);
+const GIVE_UP: Duration = Duration::from_secs(12);
 
 /// A renewal that takes longer has failed.
-const CALL: Duration = Duration::from_secs(2);
+const CALL: Duration = Duration::from_secs(5);
 
 /// The Lease, held.
 #[derive(Debug)]

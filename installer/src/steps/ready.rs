@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use furrow_api::ProviderNetwork;
+use furrow_api::providernetwork::ProviderNetworkSpec;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::kubernetes::client;
@@ -14,8 +17,8 @@ use crate::config::Role;
 
 /// The agent writes the pod network's configuration, the kubelet looks for it every few seconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(300);
-/// Where control's webhooks listen.
-const WEBHOOKS: &str = "127.0.0.1:8443";
+/// A failure of the API server itself, or of a webhook that it called; what is lower is an answer.
+const SERVER_ERROR: u16 = 500;
 
 /// Waits for all of it, and says what is missing meanwhile.
 pub(crate) async fn wait(node: &Node) -> Result<(), StepError> {
@@ -60,8 +63,17 @@ async fn missing(client: &Client) -> Result<(), String> {
     if !list.items.iter().any(|l| l.metadata.name.as_deref() == Some("furrow-control") && held(l)) {
         return Err("no furrow-control leads".into());
     }
-    match tokio::time::timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(WEBHOOKS)).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(format!("furrow-control does not answer on {WEBHOOKS}")),
+    admission_answers(client).await
+}
+
+/// Asks for an object that is not made, as an administrator's next command would.
+async fn admission_answers(client: &Client) -> Result<(), String> {
+    let spec = ProviderNetworkSpec { default_interface: "ready".into(), ..Default::default() };
+    let network = ProviderNetwork::new("furrow-ready", spec);
+    let dry_run = PostParams { dry_run: true, ..Default::default() };
+    match Api::all(client.clone()).create(&dry_run, &network).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code < SERVER_ERROR => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
