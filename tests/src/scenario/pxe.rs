@@ -16,8 +16,8 @@ use crate::provisioning::{ADDRESS, BRIDGE, Provisioning};
 
 const NODE: &str = include_str!("../../manifests/pxe/node.yaml");
 const DISKS: [Disk; 2] = [Disk { serial: "SYSTEM", gib: 16 }, Disk { serial: "DATA", gib: 12 }];
-/// What `pxe serve` says that a machine needs for a medium of 560 MiB, and what firmware keeps of it.
-const MEMORY_MIB: u32 = 1920;
+/// A small node. A network boot of a medium of 560 MiB alone takes half of it.
+const MEMORY_MIB: u32 = 4096;
 /// Firmware, iPXE and half a gigabyte; emulated, on two busy cores.
 const DOWNLOAD_S: u64 = 300;
 /// From the kernel's start to the installed disk.
