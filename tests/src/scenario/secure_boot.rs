@@ -163,7 +163,7 @@ fn disk(journey: &Journey, checks: &mut Checks) -> Result<()> {
     })?;
     checks.check("the firmware's entry is Furrow's, once, first, and the one that was started", || {
         let dump = "cd /sys/firmware/efi/efivars; for v in BootOrder-* BootCurrent-*; do echo $v $(od -An -tx2 -j4 $v); done; \
-                    grep -laP 'F\\x00u\\x00r\\x00r\\x00o\\x00w\\x00\\x00' Boot0*; bootctl status --no-pager | grep -A3 'Title: Furrow'";
+                    grep -laP 'F\\x00u\\x00r\\x00r\\x00o\\x00w\\x00\\x00' Boot0*; bootctl status --no-pager | grep -A5 'Title: Furrow'";
         let said = journey.shell(dump)?;
         let number = |name: &str| {
             let line = said.lines().find(|l| l.starts_with(name)).with_context(|| format!("no {name}: {said}"))?;
@@ -234,8 +234,10 @@ fn updates(journey: &Journey, checks: &mut Checks, iso: &Path, server: &Server) 
         let line = format!("furrow-install update --no-reboot --ca {ca} https://{SERVER}/{name} 2>&1; echo code $?");
         journey.machine.shell_within(&journey.key, &line, 900)
     };
-    let entries =
-        || journey.shell("ls /efi/loader/entries /efi/EFI/furrow; sha256sum < /dev/disk/by-partlabel/furrow-verity-b");
+    let entries = || {
+        let esp = "cd $(bootctl -p) && find . -type f -exec sha256sum {} + | sort -k2";
+        journey.shell(&format!("{esp} && sha256sum < /dev/disk/by-partlabel/furrow-verity-b"))
+    };
     checks.check("an update signed by another key is refused by name, with nothing written", || {
         let before = entries()?;
         foreign(iso, &server.directory.join("foreign.iso"))?;

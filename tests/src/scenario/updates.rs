@@ -24,7 +24,7 @@ pub(crate) fn run(journey: &Journey, cluster: &Cluster, source: &Path, checks: &
         let new = version(journey)?;
         ensure!(new == format!("{old}.1"), "the version is {new}, it was {old}");
         host::until("the new version to be blessed", Duration::from_secs(BOOT_TIMEOUT_S), || {
-            let entries = journey.shell("ls /efi/loader/entries")?;
+            let entries = journey.shell("ls $(bootctl -p)/loader/entries")?;
             let own = entries.lines().find(|l| l.contains(&new)).context("no entry of the new version")?;
             ensure!(!own.contains('+'), "it is on trial: {own}");
             Ok(())
