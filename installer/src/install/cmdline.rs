@@ -9,8 +9,20 @@ use crate::config::API_VERSION;
 /// Words without a value.
 const FLAGS: [&str; 3] = ["medium", "unattended", "by-hand"];
 /// Top-level keys of node.yaml.
-const KEYS: [&str; 10] =
-    ["apiVersion", "kind", "hostname", "management", "role", "join", "kubernetes", "ceph", "admin", "install"];
+const KEYS: [&str; 12] = [
+    "apiVersion",
+    "kind",
+    "hostname",
+    "management",
+    "role",
+    "join",
+    "kubernetes",
+    "ceph",
+    "admin",
+    "ntp",
+    "proxy",
+    "install",
+];
 /// Entries of a list that a word may make.
 const MAX_INDEX: usize = 64;
 

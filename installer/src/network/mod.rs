@@ -1,5 +1,5 @@
 //! The node's network as node.yaml says it: which units of systemd-networkd there must be ([`files`]), what is on the machine
-//! instead ([`Change`]), and a change that comes back by itself unless somebody confirms it ([`trial`]).
+//! instead (`change`), and a change that comes back by itself unless somebody confirms it ([`trial`]).
 //!
 //! ```text
 //!  NIC, or bond <- NICs      (member units, .netdev)
