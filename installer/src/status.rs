@@ -84,7 +84,9 @@ async fn virtual_address() -> Option<Result<String, String>> {
 async fn version() -> Result<String, String> {
     let release = std::fs::read_to_string("/usr/lib/os-release").unwrap_or_default();
     let running = release.lines().find_map(|l| l.strip_prefix("IMAGE_VERSION=")).unwrap_or("unknown");
-    let failed = crate::update::failed_versions(Path::new("/efi"));
+    // systemd mounts the ESP on /boot where there is that directory.
+    let failed: Vec<String> =
+        ["/boot", "/efi"].iter().flat_map(|esp| crate::update::failed_versions(Path::new(esp))).collect();
     let failed = failed.iter().map(|v| format!("; {v} was tried and did not become healthy"));
     Ok(std::iter::once(running.to_owned()).chain(failed).collect())
 }
