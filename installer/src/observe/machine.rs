@@ -13,11 +13,15 @@ const FULL_PERCENT: u64 = 85;
 /// Where the web console listens, when there is one.
 const CONSOLE_PORT: u16 = 443;
 
+/// Where systemd mounts the ESP: on the first of these that is a directory.
+const ESP_MOUNTS: [&str; 2] = ["/boot", "/efi"];
+
 /// The running version, since when it is here, and those that were tried and did not become healthy.
 pub(super) fn version() -> Part {
     let release = std::fs::read_to_string("/usr/lib/os-release").unwrap_or_default();
     let running = release.lines().find_map(|l| l.strip_prefix("IMAGE_VERSION=")).unwrap_or("unknown");
-    let esp = Path::new("/efi");
+    let esp =
+        ESP_MOUNTS.map(Path::new).into_iter().find(|esp| esp.join("loader").is_dir()).unwrap_or(Path::new("/boot"));
     let since = crate::update::installed_at(esp, running).and_then(|at| jiff::Timestamp::try_from(at).ok());
     let mut text = running.to_owned();
     if let Some(since) = since {

@@ -185,7 +185,8 @@ fn expect(found: &str, wanted: &str, name: &'static str) -> Result<(), UpdateErr
 /// The boot entry of the running root, whose hash its image holds.
 async fn own_entry(slot: &Slot, running: &str) -> Result<BootEntry, UpdateError> {
     let dir = Path::new(WORK).join("esp");
-    let found = mounted(Path::new(&slot.esp), &dir, "ro", async |esp| {
+    // Not read-only: systemd has it mounted for writing since somebody looked into it, and both must agree.
+    let found = mounted(Path::new(&slot.esp), &dir, "umask=0077", async |esp| {
         let image = |entry: &BootEntry| std::fs::read(esp.join(entry.image())).unwrap_or_default();
         let is_own = |entry: &BootEntry| image(entry).windows(running.len()).any(|w| w == running.as_bytes());
         Ok(entries(esp)?.into_iter().map(|(_, entry)| entry).find(is_own))
