@@ -74,7 +74,7 @@ pub(crate) enum StepError {
     )]
     Lost { data: String, lost: &'static str },
     #[error(
-        "the cluster's CA, in Secret furrow-system/furrow-ca, is not the one in {0}: put ca.crt and ca.key back from there"
+        "the cluster's CA, in ConfigMap furrow-system/furrow-ca, is not the one in {0}: put ca.crt and ca.key back from another server"
     )]
     ForeignCa(String),
     #[error(transparent)]

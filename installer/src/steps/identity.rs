@@ -11,7 +11,7 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
     CertificateSigningRequestStatus,
 };
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use kube::config::Kubeconfig;
 use serde_json::json;
@@ -24,8 +24,8 @@ use crate::join::NAMESPACE;
 use crate::kubeconfig::document;
 use crate::pki::{self, Subject};
 
-/// Where the CA is kept for the cluster.
-const CA_SECRET: &str = "furrow-ca";
+/// Where the cluster finds the CA's certificate.
+const CA_MAP: &str = "furrow-ca";
 /// The signer is the controller manager, which is a few seconds behind the API server at a cold start, and for whom
 /// control approves, which may just be changing hands.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -45,10 +45,10 @@ pub(crate) async fn agent(node: &Node) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Certificates and kubeconfig of control, and the CA as a Secret for the nodes that follow.
+/// Certificates and kubeconfig of control, and the CA's certificate for the cluster.
 pub(crate) async fn control(node: &Node) -> Result<(), StepError> {
     let dir = node.state.join("control/pki");
-    keep_ca(node).await?;
+    publish_ca(node).await?;
     let mut changed = serving(node, &dir)?;
     changed |= issue(node, &dir, "control", &Subject::control()).await?;
     let owned = furrow_host::cmd::Cmd::new("/usr/bin/chown");
@@ -104,30 +104,26 @@ pub(crate) async fn ensure_namespace(client: &kube::Client) -> Result<(), StepEr
     }
 }
 
-/// The CA with its key, beside the cluster's other secrets.
-async fn keep_ca(node: &Node) -> Result<(), StepError> {
+/// The CA's certificate, for everyone to read. Its key stays on the servers' disks: agents may read Secrets by name.
+async fn publish_ca(node: &Node) -> Result<(), StepError> {
     let client = client(Role::Server).await?;
     ensure_namespace(&client).await?;
     let ca = node.state.join("ca");
-    let read = |name: &str| {
-        let path = ca.join(name);
-        std::fs::read(&path).map(ByteString).map_err(file_error("read", &path))
-    };
-    let data = [("tls.crt".to_owned(), read("ca.crt")?), ("tls.key".to_owned(), read("ca.key")?)].into();
-    let secret = Secret {
-        metadata: ObjectMeta { name: Some(CA_SECRET.into()), ..Default::default() },
-        type_: Some("kubernetes.io/tls".into()),
-        data: Some(data),
+    let path = ca.join("ca.crt");
+    let certificate = std::fs::read_to_string(&path).map_err(file_error("read", &path))?;
+    let map = ConfigMap {
+        metadata: ObjectMeta { name: Some(CA_MAP.into()), ..Default::default() },
+        data: Some([("ca.crt".to_owned(), certificate)].into()),
         ..Default::default()
     };
-    let secrets: Api<Secret> = Api::namespaced(client, NAMESPACE);
-    match secrets.create(&PostParams::default(), &secret).await {
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    match maps.create(&PostParams::default(), &map).await {
         Ok(_) => return Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(refused("keep the CA")(error)),
+        Err(error) => return Err(refused("publish the CA")(error)),
     }
-    let kept = secrets.get(CA_SECRET).await.map_err(refused("show the CA"))?;
-    if kept.data == secret.data { Ok(()) } else { Err(StepError::ForeignCa(ca.display().to_string())) }
+    let published = maps.get(CA_MAP).await.map_err(refused("show the CA"))?;
+    if published.data == map.data { Ok(()) } else { Err(StepError::ForeignCa(ca.display().to_string())) }
 }
 
 /// Requests, approves and stores a client certificate, unless the one that is there is fresh. Says whether it did.
