@@ -45,9 +45,10 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
     let medium = medium(&layout.source)?;
     let mut journey = prepare(&layout, &medium)?;
     let mut figures = Figures::new(&layout.source, if updates { "updates" } else { "journey" })?;
-    figures.record_size("iso_bytes", &file_ending(&medium, ".iso")?)?;
+    let iso = file_ending(&medium, ".iso")?;
+    figures.record_size("iso_bytes", &iso)?;
     figures.record_size("root_bytes", &medium.join("root.erofs"))?;
-    figures.record_size("boot_image_bytes", &file_ending(&medium, ".efi")?)?;
+    figures.record_size("boot_image_bytes", &iso.with_extension("efi"))?;
     install(&mut journey, checks, &mut figures)?;
     let cluster = first_boot(&journey, checks, &medium, &mut figures)?;
     the_system(&journey, checks);
