@@ -134,8 +134,13 @@ impl Testbed {
 
     /// Makes a one-time token on node 1.
     pub(crate) fn token(&self) -> Result<String> {
+        self.token_of(self.node())
+    }
+
+    /// The same, made on this server.
+    pub(crate) fn token_of(&self, server: &NodeBox) -> Result<String> {
         let argv = ["furrow-install", "token", "create", "--ttl", "1h"];
-        let token = self.node().exec(&argv, Duration::from_secs(60))?.ok("furrow-install token create")?;
+        let token = server.exec(&argv, Duration::from_secs(60))?.ok("furrow-install token create")?;
         Ok(token.trim().to_owned())
     }
 

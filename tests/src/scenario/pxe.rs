@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Checks, journey};
-use crate::host::{self, run};
+use crate::host;
 use crate::layout::Layout;
 use crate::machine::{Disk, Machine, NetworkBoot, Wire};
 use crate::netns;
@@ -104,9 +104,7 @@ fn prepare(layout: &Layout) -> Result<Stage> {
     let lan = Provisioning::up(layout, &image.join("root"), &medium, 2)?;
     let iso = journey::file_ending(&medium, ".iso")?;
     let name = iso.file_name().context("a name")?.to_string_lossy().into_owned();
-    let key = layout.dir.join("key");
-    let _ = std::fs::remove_file(&key);
-    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "pxe", "-f", &key.display().to_string()])?;
+    let key = journey::login_key(&layout.dir)?;
     let public = std::fs::read_to_string(key.with_extension("pub"))?.trim().to_owned();
     Ok(Stage { dir: layout.dir.clone(), lan, iso: format!("/run/medium/{name}"), key, public })
 }

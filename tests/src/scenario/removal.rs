@@ -82,7 +82,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     checks.require("n1, installed anew with a token, is a server again", || {
         n1.remove(bed.lan())?;
         let started = Instant::now();
-        n1.start(bed.lan(), Some(&bed.join_with(token(n2)?)))?;
+        n1.start(bed.lan(), Some(&bed.join_with(bed.token_of(n2)?)))?;
         bed.wait_node(n1, started)?;
         host::until("the servers", Duration::from_secs(120), || servers(n2, &["n1", "n2", "n4"]))
     })?;
@@ -103,12 +103,6 @@ fn assemble(story: &Story<'_>) -> Result<()> {
         ensure!(size == 3, "the pool's size is {size}");
         clean(bed.node())
     })
-}
-
-/// A token made on a server that lives.
-fn token(server: &NodeBox) -> Result<String> {
-    let argv = ["furrow-install", "token", "create", "--ttl", "1h"];
-    Ok(server.exec(&argv, ASK_TIMEOUT)?.ok("token create")?.trim().to_owned())
 }
 
 /// Starts the guest on this node; the others are closed to it meanwhile, so that it is not pinned.
