@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use furrow_host::block;
 
 use crate::config::NodeConfig;
+use crate::device::resolved;
 use crate::join::Joined;
 use crate::plan::{self, Membership, Step};
 use crate::steps::{self, Node};
@@ -66,8 +67,6 @@ pub(crate) async fn execute(node: &Node, steps: &[Step], crash_after: Option<&st
 /// The whole plan; nothing is written before it is valid.
 pub(crate) async fn steps_for(config: &NodeConfig, allow_loops: bool) -> Result<Vec<Step>> {
     let devices = block::list().await.context("could not list the disks")?;
-    let resolved =
-        |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string());
     let selection = disks::choose(&devices, &config.ceph.disks, allow_loops, &resolved);
     // Before the first OSD a wrong selector is a mistake to correct; later a disk may have died, and the others must run.
     let has_osds = steps::any_made(Path::new(steps::STATE))?;

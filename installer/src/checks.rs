@@ -4,46 +4,13 @@
 
 mod speed;
 
-use std::fmt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use furrow_host::block::Device;
 
 use self::speed::Speed;
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Good,
-    /// It can be installed, but not well.
-    Warning,
-    /// It cannot be installed.
-    Bad,
-}
-
-/// One check.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Check {
-    pub(crate) what: &'static str,
-    pub(crate) result: Verdict,
-    pub(crate) text: String,
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self.result {
-            Verdict::Good => "ok  ",
-            Verdict::Warning => "warn",
-            Verdict::Bad => "FAIL",
-        };
-        write!(f, "{mark} {:15} {}", self.what, self.text)
-    }
-}
-
-fn check(what: &'static str, result: Verdict, text: impl Into<String>) -> Check {
-    Check { what, result, text: text.into() }
-}
+use crate::observe::{Level, Part};
 
 /// MiB below which a node cannot do its work, and below which it has little room for guests.
 const MEMORY_MIB: (u64, u64) = (3584, 7680);
@@ -55,7 +22,7 @@ const IMAGE_LIFE: u64 = 10 * 365 * 86400;
 const SLOW: u64 = 40_000_000;
 
 /// All checks. `disks` that can be installed to, `nics`: how many cards there are, and how many have a link.
-pub(crate) async fn all(disks: &[Device], nics: (usize, usize)) -> Vec<Check> {
+pub(crate) async fn all(disks: &[Device], nics: (usize, usize)) -> Vec<Part> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let speeds = speed::of(disks).await;
     vec![
@@ -76,14 +43,14 @@ fn image_made() -> u64 {
     made.map_or(0, |at| at.as_secs())
 }
 
-fn firmware(uefi: bool) -> Check {
+fn firmware(uefi: bool) -> Part {
     match uefi {
-        true => check("firmware", Verdict::Good, "UEFI"),
-        false => check("firmware", Verdict::Bad, "not UEFI: switch legacy or CSM boot off"),
+        true => Part::new("firmware", Level::Well, "UEFI"),
+        false => Part::new("firmware", Level::Fault, "not UEFI: switch legacy or CSM boot off"),
     }
 }
 
-fn virtualisation(cpuinfo: &str, kvm: bool) -> Check {
+fn virtualisation(cpuinfo: &str, kvm: bool) -> Part {
     let flags = cpuinfo.lines().find_map(|l| l.strip_prefix("flags")).unwrap_or_default();
     let kind = flags.split_ascii_whitespace().find_map(|flag| match flag {
         "vmx" => Some("VT-x"),
@@ -91,77 +58,77 @@ fn virtualisation(cpuinfo: &str, kvm: bool) -> Check {
         _ => None,
     });
     match (kind, kvm) {
-        (Some(kind), true) => check("virtualisation", Verdict::Good, format!("KVM by {kind}")),
-        (None, true) => check("virtualisation", Verdict::Good, "KVM"),
-        (Some(kind), false) => check(
+        (Some(kind), true) => Part::new("virtualisation", Level::Well, format!("KVM by {kind}")),
+        (None, true) => Part::new("virtualisation", Level::Well, "KVM"),
+        (Some(kind), false) => Part::new(
             "virtualisation",
-            Verdict::Warning,
+            Level::Warning,
             format!("{kind} is switched off in the firmware: guests are emulated"),
         ),
-        (None, false) => check(
+        (None, false) => Part::new(
             "virtualisation",
-            Verdict::Warning,
+            Level::Warning,
             "no VT-x or AMD-V, or switched off in the firmware: guests are emulated",
         ),
     }
 }
 
-fn memory(meminfo: &str) -> Check {
+fn memory(meminfo: &str) -> Part {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"));
     let kib: u64 = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
     let mib = kib / 1024;
     let (least, good) = MEMORY_MIB;
     let text = format!("{mib} MiB; a node takes {OWN_MIB} MiB for itself");
     match mib {
-        _ if mib < least => check("memory", Verdict::Bad, format!("{text}, at least {least} MiB are needed")),
-        _ if mib < good => check("memory", Verdict::Warning, format!("{text}: little is left for guests")),
-        _ => check("memory", Verdict::Good, text),
+        _ if mib < least => Part::new("memory", Level::Fault, format!("{text}, at least {least} MiB are needed")),
+        _ if mib < good => Part::new("memory", Level::Warning, format!("{text}: little is left for guests")),
+        _ => Part::new("memory", Level::Well, text),
     }
 }
 
-fn disks_check(speeds: &[(String, Speed)]) -> Check {
-    let mut result = if speeds.is_empty() { Verdict::Bad } else { Verdict::Good };
+fn disks_check(speeds: &[(String, Speed)]) -> Part {
+    let mut result = if speeds.is_empty() { Level::Fault } else { Level::Well };
     let mut said = Vec::new();
     for (path, speed) in speeds {
         let name = path.trim_start_matches("/dev/");
         said.push(match speed {
             Speed::Reads(rate) if *rate < SLOW => {
-                result = Verdict::Warning;
+                result = Level::Warning;
                 format!("{name} SLOW, {} MB/s", rate / 1_000_000)
             }
             Speed::Reads(rate) => format!("{name} {} MB/s", rate / 1_000_000),
             Speed::Fails(reason) => {
-                result = Verdict::Warning;
+                result = Level::Warning;
                 format!("{name} CANNOT BE READ: {reason}")
             }
             Speed::NotTested => name.to_owned(),
         });
     }
-    check("disks", result, if said.is_empty() { "none".to_owned() } else { said.join(", ") })
+    Part::new("disks", result, if said.is_empty() { "none".to_owned() } else { said.join(", ") })
 }
 
-fn network((cards, linked): (usize, usize)) -> Check {
+fn network((cards, linked): (usize, usize)) -> Part {
     let text = format!("{cards} cards, {linked} with a link");
     let result = match (cards, linked) {
-        (0, _) => Verdict::Bad,
-        (_, 0) => Verdict::Warning,
-        _ => Verdict::Good,
+        (0, _) => Level::Fault,
+        (_, 0) => Level::Warning,
+        _ => Level::Well,
     };
-    check("network", result, text)
+    Part::new("network", result, text)
 }
 
 /// `now`, and when the image was made: seconds since 1970.
-fn clock(now: u64, made: u64) -> Check {
+fn clock(now: u64, made: u64) -> Part {
     let day = i64::try_from(now).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     let day = day.map(|d| d.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
     match now {
         _ if now < made => {
-            check("clock", Verdict::Warning, format!("{day} is before this image was made: set it in the firmware"))
+            Part::new("clock", Level::Warning, format!("{day} is before this image was made: set it in the firmware"))
         }
         _ if now > made + IMAGE_LIFE => {
-            check("clock", Verdict::Warning, format!("{day} is ten years after this image was made: is it right?"))
+            Part::new("clock", Level::Warning, format!("{day} is ten years after this image was made: is it right?"))
         }
-        _ => check("clock", Verdict::Good, day),
+        _ => Part::new("clock", Level::Well, day),
     }
 }
 
@@ -174,27 +141,29 @@ const SHARED_UUIDS: [&str; 5] = [
     "01234567-8910-1112-1314-151617181920",
 ];
 
-fn product(uuid: &str) -> Check {
+fn product(uuid: &str) -> Part {
     let uuid = uuid.trim().to_ascii_lowercase();
     let digits: Vec<char> = uuid.chars().filter(|c| *c != '-').collect();
     let repeats = digits.windows(2).all(|pair| pair[0] == pair[1])
         || digits.chunks(2).collect::<Vec<_>>().windows(2).all(|pair| pair[0] == pair[1]);
     match uuid.as_str() {
-        "" => check("product UUID", Verdict::Warning, "the firmware tells none"),
-        _ if repeats || SHARED_UUIDS.contains(&uuid.as_str()) => {
-            check("product UUID", Verdict::Warning, format!("{uuid} is that of many machines: set one in the firmware"))
-        }
-        _ => check("product UUID", Verdict::Good, uuid),
+        "" => Part::new("product UUID", Level::Warning, "the firmware tells none"),
+        _ if repeats || SHARED_UUIDS.contains(&uuid.as_str()) => Part::new(
+            "product UUID",
+            Level::Warning,
+            format!("{uuid} is that of many machines: set one in the firmware"),
+        ),
+        _ => Part::new("product UUID", Level::Well, uuid),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Verdict::{Bad, Good, Warning};
     use super::*;
+    use crate::observe::Level::{Fault as Bad, Warning, Well as Good};
 
-    fn expect(check: &Check, result: Verdict, text: &str) {
-        assert!(check.result == result && check.text.contains(text), "{check:?}, expected {result:?} with `{text}`");
+    fn expect(check: &Part, result: Level, text: &str) {
+        assert!(check.level == result && check.text.contains(text), "{check:?}, expected {result:?} with `{text}`");
     }
 
     #[test]

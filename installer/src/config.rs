@@ -423,9 +423,7 @@ fn check_selector(key: &str, disk: &DiskSelector) -> Result<(), Refusal> {
 
 fn check_webhook(webhook: Option<&Webhook>) -> Result<(), Refusal> {
     let Some(webhook) = webhook else { return Ok(()) };
-    let parsed = webhook.url.parse::<http::Uri>().ok();
-    let scheme = parsed.as_ref().and_then(|uri| uri.host().and(uri.scheme_str()));
-    if !matches!(scheme, Some("http" | "https")) {
+    if !is_http_url(&webhook.url) {
         return refuse("install.webhook.url", &webhook.url, "a URL such as https://server/path");
     }
     match &webhook.ca {
@@ -434,6 +432,13 @@ fn check_webhook(webhook: Option<&Webhook>) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether this names a server by http or https.
+fn is_http_url(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.host().is_some_and(|host| !host.is_empty()) && matches!(uri.scheme_str(), Some("http" | "https"))
+    })
 }
 
 fn is_dns_label(text: &str) -> bool {

@@ -97,6 +97,11 @@ pub(crate) async fn set_partition(
     Ok(())
 }
 
+/// The device behind a path, which may be one of udev's links; the path itself where there is nothing.
+pub(crate) fn resolved(path: &str) -> String {
+    std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |found| found.display().to_string())
+}
+
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

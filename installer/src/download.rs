@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::device::{Progress, hex};
 use crate::files::replace;
+use crate::reasons::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Without a byte.
@@ -360,12 +361,6 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
 fn validator(headers: &HeaderMap) -> Option<String> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     text(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED))
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

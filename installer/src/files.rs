@@ -1,4 +1,4 @@
-//! Writing files whole or not at all, and the lock that keeps two runs apart. Knows no file by name but the lock.
+//! Writing files whole or not at all, and the locks that keep two runs apart. Knows no file by name but the lock.
 
 use std::fs::File;
 use std::io::Write;
@@ -36,19 +36,39 @@ pub(crate) fn update(path: &Path, text: &str, mode: u32) -> std::io::Result<()> 
     if differs(path, text) { replace(path, text.as_bytes(), mode) } else { Ok(()) }
 }
 
-/// Takes the lock on this node's steps, which ends with the process; None while another run has it.
+/// Removes a file, if it is there.
 ///
 /// # Errors
-/// When the lock's file cannot be made.
-pub(crate) fn lock(state: &Path) -> std::io::Result<Option<Flock<File>>> {
-    let dir = state.join("bootstrap");
-    std::fs::create_dir_all(&dir)?;
-    let file = File::options().create(true).append(true).mode(0o600).open(dir.join("lock"))?;
+/// When it is there and cannot be removed.
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the lock that a file is, which ends with the process; None while another one has it.
+///
+/// # Errors
+/// When the file cannot be made.
+pub(crate) fn try_lock(path: &Path) -> std::io::Result<Option<Flock<File>>> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error.into()),
     }
+}
+
+/// Takes the lock on this node's steps, which ends with the process; None while another run has it.
+///
+/// # Errors
+/// When the lock's file cannot be made.
+pub(crate) fn lock(state: &Path) -> std::io::Result<Option<Flock<File>>> {
+    try_lock(&state.join("bootstrap/lock"))
 }
 
 #[cfg(test)]

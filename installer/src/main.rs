@@ -24,6 +24,7 @@ mod places;
 mod plan;
 mod promotion;
 mod pxe;
+mod reasons;
 mod record;
 mod removal;
 mod settings;
@@ -45,6 +46,7 @@ use crate::arguments::{Arguments, Command, NetworkCommand, NodeCommand, TokenCom
 use crate::bootstrap::{Bootstrap, execute, steps_for};
 use crate::config::NodeConfig;
 use crate::install::InstallPlan;
+use crate::observe::Level;
 use crate::steps::Node;
 
 fn main() -> ExitCode {
@@ -210,10 +212,10 @@ async fn check_machine() -> Result<()> {
     let medium = install::medium_disk().map_err(anyhow::Error::msg)?;
     let facts = tui::facts::Facts::observe(&medium).await.context("could not look at this machine")?;
     for check in &facts.checks {
-        println!("check      {check}");
+        println!("check      {} {:15} {}", check.level.mark(), check.name, check.text);
     }
-    let bad = facts.checks.iter().find(|check| check.result == checks::Verdict::Bad);
-    bad.map_or(Ok(()), |check| Err(anyhow!("this machine cannot become a node: {}: {}", check.what, check.text)))
+    let bad = facts.checks.iter().find(|check| check.level == Level::Fault);
+    bad.map_or(Ok(()), |check| Err(anyhow!("this machine cannot become a node: {}: {}", check.name, check.text)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a shell takes this process's place and terminal")]

@@ -69,20 +69,13 @@ pub(crate) async fn mark(client: &Client, node: &str, mark: Mark) -> Result<(), 
         data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
         ..ConfigMap::default()
     };
-    match marks(client).create(&PostParams::default(), &map).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        Err(error) => Err(steps::refused(format!("mark {node} as removed"))(error)),
-    }
+    let marked = steps::made(marks(client).create(&PostParams::default(), &map).await);
+    marked.map(|_| ()).map_err(steps::refused(format!("mark {node} as removed")))
 }
 
 /// Takes a mark away, if there is one: the node joins anew.
 pub(crate) async fn unmark(client: &Client, node: &str) -> kube::Result<()> {
-    match marks(client).delete(&mark_name(node), &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error),
-    }
+    steps::gone(marks(client).delete(&mark_name(node), &DeleteParams::default()).await).map(|_| ())
 }
 
 fn own_mark(state: &Path) -> PathBuf {
@@ -138,8 +131,7 @@ fn servers(conf: &str, config: &NodeConfig) -> BTreeSet<IpAddr> {
 /// What one server says; None when it says nothing about it.
 async fn ask(server: IpAddr, name: String) -> Option<bool> {
     let mut document = Kubeconfig::read_from(KUBELET).ok()?;
-    let host = if server.is_ipv6() { format!("[{server}]") } else { server.to_string() };
-    document.clusters.first_mut()?.cluster.as_mut()?.server = Some(format!("https://{host}:6443"));
+    document.clusters.first_mut()?.cluster.as_mut()?.server = Some(steps::server_url(server));
     let config = Config::from_custom_kubeconfig(document, &KubeConfigOptions::default()).await.ok()?;
     let client = Client::try_from(config).ok()?;
     match marks(&client).get_opt(&mark_name(&name)).await {
@@ -217,13 +209,8 @@ fn give_up_keys(root: &Path, state: &Path) -> Result<(), StepError> {
     }
     let own = [state.join("join/k3s-token"), state.join("control/pki")];
     for path in KEYS.iter().map(|path| root.join(path.trim_start_matches('/'))).chain(own) {
-        let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        match gone {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(steps::file_error("erase", &path)(error));
-            }
-            _ => {}
-        }
+        let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { files::remove(&path) };
+        gone.map_err(steps::file_error("erase", &path))?;
     }
     Ok(())
 }

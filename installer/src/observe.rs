@@ -17,17 +17,28 @@ use crate::steps::{STATE, vip_holder};
 /// After this a probe says that there is no answer. A little more than any one question in it may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// How a part is.
+/// How a part of a machine or of a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Well,
-    /// Worth a look; the node works.
+    /// Worth a look; it works, or can be installed.
     Warning,
-    /// It does not do its work.
+    /// It does not do its work, or cannot be installed.
     Fault,
 }
 
-/// One part of the node.
+impl Level {
+    /// How it is marked in a list.
+    pub(crate) fn mark(self) -> &'static str {
+        match self {
+            Level::Well => "ok  ",
+            Level::Warning => "warn",
+            Level::Fault => "FAIL",
+        }
+    }
+}
+
+/// One part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Part {
     pub(crate) name: &'static str,

@@ -192,12 +192,7 @@ pub(crate) async fn leave_worker_behind(node: &Node) -> Result<(), StepError> {
         std::fs::remove_file(link).map_err(steps::file_error("remove", link))?;
     }
     let certificate = node.state.join("pki/agent.crt");
-    match std::fs::remove_file(&certificate) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(steps::file_error("remove", &certificate)(error));
-        }
-        _ => {}
-    }
+    files::remove(&certificate).map_err(steps::file_error("remove", &certificate))?;
     // Last: by it the next run knows that something is left to do.
     steps::systemctl(&["disable", unit]).await.map(|_| ())
 }

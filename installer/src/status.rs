@@ -32,13 +32,8 @@ pub(crate) async fn print() -> bool {
     }
     for probe in Probe::ALL {
         for part in probe.observe().await {
-            let mark = match part.level {
-                Level::Well => "ok  ",
-                Level::Warning => "warn",
-                Level::Fault => "FAIL",
-            };
             well &= part.level != Level::Fault;
-            println!("{:14} {mark} {}", part.name, part.text);
+            println!("{:14} {} {}", part.name, part.level.mark(), part.text);
         }
     }
     well

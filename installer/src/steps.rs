@@ -31,9 +31,10 @@ use crate::record;
 pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring, reader as ceph_reader};
 pub(crate) use ceph_conf::copies;
 pub(crate) use follow::once as follow;
-pub(crate) use identity::{ensure_namespace, refused};
+pub(crate) use identity::{ensure_namespace, gone, made, refused};
 pub(crate) use kubernetes::{client, mark_changed as mark_kubernetes_changed, server_url, unit as k3s_unit};
 pub(crate) use osd::any_made;
+pub(crate) use ready::readiness;
 pub(crate) use vip::{api_is_ready, holder as vip_holder};
 
 /// Where everything of Furrow's own lies.
@@ -152,6 +153,14 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// Kills this process where it was told to die after this step.
+pub(crate) fn crash(told: Option<&str>, step: &str) {
+    if told == Some(step) {
+        println!("{step}: done, crashing as told");
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    }
+}
+
 /// Runs `systemctl` with these arguments.
 pub(crate) async fn systemctl(args: &[&str]) -> Result<String, StepError> {
     Ok(Cmd::new("/usr/bin/systemctl").args(args).timeout(Duration::from_secs(90)).run().await?.text())
@@ -176,10 +185,7 @@ pub(crate) async fn run(
     for step in steps {
         let from = Instant::now();
         execute(node, step).await.map_err(|error| (step.name(), error))?;
-        if crash_after == Some(step.name()) {
-            node.say(&format!("{}: done, crashing as told", step.name()));
-            let _ = kill(Pid::this(), Signal::SIGKILL);
-        }
+        crash(crash_after, step.name());
         record::finish(&node.state, step.name(), now())
             .map_err(|e| (step.name(), file_error("record", &record::path(&node.state))(e)))?;
         node.say(&format!("{}: done in {:.1} s", step.name(), from.elapsed().as_secs_f64()));

@@ -296,11 +296,8 @@ pub(crate) async fn grant(
 /// Says whether it was there.
 pub(crate) async fn remove(client: &Client, namespace: &str, name: &str) -> Result<bool, StepError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    match api.delete(name, &DeleteParams::default()).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(steps::refused(format!("remove Secret {namespace}/{name}"))(error)),
-    }
+    let deleted = steps::gone(api.delete(name, &DeleteParams::default()).await);
+    deleted.map_err(steps::refused(format!("remove Secret {namespace}/{name}")))
 }
 
 async fn secrets(client: &Client, namespace: &str) -> Result<Vec<Secret>, StepError> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Management, Refusal, is_dns_label, refuse};
+use super::{Management, Refusal, is_dns_label, is_http_url, refuse};
 
 /// Bytes of a device's name that the kernel takes (IFNAMSIZ less its end).
 const MAX_NAME: usize = 15;
@@ -238,11 +238,8 @@ pub(super) fn check_proxy(proxy: &Proxy) -> Result<(), Refusal> {
     }
     for (key, url) in [("proxy.http", &proxy.http), ("proxy.https", &proxy.https)] {
         let Some(url) = url else { continue };
-        let parsed = url.0.parse::<http::Uri>().ok().filter(|uri| {
-            uri.host().is_some_and(|h| !h.is_empty()) && matches!(uri.scheme_str(), Some("http" | "https"))
-        });
         // What would end the value in an environment file, or begin another one, is in no URL.
-        if parsed.is_none() || url.0.contains(['\'', '"', '\\', '$', '`']) {
+        if !is_http_url(&url.0) || url.0.contains(['\'', '"', '\\', '$', '`']) {
             return refuse(key, "(hidden)", "a URL such as http://proxy.example.com:3128");
         }
     }

@@ -22,6 +22,7 @@ use self::issue::Issue;
 use self::pages::{Action, Page, Pages, Power};
 use crate::network::{self, trial};
 use crate::observe::{Part, Probe, node_yaml};
+use crate::reasons::chain;
 use crate::settings::root_has_password;
 use crate::steps::systemctl;
 use crate::tui::{self, Screen, wizard::Key};
@@ -160,11 +161,11 @@ impl Console {
                     let _ = self.refresh.send(());
                 }
                 Action::Keep => {
-                    let kept = trial::confirm().await.map_err(|e| tui::reasons(&e));
+                    let kept = trial::confirm().await.map_err(|e| chain(&e));
                     self.told(kept.map(|()| "the new network stays".to_owned()));
                 }
                 Action::TakeBack => {
-                    let back = trial::rollback().await.map_err(|e| tui::reasons(&e));
+                    let back = trial::rollback().await.map_err(|e| chain(&e));
                     self.told(back.map(|_| "the old network is back".to_owned()));
                     let _ = self.refresh.send(());
                 }
@@ -188,7 +189,7 @@ impl Console {
     async fn stop(&mut self, power: Power) {
         let (_, verb) = power.words();
         let done = systemctl(&["--no-block", verb]).await;
-        self.told(done.map(|_| format!("{verb} follows")).map_err(|e| tui::reasons(&e)));
+        self.told(done.map(|_| format!("{verb} follows")).map_err(|e| chain(&e)));
     }
 }
 
@@ -232,7 +233,7 @@ fn has_password() -> bool {
 /// Asks PAM's own checker, which knows every kind of hash; the password goes through its standard input.
 async fn is_roots_password(password: &str) -> Result<bool, String> {
     let check = Cmd::new("/usr/sbin/unix_chkpwd").args(["root", "nonull"]).stdin(format!("{password}\0"));
-    let out = check.run_unchecked().await.map_err(|e| tui::reasons(&e))?;
+    let out = check.run_unchecked().await.map_err(|e| chain(&e))?;
     Ok(out.code == Some(0))
 }
 
@@ -240,6 +241,6 @@ async fn is_roots_password(password: &str) -> Result<bool, String> {
 async fn try_network(management: &crate::config::Management) -> Result<u64, String> {
     let text = std::fs::read_to_string("/etc/furrow/node.yaml").map_err(|e| format!("/etc/furrow/node.yaml: {e}"))?;
     let text = network::replace_management(&text, management).map_err(|e| e.to_string())?;
-    trial::begin(&text).await.map_err(|e| tui::reasons(&e))?;
+    trial::begin(&text).await.map_err(|e| chain(&e))?;
     Ok(trial::seconds_left().unwrap_or_default())
 }

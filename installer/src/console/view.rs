@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 use super::logs::LOGS;
 use super::pages::{Page, Pages, Power};
 use crate::observe::{Level, Part};
-use crate::tui::view::form_lines;
+use crate::tui::view::{form_lines, mark};
 
 /// Columns of a part's name.
 const NAME: usize = 15;
@@ -59,11 +59,6 @@ fn detail(pages: &Pages) -> (String, Style) {
 }
 
 fn part_line(part: &Part, is_chosen: bool, width: usize) -> Line<'static> {
-    let (mark, colour) = match part.level {
-        Level::Well => ("ok  ", Color::Green),
-        Level::Warning => ("warn", Color::Yellow),
-        Level::Fault => ("FAIL", Color::Red),
-    };
     let room = width.saturating_sub(NAME + 8);
     let mut text: String = part.text.chars().take(room).collect();
     if part.text.chars().count() > room {
@@ -73,7 +68,7 @@ fn part_line(part: &Part, is_chosen: bool, width: usize) -> Line<'static> {
     let style = if is_chosen { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
     Line::from(vec![
         Span::styled(format!("{}{:NAME$}", if is_chosen { ">" } else { " " }, part.name), style),
-        Span::styled(mark, Style::new().fg(colour)),
+        mark(part.level),
         Span::raw(format!(" {text}")),
     ])
 }

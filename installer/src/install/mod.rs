@@ -20,8 +20,9 @@ use std::path::Path;
 use furrow_host::block;
 
 use crate::config::{Install, NodeConfig};
-use crate::download::chain;
+use crate::device::resolved;
 use crate::events::{Event, Events};
+use crate::reasons::chain;
 use crate::{network, settings};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
@@ -65,8 +66,6 @@ pub(crate) async fn plan(config: NodeConfig, node_yaml: String) -> Result<Instal
     let install = config.install.clone().ok_or(PlanError::NoInstall)?;
     let medium = medium::find().map_err(PlanError::NoMedium)?;
     let devices = block::list().await?;
-    let resolved =
-        |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string());
     let target = target::choose(&devices, &install, &medium.disk, &resolved)?;
     let osd = config.ceph.disks.iter().any(|d| d.partition_label.as_deref() == Some(layout::OSD_LABEL));
     let layout = layout::plan(target.size, osd, &medium.root_hash)?;

@@ -6,17 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use furrow_host::block::{self, Contents};
+use furrow_host::block::{self, Contents, Device};
 use furrow_host::cmd::Cmd;
 
 use super::InstallPlan;
 use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, is_root};
 use crate::boot_entry::{BootEntry, ENTRIES};
 use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
-use crate::download::chain;
 use crate::events::{Event, Events};
 use crate::files::replace;
 use crate::firmware_entry::{self, Esp};
+use crate::reasons::chain;
 use crate::{network, settings};
 
 /// Where partitions are mounted meanwhile.
@@ -102,15 +102,19 @@ async fn partitions(plan: &InstallPlan) -> Result<(), DeviceError> {
     Ok(())
 }
 
+/// A partition of the target, as it is now.
+async fn partition(plan: &InstallPlan, which: impl Fn(&Device) -> bool) -> Result<Option<Device>, block::BlockError> {
+    let disk = block::list().await?.into_iter().find(|d| d.path == plan.target.path);
+    Ok(disk.and_then(|d| d.children.into_iter().find(which)))
+}
+
 /// A partition of the target by its name: by the disk, because another disk may have a partition of that name. Waits for
 /// udev, which names new partitions a moment after the kernel has them.
 async fn of_disk(plan: &InstallPlan, label: &'static str) -> Result<PathBuf, DeviceError> {
     let begun = Instant::now();
     loop {
-        let devices = block::list().await?;
-        let disk = devices.iter().find(|d| d.path == plan.target.path);
-        if let Some(found) = disk.and_then(|d| d.children.iter().find(|c| c.partlabel.as_deref() == Some(label))) {
-            return Ok(PathBuf::from(&found.path));
+        if let Some(found) = partition(plan, |p| p.partlabel.as_deref() == Some(label)).await? {
+            return Ok(PathBuf::from(found.path));
         }
         if begun.elapsed() > UDEV_TIMEOUT {
             let missing = io::Error::new(io::ErrorKind::NotFound, format!("no partition {label}"));
@@ -198,9 +202,8 @@ async fn finish(plan: &InstallPlan) -> Result<(), DeviceError> {
 
 /// Makes the firmware's entry for this disk. Returns its name.
 async fn enter(plan: &InstallPlan) -> Result<String, String> {
-    let devices = block::list().await.map_err(|e| e.to_string())?;
-    let disk = devices.iter().find(|d| d.path == plan.target.path);
-    let esp = disk.and_then(|d| d.children.iter().find(|c| c.partn == Some(1))).ok_or("the ESP is not there")?;
+    let esp =
+        partition(plan, |p| p.partn == Some(1)).await.map_err(|e| e.to_string())?.ok_or("the ESP is not there")?;
     let uuid = esp.partuuid.as_deref().and_then(|u| u.parse().ok()).ok_or("the ESP has no UUID")?;
     let place = Esp::observe(&esp.path, uuid).map_err(|e| chain(&e))?;
     let number = firmware_entry::ensure(Path::new(firmware_entry::VARIABLES), &place).map_err(|e| chain(&e))?;
@@ -209,10 +212,8 @@ async fn enter(plan: &InstallPlan) -> Result<String, String> {
 
 /// The state partition, once it is there.
 pub(super) async fn state_partition(plan: &InstallPlan) -> Option<PathBuf> {
-    let devices = block::list().await.ok()?;
-    let disk = devices.iter().find(|d| d.path == plan.target.path)?;
-    let state = disk.children.iter().find(|c| c.partlabel.as_deref() == Some(STATE_LABEL))?;
-    Some(PathBuf::from(&state.path))
+    let state = partition(plan, |p| p.partlabel.as_deref() == Some(STATE_LABEL)).await.ok()??;
+    Some(PathBuf::from(state.path))
 }
 
 /// See [`super::end_interrupted`]. `hash`: the running root's.

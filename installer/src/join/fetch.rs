@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Material, NAMESPACE, Token, TokenError, hash, material_secret, token_secret};
 use crate::kubeconfig;
+use crate::reasons::chain;
 
 /// A server answers in milliseconds; after this long it, or the way to it, is broken.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -149,10 +150,4 @@ async fn ask<T>(server: &str, token: &Token, question: impl Future<Output = kube
         Ok(Err(error)) => Err(unreachable(chain(&error))),
         Err(_) => Err(unreachable(format!("no answer within {} s", ASK_TIMEOUT.as_secs()))),
     }
-}
-
-/// An error with all its causes, for people.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Role;
 use crate::files::replace;
 
-pub(crate) use fetch::{JoinError, chain, connect, consume, fetch};
+pub(crate) use fetch::{JoinError, connect, consume, fetch};
 pub(crate) use material::{Authority, CephMaterial, K3sTokens, Material, entities};
 pub(crate) use token::{Token, TokenError, hash, letters};
 

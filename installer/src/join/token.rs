@@ -5,6 +5,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::device::hex;
+
 const PREFIX: &str = "K10";
 const HASH_LETTERS: usize = 64;
 const ID_LETTERS: usize = 6;
@@ -79,7 +81,7 @@ impl fmt::Debug for Token {
 
 /// The CA hash of a PEM file's content.
 pub(crate) fn hash(ca_pem: &[u8]) -> String {
-    Sha256::digest(ca_pem).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(ca_pem))
 }
 
 /// Random lower-case letters and digits.

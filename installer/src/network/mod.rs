@@ -7,6 +7,7 @@
 //!       └─ addresses         (20-management.network)
 //! ```
 
+pub(crate) mod cards;
 mod document;
 pub(crate) mod trial;
 mod yaml;
@@ -17,7 +18,7 @@ use std::path::Path;
 use self::document::{Addresses, Device, Kind, Netdev, Network, Role};
 use crate::config::{Management, SecondAddress, is_mac};
 
-pub(crate) use self::yaml::{replace_management, section};
+pub(crate) use self::yaml::{quoted, replace_management, section};
 
 /// Where the units lie. They come before the image's own, which asks every port for DHCP.
 pub(crate) const DIR: &str = "/etc/systemd/network";

@@ -14,17 +14,17 @@ mod networkd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
+use super::cards::Card;
 use super::{DIR, files, made, present};
 use crate::config::{self, Management, NodeConfig, is_mac};
-use crate::files::{replace, update};
-use crate::steps::{StepError, now};
+use crate::files::{replace, try_lock, update};
+use crate::steps::{StepError, file_error, now};
 
 /// How long a change is tried.
 pub(crate) const TRIAL: Duration = Duration::from_secs(60);
@@ -38,13 +38,6 @@ const ETCD: &str = "/var/lib/rancher/k3s/server/db";
 pub(crate) enum TrialError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
-    #[error("could not {what} {path}")]
-    File {
-        what: &'static str,
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("another change of the network is being tried: confirm it or wait until it is taken back")]
     Pending,
     #[error("there is no change of the network to confirm: it was taken back, or was never made")]
@@ -63,11 +56,6 @@ pub(crate) enum TrialError {
     TakenBack(#[source] Box<TrialError>),
     #[error(transparent)]
     Step(#[from] StepError),
-}
-
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrialError {
-    let path = path.display().to_string();
-    move |source| TrialError::File { what, path, source }
 }
 
 /// What was there before.
@@ -108,58 +96,53 @@ impl Places {
     }
 
     async fn lock(&self) -> Result<Flock<File>, TrialError> {
-        std::fs::create_dir_all(&self.state).map_err(failed("make", &self.state))?;
         let path = self.state.join("lock");
         let begun = Instant::now();
-        loop {
-            let file = File::options().create(true).append(true).mode(0o600).open(&path);
-            match Flock::lock(file.map_err(failed("open", &path))?, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((_, nix::Error::EWOULDBLOCK)) if begun.elapsed() < LOCK_TIMEOUT => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Err((_, nix::Error::EWOULDBLOCK)) => return Err(TrialError::Busy),
-                Err((_, error)) => return Err(failed("lock", &path)(error.into())),
+        while begun.elapsed() < LOCK_TIMEOUT {
+            if let Some(lock) = try_lock(&path).map_err(file_error("lock", &path))? {
+                return Ok(lock);
             }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        Err(TrialError::Busy)
     }
 
-    fn load(&self) -> Result<Option<Record>, TrialError> {
+    fn load(&self) -> Result<Option<Record>, StepError> {
         let path = self.record();
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(failed("read", &path))?,
+            text => text.map_err(file_error("read", &path))?,
         };
-        serde_json::from_slice(&text).map(Some).map_err(|e| failed("understand", &path)(e.into()))
+        serde_json::from_slice(&text).map(Some).map_err(|e| file_error("understand", &path)(e.into()))
     }
 
     /// The record, on stable storage before anything changes. It holds node.yaml, which may hold secrets.
-    fn arm(&self, record: &Record) -> Result<(), TrialError> {
+    fn arm(&self, record: &Record) -> Result<(), StepError> {
         let path = self.record();
-        let text = serde_json::to_vec_pretty(record).map_err(|e| failed("write", &path)(e.into()))?;
-        replace(&path, &text, 0o600).map_err(failed("write", &path))
+        let text = serde_json::to_vec_pretty(record).map_err(|e| file_error("write", &path)(e.into()))?;
+        replace(&path, &text, 0o600).map_err(file_error("write", &path))
     }
 
-    fn disarm(&self) -> Result<(), TrialError> {
+    fn disarm(&self) -> Result<(), StepError> {
         let path = self.record();
-        std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+        std::fs::remove_file(&path).map_err(file_error("remove", &path))?;
         let synced = File::open(&self.state).and_then(|dir| dir.sync_all());
-        synced.map_err(failed("sync", &self.state))
+        synced.map_err(file_error("sync", &self.state))
     }
 
     /// Makes the files such: units that are not named are removed.
-    fn write(&self, node_yaml: &str, units: &BTreeMap<String, String>) -> Result<(), TrialError> {
-        for name in present(&self.units).map_err(failed("read", &self.units))?.into_keys() {
+    fn write(&self, node_yaml: &str, units: &BTreeMap<String, String>) -> Result<(), StepError> {
+        for name in present(&self.units).map_err(file_error("read", &self.units))?.into_keys() {
             let path = self.units.join(&name);
             if !units.contains_key(&name) {
-                std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+                std::fs::remove_file(&path).map_err(file_error("remove", &path))?;
             }
         }
         for (name, text) in units {
             let path = self.units.join(name);
-            update(&path, text, 0o644).map_err(failed("write", &path))?;
+            update(&path, text, 0o644).map_err(file_error("write", &path))?;
         }
-        update(&self.node_yaml, node_yaml, 0o600).map_err(failed("write", &self.node_yaml))
+        update(&self.node_yaml, node_yaml, 0o600).map_err(file_error("write", &self.node_yaml))
     }
 }
 
@@ -178,12 +161,12 @@ pub(crate) async fn begin(text: &str) -> Result<(), TrialError> {
     if places.load()?.is_some() {
         return Err(TrialError::Pending);
     }
-    let old_text = std::fs::read_to_string(&places.node_yaml).map_err(failed("read", &places.node_yaml))?;
+    let old_text = std::fs::read_to_string(&places.node_yaml).map_err(file_error("read", &places.node_yaml))?;
     let (old, new) = (config::parse(&old_text)?, config::parse(text)?);
     allow(&old, &new, Path::new(ETCD).exists(), &networkd::nics())?;
     let record = Record {
         begun: now(),
-        units: present(&places.units).map_err(failed("read", &places.units))?,
+        units: present(&places.units).map_err(file_error("read", &places.units))?,
         new_devices: made(&new.management).difference(&made(&old.management)).cloned().collect(),
         nics: nics_of(&old.management).union(&nics_of(&new.management)).cloned().collect(),
         bootstrap: networkd::stop_bootstrap().await?,
@@ -206,7 +189,7 @@ pub(crate) async fn begin(text: &str) -> Result<(), TrialError> {
 }
 
 /// What must hold before a change is tried.
-fn allow(old: &NodeConfig, new: &NodeConfig, is_server: bool, nics: &[networkd::Nic]) -> Result<(), TrialError> {
+fn allow(old: &NodeConfig, new: &NodeConfig, is_server: bool, nics: &[Card]) -> Result<(), TrialError> {
     if is_server && old.management.address != new.management.address {
         return Err(TrialError::AddressIsFixed { old: old.management.address, new: new.management.address });
     }

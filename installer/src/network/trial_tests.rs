@@ -1,6 +1,5 @@
 //! A trial's files and what it refuses, without a systemd.
 
-use super::networkd::Nic;
 use super::*;
 
 fn config(management: &str) -> NodeConfig {
@@ -17,11 +16,12 @@ const OLD: &str = "interface: eth0, address: 10.0.0.1, prefixLength: 24";
 const BOND: &str =
     "interface: b0, bond: {members: [eth0, '02:00:00:00:00:01']}, vlan: 5, address: 10.0.0.1, prefixLength: 24";
 
-fn nics() -> Vec<Nic> {
-    let nic = |name: &str, mac: &str, master: Option<&str>| Nic {
+fn nics() -> Vec<Card> {
+    let nic = |name: &str, mac: &str, master: Option<&str>| Card {
         name: name.into(),
         mac: mac.into(),
         master: master.map(str::to_owned),
+        ..Card::default()
     };
     vec![
         nic("eth0", "02:00:00:00:00:00", None),

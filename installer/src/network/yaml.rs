@@ -14,7 +14,7 @@ pub(crate) enum EditError {
 }
 
 /// A scalar that means itself: JSON, which is YAML.
-fn quoted(text: impl ToString) -> String {
+pub(crate) fn quoted(text: impl ToString) -> String {
     serde_json::to_string(&text.to_string()).unwrap_or_default()
 }
 

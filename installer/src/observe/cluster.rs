@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use super::{Level, Part, command};
 use crate::config::{NodeConfig, Role};
 use crate::join::Joined;
-use crate::steps::{STATE, ceph_reader, client, k3s_unit};
+use crate::steps::{STATE, ceph_reader, client, k3s_unit, readiness};
 use crate::{membership, record};
 
 /// Health checks of Ceph that a single node cannot help having; they are shown, but are no fault.
@@ -84,18 +84,8 @@ async fn this_node(client: &Client, role: Role) -> Result<String, String> {
     let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     let node = within(Api::<KubeNode>::all(client.clone()).get(&name)).await?;
     let version = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.kubelet_version.clone());
-    match ready(&node) {
-        Some((true, _)) => Ok(format!("node {name} ({}) is Ready, {}", role.name(), version.unwrap_or_default())),
-        Some((false, why)) => Err(why),
-        None => Err("the node has no Ready condition".into()),
-    }
-}
-
-/// Whether a node is Ready, and why not.
-fn ready(node: &KubeNode) -> Option<(bool, String)> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|c| c.type_ == "Ready")?;
-    Some((ready.status == "True", ready.message.clone().unwrap_or_default()))
+    readiness(&node)?;
+    Ok(format!("node {name} ({}) is Ready, {}", role.name(), version.unwrap_or_default()))
 }
 
 /// Whether etcd has its quorum, and how many of its servers may still fail.
@@ -114,9 +104,8 @@ async fn etcd(client: &Client) -> Part {
         }
         Ok(nodes) => {
             let servers = nodes.items.iter();
-            let servers: BTreeMap<String, bool> = servers
-                .map(|n| (n.metadata.name.clone().unwrap_or_default(), ready(n).is_some_and(|(ready, _)| ready)))
-                .collect();
+            let servers: BTreeMap<String, bool> =
+                servers.map(|n| (n.metadata.name.clone().unwrap_or_default(), readiness(n).is_ok())).collect();
             quorum(&servers)
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Level, Part};
 use crate::config::NodeConfig;
 use crate::network;
+use crate::network::cards::{Card, SYSFS, cards};
 
 /// Where the state partition, /var, has so little left that it is worth a look, percent used.
 const FULL_PERCENT: u64 = 85;
@@ -104,7 +105,7 @@ fn has_listener(table: &str, port: u16) -> bool {
 /// Links and disks.
 pub(super) fn hardware(config: Option<&NodeConfig>) -> Vec<Part> {
     let own: BTreeSet<String> = config.map(own_devices).unwrap_or_default();
-    vec![links_part(&links(Path::new("/sys/class/net"), &own), &own), disks_part(&disks(), used_percent("/var"))]
+    vec![links_part(&links(Path::new(SYSFS), &own), &own), disks_part(&disks(), used_percent("/var"))]
 }
 
 /// The devices that the management network needs.
@@ -114,38 +115,17 @@ fn own_devices(config: &NodeConfig) -> BTreeSet<String> {
     members.chain([management.interface.clone()]).collect()
 }
 
-/// A network card.
-#[derive(Clone, Debug, PartialEq)]
-struct Link {
-    name: String,
-    mac: String,
-    is_up: bool,
-    /// Mbit/s.
-    speed: Option<u32>,
-}
-
 /// The cards below sysfs's directory, and whatever the management network needs.
-fn links(sysfs: &Path, own: &BTreeSet<String>) -> Vec<Link> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(sysfs).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if !path.join("device").exists() && !own.contains(&name) {
-            continue;
-        }
-        let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default().trim().to_owned();
-        let speed = read("speed").parse::<i64>().ok().and_then(|s| u32::try_from(s).ok()).filter(|s| *s != u32::MAX);
-        found.push(Link { name, mac: read("address"), is_up: read("carrier") == "1", speed });
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
+fn links(sysfs: &Path, own: &BTreeSet<String>) -> Vec<Card> {
+    cards(sysfs).into_iter().filter(|card| card.is_hardware || own.contains(&card.name)).collect()
 }
 
-fn links_part(links: &[Link], own: &BTreeSet<String>) -> Part {
-    let is_own = |link: &Link| own.contains(&link.name) || own.contains(&link.mac);
+fn links_part(links: &[Card], own: &BTreeSet<String>) -> Part {
+    let is_own = |link: &Card| own.contains(&link.name) || own.contains(&link.mac);
     let mut level = Level::Well;
     let mut said = Vec::new();
     for link in links {
-        said.push(match (link.is_up, link.speed) {
+        said.push(match (link.has_link, link.speed) {
             (true, Some(speed)) => format!("{} up {speed} Mbit/s", link.name),
             (true, None) => format!("{} up", link.name),
             (false, _) if is_own(link) => {
@@ -226,7 +206,13 @@ mod tests {
 
     #[test]
     fn a_cable_of_the_management_network_is_missed() {
-        let link = |name: &str, is_up, speed| Link { name: name.into(), mac: format!("mac-{name}"), is_up, speed };
+        let link = |name: &str, has_link, speed| Card {
+            name: name.into(),
+            mac: format!("mac-{name}"),
+            has_link,
+            speed,
+            ..Card::default()
+        };
         let links = [link("eno1", true, Some(10_000)), link("eno2", false, None), link("eno3", true, None)];
         let own = |name: &str| BTreeSet::from([name.to_owned()]);
         let part = links_part(&links, &own("eno1"));
@@ -254,7 +240,7 @@ mod tests {
             std::fs::write(path, text).expect("written");
         }
         let found = links(dir.path(), &BTreeSet::from(["bond0".to_owned()]));
-        let told: Vec<_> = found.iter().map(|l| (l.name.as_str(), l.is_up, l.speed)).collect();
+        let told: Vec<_> = found.iter().map(|l| (l.name.as_str(), l.has_link, l.speed)).collect();
         assert_eq!(told, [("bond0", false, None), ("eno1", true, Some(1000)), ("eno2", false, None)]);
     }
 

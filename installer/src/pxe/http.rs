@@ -11,7 +11,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Path, Query, State};
@@ -26,6 +25,7 @@ use super::hosts::{self, Arrival, Host, Hosts, HostsError, Identity};
 use super::script;
 use super::source::Source;
 use super::{LOADERS, Say};
+use crate::steps::now;
 
 /// The server.
 pub(super) struct Server {
@@ -74,10 +74,6 @@ pub(super) fn routes(server: Arc<Server>) -> Router {
         .with_state(server)
 }
 
-pub(super) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
 async fn send_loader(
     server: Arc<Server>,
     from: SocketAddr,
@@ -97,7 +93,7 @@ async fn send_loader(
 async fn arrive(State(server): State<Arc<Server>>, Query(asking): Query<Asking>) -> Response {
     let identity = Identity::cleaned(&asking.mac, &asking.uuid, &asking.serial);
     let mac = identity.mac.clone();
-    match server.hosts.arrive(identity, now_s()) {
+    match server.hosts.arrive(identity, now()) {
         Ok(Arrival::Pending(host)) => {
             (server.say)(&format!(
                 "{mac}: unknown, shows fingerprint {0}: `pxe approve {0} --config node.yaml` installs it",
@@ -124,7 +120,7 @@ async fn wait(
     Path(token): Path<String>,
     Query(waiting): Query<Waiting>,
 ) -> Response {
-    match server.hosts.session(&token, now_s()) {
+    match server.hosts.session(&token, now()) {
         Ok(Some(host)) => match host.state {
             hosts::State::Pending => script::wait(&server.base, &host, waiting.tries).into_response(),
             hosts::State::Approved => server.boot(&host).into_response(),
@@ -143,7 +139,7 @@ async fn send(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let host = match server.hosts.session(&token, now_s()) {
+    let host = match server.hosts.session(&token, now()) {
         Ok(Some(host)) if host.state == hosts::State::Approved => host,
         Ok(Some(host)) => {
             let reason = if host.state == hosts::State::Given { "it has its system" } else { "it is not approved" };

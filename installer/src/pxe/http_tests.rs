@@ -54,7 +54,7 @@ impl Lab {
 
     fn approve(&self, subject: &str, config: Option<&str>) {
         let subject = subject.parse().expect("a subject");
-        self.server.hosts.approve(&subject, config.map(str::to_owned), now_s()).expect("approved");
+        self.server.hosts.approve(&subject, config.map(str::to_owned), now()).expect("approved");
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) use lan::Range;
 
 use hosts::{Host, Hosts, State};
 
+use crate::steps::now;
+
 /// iPXE's programs: with drivers of its own, and with the firmware's driver of the card that it was loaded by.
 const LOADERS: [&str; 2] = ["ipxe.efi", "snponly.efi"];
 
@@ -118,8 +120,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Approve { subject, config, place } => {
             let config = config.map(|file| checked(&file)).transpose()?;
             let how = if config.is_some() { "by its node.yaml" } else { "at its console" };
-            let host =
-                place.hosts()?.approve(&subject, config, http::now_s()).context("could not approve the machine")?;
+            let host = place.hosts()?.approve(&subject, config, now()).context("could not approve the machine")?;
             println!("{} is approved, to be installed {how}", host.name);
             Ok(())
         }
@@ -146,14 +147,15 @@ fn print_hosts(hosts: &[Host]) {
         return;
     }
     println!("{:20} {:9} {:17} {:20} {:36} {:>9}  NODE", "NAME", "STATE", "MAC", "SERIAL", "UUID", "SEEN");
-    let now = http::now_s();
+    let time = now();
     for host in hosts {
         let state = match host.state {
             State::Pending => "pending",
             State::Approved => "approved",
             State::Given => "given",
         };
-        let seen = if host.seen == 0 { "never".to_owned() } else { format!("{} s ago", now.saturating_sub(host.seen)) };
+        let seen =
+            if host.seen == 0 { "never".to_owned() } else { format!("{} s ago", time.saturating_sub(host.seen)) };
         let config = host.config.as_deref().and_then(|text| crate::config::parse(text).ok());
         let node = config.map_or_else(|| "-".to_owned(), |config| config.hostname);
         let hosts::Identity { mac, uuid, serial } = &host.identity;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use furrow_host::cmd::Cmd;
 use furrow_host::running::Running;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,7 +19,7 @@ use super::http::{self, Server};
 use super::lan::{self, Lan};
 use super::source::{self, Source, SourceError};
 use super::{LOADERS, Say, Serve, probe};
-use crate::files::replace;
+use crate::files::{replace, try_lock};
 
 /// dnsmasq's configuration, leases and files for TFTP.
 const RUN: &str = "/run/furrow/pxe";
@@ -173,15 +173,9 @@ async fn until_ended(listener: TcpListener, server: Arc<Server>, mut child: Runn
 
 /// The lock that keeps two servers of one machine apart; it ends with the process.
 fn only_one() -> Result<Flock<File>> {
-    std::fs::create_dir_all(RUN).with_context(|| format!("could not make {RUN}"))?;
     let path = Path::new(RUN).join("lock");
-    let file = File::options().create(true).append(true).open(&path);
-    let file = file.with_context(|| format!("could not open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::Error::EWOULDBLOCK)) => bail!("a LAN is served already by another `pxe serve` of this machine"),
-        Err((_, error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
-    }
+    let lock = try_lock(&path).with_context(|| format!("could not lock {}", path.display()))?;
+    lock.context("a LAN is served already by another `pxe serve` of this machine")
 }
 
 /// Ends the dnsmasq of a run that was killed, which still has the ports.

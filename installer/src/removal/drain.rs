@@ -8,7 +8,7 @@ use furrow_host::ceph::{command, query};
 use furrow_host::cmd::Cmd;
 use serde_json::Value;
 
-use super::observe::idle_groups;
+use super::observe::{idle_groups, is_host, unfound};
 use super::plan::gigabytes;
 use crate::steps::{self, Node, StepError};
 
@@ -132,10 +132,9 @@ async fn not_safe(osds: &[u64]) -> Result<Option<String>, StepError> {
 /// Which groups do not serve; what serves has all its objects on the OSDs that live.
 fn not_serving(status: &Value) -> Option<String> {
     let idle = idle_groups(status);
-    let unfound = status["pgmap"]["unfound_objects"].as_u64().unwrap_or(0);
-    match (idle.is_empty(), unfound) {
+    match (idle.is_empty(), unfound(status)) {
         (true, 0) => None,
-        (true, _) => Some(format!("{unfound} objects have no copy that is known")),
+        (true, unfound) => Some(format!("{unfound} objects have no copy that is known")),
         (false, _) => Some(format!("placement groups: {}", idle.join(", "))),
     }
 }
@@ -178,7 +177,7 @@ pub(super) async fn purge(node: &Node, osds: &[u64], host: &str) -> Result<(), S
         command(&["osd", "purge", &id, "--yes-i-really-mean-it"]).await?;
     }
     let tree: Value = query(&["osd", "tree"]).await?;
-    if tree["nodes"].as_array().into_iter().flatten().any(|item| item["type"] == "host" && item["name"] == host) {
+    if tree["nodes"].as_array().into_iter().flatten().any(|item| is_host(item, host)) {
         command(&["osd", "crush", "rm", host]).await?;
     }
     Ok(())

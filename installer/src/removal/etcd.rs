@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::facts::Voter;
-use crate::join::chain;
 use crate::kubeconfig::document;
+use crate::reasons::chain;
 use crate::steps::StepError;
 
 const TLS: &str = "/var/lib/rancher/k3s/server/tls/etcd";

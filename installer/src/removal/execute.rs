@@ -81,11 +81,8 @@ impl Run<'_> {
     async fn delete_node(&self) -> Result<(), StepError> {
         let name = &self.facts.name;
         let nodes: Api<KubeNode> = Api::all(self.client.clone());
-        match nodes.delete(name, &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(steps::refused(format!("delete the Node {name}"))(error)),
-        }
+        let deleted = steps::gone(nodes.delete(name, &DeleteParams::default()).await);
+        deleted.map_err(steps::refused(format!("delete the Node {name}")))?;
         self.node
             .wait(&format!("the Node {name} and its member of etcd to go"), DELETE_TIMEOUT, async || {
                 tokio::time::sleep(PAUSE).await;
@@ -121,11 +118,8 @@ impl Run<'_> {
         };
         for request in all.items.iter().filter(own) {
             let name = request.name_any();
-            match requests.delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(steps::refused(format!("delete certificate request {name}"))(error)),
-            }
+            let deleted = steps::gone(requests.delete(&name, &DeleteParams::default()).await);
+            deleted.map_err(steps::refused(format!("delete certificate request {name}")))?;
         }
         Ok(())
     }

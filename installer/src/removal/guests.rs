@@ -157,11 +157,7 @@ pub(super) async fn release(
         // The pod first: a new guest's has the same name.
         for pod in found.items.iter().filter(own) {
             let at_once = DeleteParams::default().grace_period(0);
-            match pods.delete(&pod.name_any(), &at_once).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(refused("delete the pod of")(error)),
-            }
+            steps::gone(pods.delete(&pod.name_any(), &at_once).await).map_err(refused("delete the pod of"))?;
         }
         let kept: Vec<&String> = vmi.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
         let patch = Patch::Merge(json!({"metadata": {"uid": vmi.uid(), "finalizers": kept}}));

@@ -21,12 +21,10 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use self::execute::Run;
 use self::plan::{Allowed, Plan, Step};
-use crate::steps::Node;
+use crate::steps::{Node, crash};
 use crate::tokens;
 
 /// How a node is to be removed.
@@ -84,9 +82,7 @@ pub(crate) async fn remove(node: &Node, removal: &Removal) -> Result<bool> {
         let done = Box::pin(run.execute(step)).await;
         done.with_context(|| format!("step {} failed; run it again to go on there", step.name()))?;
         node.say(&format!("{}: done in {:.1} s", step.name(), begun.elapsed().as_secs_f64()));
-        if removal.crash_after.as_deref() == Some(step.name()) {
-            let _ = kill(Pid::this(), Signal::SIGKILL);
-        }
+        crash(removal.crash_after.as_deref(), step.name());
     }
     println!("{name} is removed. Its disks still hold what they held: erase them before they go to others.");
     Ok(true)

@@ -49,9 +49,8 @@ pub(super) async fn nodes(client: &Client) -> Result<Vec<NodeFacts>, StepError> 
 fn node_facts(node: KubeNode) -> NodeFacts {
     let labels = node.labels();
     let (is_server, zone) = (labels.contains_key(SERVER_LABEL), labels.get(ZONE_LABEL).cloned());
-    let name = node.name_any();
+    let (name, is_ready) = (node.name_any(), steps::readiness(&node).is_ok());
     let status = node.status.unwrap_or_default();
-    let is_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     let addresses = status.addresses.unwrap_or_default();
     NodeFacts {
         name,
@@ -88,7 +87,7 @@ async fn storage(facts: &mut Facts) -> Result<(), StepError> {
     facts.hosts = tree.hosts_without(&facts.name);
     facts.pools = pools.as_array().into_iter().flatten().map(|pool| tree.pool(pool, &rules, &facts.name)).collect();
     facts.idle_groups = idle_groups(&status);
-    facts.unfound = status["pgmap"]["unfound_objects"].as_u64().unwrap_or(0);
+    facts.unfound = unfound(&status);
     Ok(())
 }
 
@@ -100,6 +99,16 @@ pub(super) fn idle_groups(status: &Value) -> Vec<String> {
         !name.split('+').any(|word| word == "active") || name.split('+').any(|word| word == "stale")
     });
     idle.map(|s| format!("{} {}", s["count"], s["state_name"].as_str().unwrap_or_default())).collect()
+}
+
+/// Objects of which no copy is known, from the answer of `ceph status`.
+pub(super) fn unfound(status: &Value) -> u64 {
+    status["pgmap"]["unfound_objects"].as_u64().unwrap_or(0)
+}
+
+/// Whether an item of `ceph osd tree` is the host of this name.
+pub(super) fn is_host(item: &Value, name: &str) -> bool {
+    item["type"] == "host" && item["name"] == name
 }
 
 /// The answer of `ceph osd tree`, with that of `ceph osd df` beside it.
@@ -118,7 +127,7 @@ impl<'a> Tree<'a> {
     }
 
     fn bucket(&self, host: &str) -> Option<&'a Value> {
-        self.items.iter().copied().find(|item| item["type"] == "host" && item["name"] == host)
+        self.items.iter().copied().find(|item| is_host(item, host))
     }
 
     /// OSDs below an item, at any depth.

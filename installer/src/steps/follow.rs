@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Node, StepError, ceph, file_error, pools, server_url, systemctl};
 use crate::config::Role;
 use crate::join::Joined;
-use crate::{membership, promotion, tokens};
+use crate::{files, membership, promotion, tokens};
 
 /// A server that lives takes a connection within milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,12 +52,7 @@ async fn follow_server(node: &Node) -> Result<bool, StepError> {
     node.say(&format!("{} is no server of the cluster any more: going to {other}", joined.server));
     let certificate = node.state.join("pki/agent.crt");
     // Its kubeconfig, which names the server, is made with it.
-    match std::fs::remove_file(&certificate) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(file_error("remove", &certificate)(error));
-        }
-        _ => {}
-    }
+    files::remove(&certificate).map_err(file_error("remove", &certificate))?;
     let joined = Joined { server: other, ..joined };
     joined.save(&node.state).map_err(file_error("write the join record below", &node.state))?;
     Ok(true)

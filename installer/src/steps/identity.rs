@@ -30,6 +30,24 @@ const CA_MAP: &str = "furrow-ca";
 /// control approves, which may just be changing hands.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Whether an object is new; one of its name that is there already is no failure.
+pub(crate) fn made<T>(created: kube::Result<T>) -> kube::Result<bool> {
+    unless(409, created)
+}
+
+/// Whether an object was there; one that is gone already is no failure.
+pub(crate) fn gone<T>(deleted: kube::Result<T>) -> kube::Result<bool> {
+    unless(404, deleted)
+}
+
+fn unless<T>(code: u16, done: kube::Result<T>) -> kube::Result<bool> {
+    match done {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == code => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> StepError {
     let what = what.into();
     move |source| StepError::Kubernetes { what, source: Box::new(source) }
@@ -97,11 +115,8 @@ pub(crate) async fn ensure_namespace(client: &kube::Client) -> Result<(), StepEr
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let own =
         Namespace { metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..Default::default() }, ..Default::default() };
-    match namespaces.create(&PostParams::default(), &own).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        Err(error) => Err(refused("make namespace furrow-system")(error)),
-    }
+    made(namespaces.create(&PostParams::default(), &own).await).map_err(refused("make namespace furrow-system"))?;
+    Ok(())
 }
 
 /// The CA's certificate, for everyone to read. Its key stays on the servers' disks: agents may read Secrets by name.
@@ -117,10 +132,8 @@ async fn publish_ca(node: &Node) -> Result<(), StepError> {
         ..Default::default()
     };
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
-    match maps.create(&PostParams::default(), &map).await {
-        Ok(_) => return Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(refused("publish the CA")(error)),
+    if made(maps.create(&PostParams::default(), &map).await).map_err(refused("publish the CA"))? {
+        return Ok(());
     }
     let published = maps.get(CA_MAP).await.map_err(refused("show the CA"))?;
     if published.data == map.data { Ok(()) } else { Err(StepError::ForeignCa(ca.display().to_string())) }

@@ -174,10 +174,7 @@ pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
     if !is_active(unit).await? {
         systemctl(&["start", "--no-block", unit]).await?;
     }
-    match std::fs::remove_file(&changed) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", &changed)(error)),
-        _ => Ok(()),
-    }
+    crate::files::remove(&changed).map_err(file_error("remove", &changed))
 }
 
 /// Stands from before the configuration changes until k3s has been started with it.

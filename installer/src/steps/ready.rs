@@ -40,12 +40,16 @@ pub(crate) async fn wait(node: &Node) -> Result<(), StepError> {
 
 async fn is_ready(client: &Client, name: &str) -> Result<(), String> {
     let text = |error: kube::Error| error.to_string();
-    let found = Api::<KubeNode>::all(client.clone()).get(name).await.map_err(text)?;
-    let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
-    match conditions.iter().find(|c| c.type_ == "Ready") {
+    readiness(&Api::<KubeNode>::all(client.clone()).get(name).await.map_err(text)?)
+}
+
+/// Whether a Node is Ready, and why not.
+pub(crate) fn readiness(node: &KubeNode) -> Result<(), String> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    match conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => Ok(()),
-        Some(ready) => Err(ready.message.clone().unwrap_or_else(|| "node is not Ready".into())),
-        None => Err("node has no Ready condition".into()),
+        Some(ready) => Err(ready.message.clone().unwrap_or_else(|| "the node is not Ready".into())),
+        None => Err("the node has no Ready condition".into()),
     }
 }
 

@@ -43,10 +43,7 @@ pub(crate) async fn remove(node: &Node) -> Result<(), StepError> {
     }
     node.say("giving up the servers' common address");
     systemctl(&["disable", "--now", UNIT]).await?;
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
-        _ => Ok(()),
-    }
+    crate::files::remove(path).map_err(file_error("remove", path))
 }
 
 /// Who has the address, for people.

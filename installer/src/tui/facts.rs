@@ -1,10 +1,13 @@
 //! What the text interface shows of the machine: checks, disks, NICs. Observes only.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use furrow_host::block::{self, Device};
 
-use crate::checks::{self, Check};
+use crate::checks;
+use crate::network::cards::{Card, SYSFS, cards};
+use crate::observe::Part;
 
 /// A network card.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +22,7 @@ pub(super) struct Nic {
 /// The machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts {
-    pub(crate) checks: Vec<Check>,
+    pub(crate) checks: Vec<Part>,
     pub(super) disks: Vec<Device>,
     pub(super) nics: Vec<Nic>,
     /// Default route.
@@ -51,16 +54,8 @@ impl Facts {
 }
 
 fn nics() -> Vec<Nic> {
-    let mut found: Vec<Nic> = Vec::new();
-    for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-        // Bridges, bonds and the like have no device below them.
-        if !entry.path().join("device").exists() {
-            continue;
-        }
-        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default().trim().to_owned();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        found.push(Nic { name, mac: read("address"), has_link: read("carrier") == "1", address: None });
-    }
+    let nic = |card: Card| Nic { name: card.name, mac: card.mac, has_link: card.has_link, address: None };
+    let mut found: Vec<Nic> = cards(Path::new(SYSFS)).into_iter().filter(|c| c.is_hardware).map(nic).collect();
     for address in nix::ifaddrs::getifaddrs().into_iter().flatten() {
         let Some(nic) = found.iter_mut().find(|n| n.name == address.interface_name) else { continue };
         let ip = address.address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| a.ip());

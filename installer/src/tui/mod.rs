@@ -20,6 +20,7 @@ use ratatui::crossterm::{execute, terminal};
 use self::facts::Facts;
 use self::wizard::{Key, Outcome, Wizard};
 use crate::install::{self, InstallPlan};
+use crate::reasons::chain;
 
 /// The terminal that is drawn on.
 pub(crate) type Screen = Terminal<CrosstermBackend<Stdout>>;
@@ -146,7 +147,7 @@ async fn progress(screen: &mut Screen, plan: InstallPlan) -> Result<End> {
         .await;
     let end = match &result {
         Ok(()) => Ok("Installed. Take the medium out.".to_owned()),
-        Err(error) => Err(reasons(error)),
+        Err(error) => Err(chain(error)),
     };
     loop {
         screen.draw(|frame| view::draw_progress(frame, &said.borrow(), Some(&end)))?;
@@ -154,17 +155,6 @@ async fn progress(screen: &mut Screen, plan: InstallPlan) -> Result<End> {
             return Ok(if result.is_ok() { End::Installed(Box::new(plan)) } else { End::Left });
         }
     }
-}
-
-/// An error's causes in one line.
-pub(crate) fn reasons(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

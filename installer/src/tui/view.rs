@@ -8,8 +8,8 @@ use ratatui::widgets::{Block, Borders, Paragraph, Wrap};
 
 use super::form::Field;
 use super::wizard::{Screen, Wizard, show, unfit};
-use crate::checks::Verdict;
 use crate::disks::holds;
+use crate::observe::{Level, Part};
 
 /// The whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, wizard: &Wizard) {
@@ -68,18 +68,19 @@ fn page(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>, refusal: &str,
 }
 
 fn checks(wizard: &Wizard) -> Vec<Line<'static>> {
-    let line = |check: &crate::checks::Check| {
-        let (mark, colour) = match check.result {
-            Verdict::Good => ("ok  ", Color::Green),
-            Verdict::Warning => ("warn", Color::Yellow),
-            Verdict::Bad => ("FAIL", Color::Red),
-        };
-        Line::from(vec![
-            Span::styled(mark, Style::new().fg(colour)),
-            Span::raw(format!("  {:15} {}", check.what, check.text)),
-        ])
-    };
+    let line =
+        |check: &Part| Line::from(vec![mark(check.level), Span::raw(format!("  {:15} {}", check.name, check.text))]);
     wizard.facts.checks.iter().map(line).collect()
+}
+
+/// A level's mark in its colour.
+pub(crate) fn mark(level: Level) -> Span<'static> {
+    let colour = match level {
+        Level::Well => Color::Green,
+        Level::Warning => Color::Yellow,
+        Level::Fault => Color::Red,
+    };
+    Span::styled(level.mark(), Style::new().fg(colour))
 }
 
 /// A line of a list, marked where the cursor is.

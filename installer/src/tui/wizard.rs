@@ -10,10 +10,11 @@ use furrow_host::block::Device;
 use super::facts::Facts;
 use super::form::{Field, items};
 use super::network_form;
-use crate::checks::Verdict;
 use crate::config::Management;
 use crate::disks::{MIN_OSD_BYTES, holds};
 use crate::install::{MIN_DISK_BYTES, MIN_SHARED_BYTES, unusable_disk};
+use crate::network::{quoted, section};
+use crate::observe::Level;
 
 /// A key that means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,8 +323,8 @@ impl Wizard {
     fn accept(&mut self) -> Result<(), String> {
         match self.screen {
             Screen::Checks => {
-                let bad = self.facts.checks.iter().find(|c| c.result == Verdict::Bad);
-                bad.map_or(Ok(()), |c| Err(format!("{}: {}", c.what, c.text)))
+                let bad = self.facts.checks.iter().find(|c| c.level == Level::Fault);
+                bad.map_or(Ok(()), |c| Err(format!("{}: {}", c.name, c.text)))
             }
             Screen::Disk => {
                 let device = self.facts.disks.get(self.cursor).ok_or("there is no disk")?;
@@ -382,11 +383,10 @@ impl Wizard {
 
     /// The answers as a document. Scalars are JSON, which is YAML, so that nothing in them means something else.
     pub(super) fn node_yaml(&self) -> String {
-        let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let mut text = format!("apiVersion: {}\nkind: Node\n", crate::config::API_VERSION);
         text += &format!("hostname: {}\n", quoted(self.node[HOST_NAME].answer()));
         if let Ok(management) = self.management() {
-            text += &crate::network::section(&management);
+            text += &section(&management);
         }
         text += "ceph:\n  disks:\n";
         for (n, device) in self.facts.disks.iter().enumerate().filter(|(n, _)| self.storage[*n]) {
@@ -407,7 +407,6 @@ impl Wizard {
 impl Wizard {
     /// Who may log in, time servers, proxy.
     fn settings(&self) -> String {
-        let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let answer = |n: usize| self.node[n].answer();
         let list = |n| items(answer(n)).into_iter().map(quoted).collect::<Vec<_>>().join(", ");
         let mut admin = String::new();
@@ -434,7 +433,7 @@ fn selector(device: &Device) -> String {
     let serial = device.serial.as_deref().map(str::trim).filter(|s| !s.is_empty());
     let (key, value) = serial.map_or(("path", device.path.as_str()), |serial| ("id", serial));
     let wipe = if holds(device).is_some() { ", wipe: true" } else { "" };
-    format!("{{{key}: {}{wipe}}}", serde_json::to_string(value).unwrap_or_default())
+    format!("{{{key}: {}{wipe}}}", quoted(value))
 }
 
 /// A disk for people: path, size, model, serial number.

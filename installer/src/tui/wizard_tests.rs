@@ -1,8 +1,8 @@
 //! The wizard by keys, as a person at the console uses it.
 
 use super::*;
-use crate::checks::Check;
 use crate::config::BondMode;
+use crate::observe::Part;
 use crate::tui::facts::Nic;
 
 fn facts() -> Facts {
@@ -22,7 +22,7 @@ fn facts() -> Facts {
         address: address.map(|a| (a.parse().expect("an address"), 24)),
     };
     Facts {
-        checks: vec![Check { what: "firmware", result: Verdict::Good, text: "UEFI".into() }],
+        checks: vec![Part::new("firmware", Level::Well, "UEFI")],
         disks,
         nics: vec![nic("eno1", Some("10.0.0.7")), nic("eno2", None)],
         gateway: Some("10.0.0.1".parse().expect("an address")),
@@ -123,7 +123,7 @@ fn a_disk_can_be_shared() {
 #[test]
 fn a_failed_check_ends_it() {
     let mut facts = facts();
-    facts.checks[0].result = Verdict::Bad;
+    facts.checks[0].level = Level::Fault;
     let mut wizard = Wizard::new(facts);
     press(&mut wizard, &[Key::Enter]);
     assert_eq!(wizard.screen, Screen::Checks);

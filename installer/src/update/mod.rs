@@ -20,6 +20,7 @@ use crate::device::{DeviceError, copy_blocks, file, hex, mounted, set_partition}
 use crate::download::{DownloadError, Source};
 use crate::files::replace;
 use crate::install::{uuid, word};
+use crate::steps::crash;
 
 /// The certificate whose key signs updates; a part of the root, and so of what dm-verity guards.
 const CERTIFICATE: &str = "/usr/lib/furrow/update.crt";
@@ -147,9 +148,7 @@ async fn from_medium(
     }
     let end = |step: &str| {
         say(step);
-        if crash_after == Some(step) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
-        }
+        crash(crash_after, step);
     };
     let own = own_entry(slot, running).await?;
     say(&format!("version {} goes to {}", manifest.version, slot.root.path));

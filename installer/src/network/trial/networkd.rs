@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use furrow_host::cmd::Cmd;
 
+use super::super::cards::{Card, SYSFS, cards};
 use super::{TRIAL, TrialError};
 use crate::steps::{StepError, is_active, systemctl};
 
@@ -15,34 +16,9 @@ const TIMER: &str = "furrow-network-trial";
 const NETWORKD_TIMEOUT: Duration = Duration::from_secs(10);
 const BOOTSTRAP: &str = "furrow-bootstrap.service";
 
-/// A network card.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Nic {
-    pub(super) name: String,
-    pub(super) mac: String,
-    /// The bond, bridge or switch that it is a port of.
-    pub(super) master: Option<String>,
-}
-
 /// Cards, and what stands for them in a container.
-pub(super) fn nics() -> Vec<Nic> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-        let path = entry.path();
-        let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default().trim().to_owned();
-        let is_ethernet = read("type") == "1";
-        if !is_ethernet {
-            continue;
-        }
-        let master = std::fs::read_link(path.join("master")).ok();
-        let master = master.and_then(|m| Some(m.file_name()?.to_string_lossy().into_owned()));
-        // A NIC in a bond shows the bond's address; its own is kept here.
-        let own = read("bonding_slave/perm_hwaddr");
-        let mac = if own.is_empty() { read("address") } else { own };
-        found.push(Nic { name: entry.file_name().to_string_lossy().into_owned(), mac, master });
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
+pub(super) fn nics() -> Vec<Card> {
+    cards(Path::new(SYSFS)).into_iter().filter(|card| card.is_ethernet).collect()
 }
 
 /// Arms the way back: it needs this process no more.
@@ -67,7 +43,7 @@ pub(super) async fn apply(gone: &[String], nics: &BTreeSet<String>) -> Result<()
         return Ok(());
     }
     let networkctl = |args: &[&str]| Cmd::new("/usr/bin/networkctl").args(args).timeout(NETWORKD_TIMEOUT).run();
-    for device in gone.iter().filter(|device| Path::new("/sys/class/net").join(device).exists()) {
+    for device in gone.iter().filter(|device| Path::new(SYSFS).join(device).exists()) {
         networkctl(&["delete", device]).await.map_err(StepError::from)?;
     }
     networkctl(&["reload"]).await.map_err(StepError::from)?;
