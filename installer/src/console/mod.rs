@@ -40,6 +40,9 @@ const LOCK_AFTER: Duration = Duration::from_secs(300);
 /// A wrong password costs this.
 const WRONG_PASSWORD: Duration = Duration::from_secs(2);
 
+/// The service waits so long before it ends with an error.
+const FAILED: Duration = Duration::from_secs(15);
+
 /// Why the console ended.
 pub(crate) enum End {
     /// A login takes its place.
@@ -55,6 +58,10 @@ pub(crate) async fn run(service: bool) -> Result<End> {
     let mut screen = tui::open()?;
     let end = Console::new(service).run(&mut screen).await;
     tui::close(&mut screen);
+    if service && end.is_err() {
+        // systemd starts it again: not so often that a node is busy with it.
+        tokio::time::sleep(FAILED).await;
+    }
     end
 }
 
@@ -95,7 +102,7 @@ impl Console {
                 key = keys.recv() => match key {
                     // The terminal is gone.
                     None => return Ok(End::Left),
-                    Some(None) => screen.clear()?,
+                    Some(None) => tui::repaint(screen)?,
                     Some(Some(key)) => {
                         self.last_key = Instant::now();
                         let action = self.pages.key(key);
@@ -111,7 +118,7 @@ impl Console {
                     }
                 }
                 _ = tick.tick() => self.tick().await,
-                _ = repaint.tick() => screen.clear()?,
+                _ = repaint.tick() => tui::repaint(screen)?,
             }
         }
     }

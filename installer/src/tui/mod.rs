@@ -16,6 +16,7 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::{execute, terminal};
+use ratatui::layout::{Position, Rect};
 
 use self::facts::Facts;
 use self::wizard::{Key, Outcome, Wizard};
@@ -24,6 +25,9 @@ use crate::reasons::chain;
 
 /// The terminal that is drawn on.
 pub(crate) type Screen = Terminal<CrosstermBackend<Stdout>>;
+
+/// After so long without a key the screen is painted anew.
+const REPAINT: Duration = Duration::from_secs(20);
 
 /// What a person chose.
 pub(crate) enum End {
@@ -84,11 +88,25 @@ pub(crate) fn close(screen: &mut Screen) {
     let _ = screen.show_cursor();
 }
 
+/// Paints the screen whole at the next drawing, over what others wrote on it.
+///
+/// Not `Terminal::clear`: that asks the terminal where its cursor is, and the answer goes to whoever waits for a key.
+///
+/// # Errors
+/// When the terminal is gone.
+pub(crate) fn repaint(screen: &mut Screen) -> Result<()> {
+    let area = Rect::from((Position::ORIGIN, screen.size()?));
+    Ok(screen.resize(area)?)
+}
+
 /// The wizard until it is done; None for a shell.
 async fn ask(screen: &mut Screen, wizard: &mut Wizard) -> Result<Option<String>> {
     loop {
         screen.draw(|frame| view::draw(frame, wizard))?;
-        let Some(key) = read_key()? else { continue };
+        let Some(key) = read_key()? else {
+            repaint(screen)?;
+            continue;
+        };
         let outcome = match wizard.key(key) {
             Outcome::Hash(password) => {
                 let hash = crate::settings::hash_password(&password).await;
@@ -105,8 +123,8 @@ async fn ask(screen: &mut Screen, wizard: &mut Wizard) -> Result<Option<String>>
 }
 
 fn read_key() -> Result<Option<Key>> {
-    // Redrawn now and then: the kernel writes to the same console.
-    if !event::poll(Duration::from_secs(5))? {
+    // Painted anew now and then: the kernel writes to the same console.
+    if !event::poll(REPAINT)? {
         return Ok(None);
     }
     let Event::Key(key) = event::read()? else { return Ok(None) };
