@@ -26,7 +26,9 @@ impl Terminal {
         static OPENED: AtomicU32 = AtomicU32::new(0);
         let name = format!("tmux-{}.sock", OPENED.fetch_add(1, Ordering::Relaxed));
         let terminal = Terminal { socket: dir.join(name) };
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", command])?;
+        // Without tmux's own line the program has all 24.
+        let plain = ["-f", "/dev/null", "set-option", "-g", "status", "off", ";"];
+        terminal.tmux(&[&plain, ["new-session", "-d", "-x", "80", "-y", "24", command].as_slice()].concat())?;
         Ok(terminal)
     }
 

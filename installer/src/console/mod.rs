@@ -113,7 +113,8 @@ impl Console {
                 },
                 Some((probe, parts)) = answered.recv() => {
                     self.pages.observed(probe, parts);
-                    if let Some(issue) = &mut self.issue {
+                    // A part that is not known yet is not a part that is well.
+                    if let Some(issue) = self.issue.as_mut().filter(|_| self.pages.parts.len() == Probe::ALL.len()) {
                         issue.tell(&self.host, &self.pages.all_parts()).await;
                     }
                 }

@@ -143,10 +143,11 @@ fn summary(wizard: &Wizard) -> Vec<Line<'static>> {
     let shown = wizard.node_yaml();
     // A hash says nothing to a reader and is not for those who look over his shoulder.
     let line = |l: &str| if l.contains("passwordHash") { "  passwordHash: (hidden)".to_owned() } else { l.to_owned() };
-    let mut lines: Vec<Line<'static>> = shown.lines().map(|l| Line::from(line(l))).collect();
-    lines.push(Line::from(""));
+    // First what is asked and what is lost: the document may be longer than the screen.
+    let mut lines = vec![Line::from(format!("Type `{}` to install: {}_", wizard.word(), wizard.confirmation))];
     let red = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
     lines.extend(wizard.erased().into_iter().map(|text| Line::styled(format!("ERASED: {text}"), red)));
-    lines.push(Line::from(format!("Type `{}` to install: {}_", wizard.word(), wizard.confirmation)));
+    lines.push(Line::from(""));
+    lines.extend(shown.lines().map(|l| Line::from(line(l))));
     lines
 }

@@ -43,6 +43,8 @@ impl Journey {
 pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Result<()> {
     let layout = Layout::new(source, if updates { "test/updates" } else { "test/journey" })?;
     let medium = medium(&layout.source)?;
+    // Before the machine is on: it takes both processors for minutes.
+    let media = if updates { Some(super::updates::media(&layout.source)?) } else { None };
     let mut journey = prepare(&layout, &medium)?;
     let mut figures = Figures::new(&layout.source, if updates { "updates" } else { "journey" })?;
     let iso = file_ending(&medium, ".iso")?;
@@ -56,8 +58,8 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
     let used = journey.shell("awk '/^MemTotal/ {t = $2} /^MemAvailable/ {a = $2} END {print t - a}' /proc/meminfo")?;
     figures.record("idle_memory_kib", used.trim().parse().context("the memory in use")?)?;
     guest(&journey, &cluster, &layout.source, checks, &mut figures)?;
-    if updates {
-        super::updates::run(&journey, &cluster, &layout.source, checks)?;
+    if let Some(media) = media {
+        super::updates::run(&journey, &cluster, &media, checks)?;
     }
     journey.machine.power_cut();
     let _ = std::fs::remove_dir_all(&layout.dir);

@@ -69,7 +69,9 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
         ensure!(ceph(n2, "osd pool get volumes size")?["size"] == 3, "the pool's size changed");
         host::until("the placement groups", Duration::from_secs(240), || clean(n2))
     });
-    checks.check("the promoted node is well, in its own words", || well(n4, "n4 (server) is Ready"));
+    checks.check("the promoted node is well, in its own words", || {
+        host::until("its words", Duration::from_secs(180), || well(n4, "n4 (server) is Ready"))
+    });
     checks.check("the guest runs elsewhere, with its address and its text", || guest_kept(&story));
     checks.check("n1 says that it was removed, and nothing of the cluster runs there", || retired(n1));
     checks.check("n1 stays out when it is switched on again", || {
@@ -109,13 +111,14 @@ fn assemble(story: &Story<'_>) -> Result<()> {
 fn guest_on(story: &Story<'_>, home: &str, others: &[&str], begin: impl FnOnce() -> Result<String>) -> Result<()> {
     let close = |verb: &str| story.cluster.kubectl(&[&[verb], others].concat());
     close("cordon")?;
-    begin()?;
+    let begun = begin();
     let started = host::until("the guest", Duration::from_secs(240), || {
         let vmi = story.cluster.get("vmi", GUEST)?;
         ensure!(vmi["status"]["phase"] == "Running" && vmi["status"]["nodeName"] == home, "{}", vmi["status"]);
         Ok(())
     });
     close("uncordon")?;
+    begun?;
     started
 }
 
@@ -281,7 +284,8 @@ fn lost(story: &Story<'_>, (n2, n3, n4): (&NodeBox, &NodeBox, &NodeBox), checks:
     })?;
     checks.require("a server without power is not taken for dead by itself", || {
         n3.power_cut(story.bed.lan());
-        host::until("n3 to be NotReady", Duration::from_secs(120), || {
+        // It may have held the controllers' lease.
+        host::until("n3 to be NotReady", Duration::from_secs(240), || {
             let node = story.cluster.get("node", "n3")?;
             let ready = condition(&node, "Ready").context("no condition Ready")?;
             ensure!(ready["status"] != "True", "it is Ready");

@@ -20,6 +20,8 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     let medium = journey::medium(&layout.source)?;
     let journey = journey::prepare(&layout, &medium)?;
     journey.machine.start("furrow.by-hand")?;
+    // After the boot menu, whose countdown any key would stop.
+    journey.machine.wait_for("Linux version", 0, 300)?;
     let terminal = Terminal::open(&journey.machine.serial(), &layout.dir)?;
     let ask = |keys: &[&str], question: &str| {
         terminal.press(keys)?;
@@ -30,6 +32,8 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         ask(&["Enter"], "Which disk does the system go to?")?;
         let screen = terminal.screen()?;
         ensure!(screen.contains("SYSTEM") && screen.contains("DATA"), "it shows {screen}");
+        ask(&["Down"], "> /dev/vdb")?;
+        ask(&["Up"], "> /dev/vda")?;
         ask(&["Escape"], "Furrow: This machine")?;
         ask(&["Enter"], "Which disk does the system go to?")
     })?;

@@ -15,20 +15,14 @@ use crate::host;
 /// From the start of the firmware to a node that is ready; emulated, on two busy cores.
 const BOOT_TIMEOUT_S: u64 = 900;
 
-pub(crate) fn run(journey: &Journey, cluster: &Cluster, source: &Path, checks: &mut Checks) -> Result<()> {
-    let media = media(source)?;
+pub(crate) fn run(journey: &Journey, cluster: &Cluster, media: &Path, checks: &mut Checks) -> Result<()> {
     let old = version(journey)?;
     checks.require("another version is written, boots and stays", || {
         let from = start_update(journey, &media.join("newer.iso"), "newer")?;
         wait_ready(journey, from)?;
         let new = version(journey)?;
         ensure!(new == format!("{old}.1"), "the version is {new}, it was {old}");
-        host::until("the new version to be blessed", Duration::from_secs(BOOT_TIMEOUT_S), || {
-            let entries = journey.shell("ls $(bootctl -p)/loader/entries")?;
-            let own = entries.lines().find(|l| l.contains(&new)).context("no entry of the new version")?;
-            ensure!(!own.contains('+'), "it is on trial: {own}");
-            Ok(())
-        })
+        blessed(journey, &new)
     })?;
     checks.check("the guest runs again, and its disk is what it was", || guest_started(journey, cluster, 2));
     checks.require("a version that cannot start is given up by itself", || {
@@ -55,6 +49,16 @@ pub(super) fn media(source: &Path) -> Result<PathBuf> {
     host::built(&source.join("tests/newer-media"), &[], Duration::from_secs(3600))
 }
 
+/// The version's trial has ended well.
+pub(super) fn blessed(journey: &Journey, version: &str) -> Result<()> {
+    host::until("the new version to be blessed", Duration::from_secs(BOOT_TIMEOUT_S), || {
+        let entries = journey.shell("ls $(bootctl -p)/loader/entries")?;
+        let own = entries.lines().find(|l| l.contains(version)).context("no entry of the new version")?;
+        ensure!(!own.contains('+'), "it is on trial: {own}");
+        Ok(())
+    })
+}
+
 pub(super) fn version(journey: &Journey) -> Result<String> {
     let line = journey.shell("grep ^IMAGE_VERSION= /usr/lib/os-release")?;
     Ok(line.trim().trim_start_matches("IMAGE_VERSION=").to_owned())
@@ -66,7 +70,8 @@ fn start_update(journey: &Journey, iso: &Path, id: &str) -> Result<usize> {
     write(journey, iso, id, None)?;
     println!("         written in {:.0} s", begun.elapsed().as_secs_f64());
     let from = journey.machine.console_end();
-    journey.shell("systemctl --no-block reboot")?;
+    // A moment later: the answer comes before the network ends.
+    journey.shell("systemd-run --quiet --collect --on-active=2 systemctl reboot")?;
     Ok(from)
 }
 
@@ -96,18 +101,16 @@ fn wait_ready(journey: &Journey, from: usize) -> Result<()> {
     Ok(())
 }
 
-/// The guest counts its starts on its own disk.
-fn guest_started(journey: &Journey, cluster: &Cluster, times: u32) -> Result<()> {
-    let address = guests::address(cluster, "first")?.to_string();
+/// The guest counts its starts on its own disk: one that was made anew would begin again.
+fn guest_started(journey: &Journey, cluster: &Cluster, times: u64) -> Result<()> {
     host::until("the guest's facts", Duration::from_secs(BOOT_TIMEOUT_S), || {
+        let address = guests::address(cluster, "first")?.to_string();
         let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
         let log = journey.shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
-        let boots = format!("\"boots\":{times}");
-        ensure!(
-            log.contains(&address) && log.contains(&boots),
-            "its console lacks {address} or {boots}: {}",
-            host::tail(&log, 300)
-        );
+        let (_, facts) = log.lines().rev().find_map(|l| l.split_once("FACTS ")).context("no facts yet")?;
+        let facts: serde_json::Value = serde_json::from_str(facts.trim()).context("the guest's facts")?;
+        let counted = facts["boots"].as_u64().is_some_and(|boots| boots >= times);
+        ensure!(text_of(&facts["ip"]) == address && counted, "not {address} with {times} starts: {facts}");
         Ok(())
     })
 }
