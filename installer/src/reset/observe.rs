@@ -114,7 +114,9 @@ async fn standing(node: &Node) -> Result<Standing, StepError> {
     Ok(match (word, joined) {
         (Some(true), _) => Standing::Removed,
         // A worker is never alone: it sees no more of its cluster than its server.
-        (Some(false), Some(joined)) if joined.role == Role::Agent => Standing::Member(joined.server),
+        (Some(false), Some(joined)) if joined.role == Role::Agent => {
+            Standing::Member(format!("the server that it joined at, {}", joined.server))
+        }
         (None, Some(joined)) if joined.role == Role::Agent => {
             Standing::Unknown(format!("no server of the cluster that it joined at {} answers", joined.server))
         }
