@@ -123,6 +123,8 @@ async fn standing(node: &Node) -> Result<Standing, StepError> {
         (_, joined) => match Box::pin(others(&node.config.hostname)).await {
             Ok(others) if others.is_empty() => Standing::Alone { unseen: None },
             Ok(others) => Standing::Member(others.join(", ")),
+            // Not this one's API server has said so.
+            Err(_) if word == Some(false) => Standing::Member("another server, which answers".into()),
             Err(reason) if joined.is_some() || has_other_servers(node) => Standing::Unknown(reason),
             Err(reason) => Standing::Alone { unseen: Some(reason) },
         },
