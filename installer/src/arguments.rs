@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::{pxe, removal, tokens, update};
+use crate::{pxe, removal, reset, tokens, update};
 
 /// The variable by which ceph-volume, and we, take loop devices.
 const ALLOW_LOOPS: &str = "CEPH_VOLUME_ALLOW_LOOP_DEVICES";
@@ -70,6 +70,18 @@ pub(crate) enum Command {
         file: PathBuf,
         #[command(subcommand)]
         command: NodeCommand,
+    },
+    /// Make this machine blank again: its OSDs and its system are erased, and it restarts without them. Refused while other
+    /// nodes count on it.
+    Reset {
+        /// The configuration.
+        #[arg(long, default_value = "/etc/furrow/node.yaml")]
+        file: PathBuf,
+        #[command(flatten)]
+        how: reset::Reset,
+        /// Go on with one that has begun. Its unit does.
+        #[arg(long, hide = true)]
+        go_on: bool,
     },
     /// Before the services start: whether this node still belongs to its cluster.
     #[command(hide = true)]

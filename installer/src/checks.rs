@@ -21,6 +21,9 @@ const IMAGE_LIFE: u64 = 10 * 365 * 86400;
 /// A disk that reads less, bytes a second, makes every guest wait.
 const SLOW: u64 = 40_000_000;
 
+/// The UUID of the machine, as its firmware tells it.
+pub(crate) const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
+
 /// All checks. `disks` that can be installed to, `nics`: how many cards there are, and how many have a link.
 pub(crate) async fn all(disks: &[Device], nics: (usize, usize)) -> Vec<Part> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -32,7 +35,7 @@ pub(crate) async fn all(disks: &[Device], nics: (usize, usize)) -> Vec<Part> {
         disks_check(&speeds),
         network(nics),
         clock(crate::steps::now(), image_made()),
-        product(&read("/sys/class/dmi/id/product_uuid")),
+        product(&read(PRODUCT_UUID)),
     ]
 }
 
@@ -141,14 +144,20 @@ const SHARED_UUIDS: [&str; 5] = [
     "01234567-8910-1112-1314-151617181920",
 ];
 
-fn product(uuid: &str) -> Part {
+/// Whether a product UUID is known to be that of many machines.
+pub(crate) fn is_shared(uuid: &str) -> bool {
     let uuid = uuid.trim().to_ascii_lowercase();
     let digits: Vec<char> = uuid.chars().filter(|c| *c != '-').collect();
     let repeats = digits.windows(2).all(|pair| pair[0] == pair[1])
         || digits.chunks(2).collect::<Vec<_>>().windows(2).all(|pair| pair[0] == pair[1]);
+    repeats || SHARED_UUIDS.contains(&uuid.as_str())
+}
+
+fn product(uuid: &str) -> Part {
+    let uuid = uuid.trim().to_ascii_lowercase();
     match uuid.as_str() {
         "" => Part::new("product UUID", Level::Warning, "the firmware tells none"),
-        _ if repeats || SHARED_UUIDS.contains(&uuid.as_str()) => Part::new(
+        _ if is_shared(&uuid) => Part::new(
             "product UUID",
             Level::Warning,
             format!("{uuid} is that of many machines: set one in the firmware"),

@@ -1,6 +1,6 @@
 //! The firmware's own boot entry for an installed disk: the EFI variable `Boot####` with the title "Furrow", first in
 //! `BootOrder` (UEFI specification, 3.1 and 10.3). There is one such entry, made anew for each installation; those of other
-//! systems stay, behind it. Firmware that keeps no variables starts a disk by the fallback path, so that whatever fails here
+//! systems stay, behind it. A reset takes it away. Firmware that keeps no variables starts a disk by the fallback path, so that whatever fails here
 //! is told and ends no installation.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ fn file(path: &Path) -> impl FnOnce(std::io::Error) -> EntryError {
 pub(crate) fn ensure(variables: &Path, esp: &Esp) -> Result<u16, EntryError> {
     let entries = entries(variables)?;
     let wanted = encode(esp);
-    let ours: Vec<u16> = entries.iter().filter(|(_, e)| title(e).as_deref() == Some(TITLE)).map(|(n, _)| *n).collect();
+    let ours = ours(&entries);
     let same = ours.iter().find(|n| entries[n] == wanted);
     let number = match same.or(ours.first()) {
         Some(number) => *number,
@@ -103,10 +103,38 @@ pub(crate) fn ensure(variables: &Path, esp: &Esp) -> Result<u16, EntryError> {
     }
     // Last, so that the order never names what is gone.
     for stale in ours.iter().filter(|n| **n != number) {
-        let path = variables.join(format!("{}-{GLOBAL}", name(*stale)));
-        std::fs::remove_file(&path).map_err(file(&path))?;
+        delete(variables, &name(*stale))?;
     }
     Ok(number)
+}
+
+/// Removes every entry of ours, first from the order; those of other systems stay. Returns how many there were.
+///
+/// # Errors
+/// When the firmware has no variables or does not take them.
+pub(crate) fn forget(variables: &Path) -> Result<usize, EntryError> {
+    let ours = ours(&entries(variables)?);
+    let old = order(variables)?;
+    let new: Vec<u16> = old.iter().copied().filter(|n| !ours.contains(n)).collect();
+    if new.is_empty() && !old.is_empty() {
+        delete(variables, "BootOrder")?;
+    } else if new != old {
+        write(variables, "BootOrder", &new.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
+    }
+    for number in &ours {
+        delete(variables, &name(*number))?;
+    }
+    Ok(ours.len())
+}
+
+/// The numbers of our entries.
+fn ours(entries: &BTreeMap<u16, Vec<u8>>) -> Vec<u16> {
+    entries.iter().filter(|(_, entry)| title(entry).as_deref() == Some(TITLE)).map(|(number, _)| *number).collect()
+}
+
+fn delete(variables: &Path, name: &str) -> Result<(), EntryError> {
+    let path = variables.join(format!("{name}-{GLOBAL}"));
+    std::fs::remove_file(&path).map_err(file(&path))
 }
 
 /// A variable's name by its entry's number.
@@ -242,6 +270,20 @@ mod tests {
         assert_eq!(entries(dir.path()).expect("read")[&1], encode(&esp(9)));
         assert_eq!(order(dir.path()).expect("read"), [1, 0]);
         assert_eq!(names(dir.path()), ["Boot0000", "Boot0001", "BootOrde"]);
+    }
+
+    #[test]
+    fn a_reset_takes_ours_away_and_no_other() {
+        let dir = firmware();
+        ensure(dir.path(), &esp(7)).expect("made");
+        for left in [1, 0] {
+            assert_eq!(forget(dir.path()).expect("gone"), left);
+            assert_eq!(order(dir.path()).expect("read"), [0]);
+            assert_eq!(names(dir.path()), ["Boot0000", "BootOrde"]);
+        }
+        write(dir.path(), "Boot0000", &encode(&esp(7))).expect("written");
+        assert_eq!(forget(dir.path()).expect("gone"), 1);
+        assert!(names(dir.path()).is_empty(), "an order of nothing is none");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod pxe;
 mod reasons;
 mod record;
 mod removal;
+mod reset;
 mod settings;
 mod status;
 mod steps;
@@ -99,6 +100,8 @@ async fn act(command: Command) -> Result<bool> {
                 NodeCommand::Promote { name } => Box::pin(removal::promote(&node, &name)).await?,
             }
         }
+        Command::Reset { go_on: true, .. } => Box::pin(reset::go_on()).await?,
+        Command::Reset { file, how, .. } => return Box::pin(reset::run(&Node::new(read(&file)?), &how)).await,
         Command::Membership { file } => {
             membership::look(&Node::new(read(&file)?)).await?;
         }

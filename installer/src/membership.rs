@@ -90,7 +90,7 @@ pub(crate) fn removed(state: &Path) -> Option<String> {
 
 /// Asks the cluster, and stops this node's services if it has been removed. Says whether it has.
 pub(crate) async fn look(node: &Node) -> Result<bool, StepError> {
-    if removed(&node.state).is_none() && !is_marked(&node.config).await {
+    if removed(&node.state).is_none() && word(&node.config).await != Some(true) {
         return Ok(false);
     }
     retire(node).await?;
@@ -102,8 +102,8 @@ pub(crate) fn other_servers(config: &NodeConfig) -> BTreeSet<IpAddr> {
     servers(&std::fs::read_to_string("/etc/ceph/ceph.conf").unwrap_or_default(), config)
 }
 
-/// Whether a server says that this node was removed. The first that knows decides.
-async fn is_marked(config: &NodeConfig) -> bool {
+/// Whether this node was removed, as another server says; None when none answers. The first that knows decides.
+pub(crate) async fn word(config: &NodeConfig) -> Option<bool> {
     let mut asking = JoinSet::new();
     for server in other_servers(config) {
         let name = config.hostname.clone();
@@ -111,10 +111,10 @@ async fn is_marked(config: &NodeConfig) -> bool {
     }
     while let Some(answer) = asking.join_next().await {
         if let Ok(Ok(Some(marked))) = answer {
-            return marked;
+            return Some(marked);
         }
     }
-    false
+    None
 }
 
 /// Addresses of servers but this one: where a monitor is, one is, and one has the common address.
@@ -143,38 +143,48 @@ async fn ask(server: IpAddr, name: String) -> Option<bool> {
 /// Stops everything that has a part in the cluster, and erases what could be used to take part in it.
 async fn retire(node: &Node) -> Result<(), StepError> {
     let (state, name) = (&node.state, &node.config.hostname);
-    let mark = own_mark(state);
-    let first = !mark.exists();
+    let first = !own_mark(state).exists();
     if first {
         let text = format!(
-            "this node was removed from the cluster (noticed {}); install it anew with a new token to bring it back\n",
+            "this node was removed from the cluster (noticed {}); install it anew with a new token to bring it back",
             jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC")
         );
-        node.say(text.trim());
-        // From here on nothing of it starts again: the units look for this file.
-        files::replace(&mark, text.as_bytes(), 0o644).map_err(steps::file_error("write", &mark))?;
+        node.say(&text);
+        keep_off(state, &text)?;
     }
-    let (monitor, manager) = (format!("ceph-mon@{name}.service"), format!("ceph-mgr@{name}.service"));
-    let k3s = [steps::k3s_unit(Role::Server), steps::k3s_unit(Role::Agent)];
-    let first_units = ["furrow-agent.service", "furrow-control.service", "keepalived.service", "furrow-renew.timer"];
-    for unit in first_units {
-        stop(node, &["disable", "--now", unit]).await;
-    }
-    // OSDs take their leave of a monitor, which may be this node's.
-    stop(node, &["stop", "ceph-osd@*.service", "furrow-bootstrap.service"]).await;
-    for unit in [monitor.as_str(), &manager].into_iter().chain(k3s) {
-        stop(node, &["disable", "--now", unit]).await;
-    }
+    stop_services(name, &|line| node.say(line)).await;
     if first {
         node.say("the services of the cluster are off");
     }
     give_up_keys(Path::new("/"), state)
 }
 
+/// Keeps off what has a part in the cluster, at this start and at each later one: the units look for this file. `reason`: one
+/// line, for people.
+pub(crate) fn keep_off(state: &Path, reason: &str) -> Result<(), StepError> {
+    let mark = own_mark(state);
+    files::replace(&mark, format!("{reason}\n").as_bytes(), 0o644).map_err(steps::file_error("write", &mark))
+}
+
+/// Stops what has a part in the cluster, in the order in which it depends on each other.
+pub(crate) async fn stop_services(name: &str, say: &dyn Fn(&str)) {
+    let (monitor, manager) = (format!("ceph-mon@{name}.service"), format!("ceph-mgr@{name}.service"));
+    let k3s = [steps::k3s_unit(Role::Server), steps::k3s_unit(Role::Agent)];
+    let first_units = ["furrow-agent.service", "furrow-control.service", "keepalived.service", "furrow-renew.timer"];
+    for unit in first_units {
+        stop(&["disable", "--now", unit], say).await;
+    }
+    // OSDs take their leave of a monitor, which may be this node's.
+    stop(&["stop", "ceph-osd@*.service", "furrow-bootstrap.service"], say).await;
+    for unit in [monitor.as_str(), &manager].into_iter().chain(k3s) {
+        stop(&["disable", "--now", unit], say).await;
+    }
+}
+
 /// What does not stop now is stopped by the next look, and starts no more.
-async fn stop(node: &Node, verb: &[&str]) {
+pub(crate) async fn stop(verb: &[&str], say: &dyn Fn(&str)) {
     if let Err(error) = steps::systemctl(verb).await {
-        node.say(&format!("{} was not stopped: {error}", verb.last().unwrap_or(&"a unit")));
+        say(&format!("{} was not stopped: {error}", verb.last().unwrap_or(&"a unit")));
     }
 }
 

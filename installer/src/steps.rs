@@ -33,7 +33,7 @@ pub(crate) use ceph_conf::copies;
 pub(crate) use follow::once as follow;
 pub(crate) use identity::{ensure_namespace, gone, made, refused};
 pub(crate) use kubernetes::{client, mark_changed as mark_kubernetes_changed, server_url, unit as k3s_unit};
-pub(crate) use osd::any_made;
+pub(crate) use osd::{any_made, made as made_osds};
 pub(crate) use ready::readiness;
 pub(crate) use vip::{api_is_ready, holder as vip_holder};
 

@@ -6,6 +6,7 @@
 //! starts the console again after it. Serial lines keep their login, which tests and headless servers need; above it stands
 //! the short state that [`issue`] writes.
 
+mod erasure;
 mod issue;
 mod logs;
 mod pages;
@@ -23,8 +24,9 @@ use self::pages::{Action, Page, Pages, Power};
 use crate::network::{self, trial};
 use crate::observe::{Part, Probe, node_yaml};
 use crate::reasons::chain;
+use crate::reset;
 use crate::settings::root_has_password;
-use crate::steps::systemctl;
+use crate::steps::{Node, systemctl};
 use crate::tui::{self, Screen, wizard::Key};
 
 /// Keys that wait while something is at work; more are not pressed in that time.
@@ -74,6 +76,8 @@ struct Console {
     last_key: Instant,
     /// Whether root's password was given, and someone was here since.
     unlocked: bool,
+    /// The plan of the reset that was shown last.
+    reset: Option<reset::Plan>,
 }
 
 impl Console {
@@ -85,6 +89,7 @@ impl Console {
             refresh: watch::Sender::new(()),
             last_key: Instant::now(),
             unlocked: false,
+            reset: None,
         }
     }
 
@@ -183,6 +188,8 @@ impl Console {
                 )),
                 Action::ReadLogs => self.read_logs().await,
                 Action::Stop(power) => self.stop(power).await,
+                Action::OpenReset => self.open_reset().await,
+                Action::Reset => self.begin_reset().await,
             }
             self.pages.trial_is(trial::seconds_left());
             return None;
@@ -192,6 +199,38 @@ impl Console {
     fn told(&mut self, result: Result<String, String>) {
         let failed = result.is_err();
         self.pages.notice = Some((result.unwrap_or_else(|reason| reason), failed));
+    }
+
+    /// Plans a reset and shows it; as `furrow reset` does.
+    async fn open_reset(&mut self) {
+        if reset::has_begun() {
+            return self.told(Err("this node is being reset already: it goes on by itself".into()));
+        }
+        let node = match node_yaml() {
+            Ok(config) => Node::new(config),
+            Err(reason) => return self.told(Err(reason)),
+        };
+        match Box::pin(reset::plan(&node, false)).await {
+            Ok(Ok(plan)) => {
+                self.pages.open_reset(&plan.lines(), Some(plan.node().to_owned()));
+                self.reset = Some(plan);
+            }
+            Ok(Err(refusals)) => {
+                let head = std::iter::once(format!("{} is not reset:", node.config.hostname));
+                let lines: Vec<String> = head.chain(refusals.iter().map(|refusal| format!("- {refusal}"))).collect();
+                self.pages.open_reset(&lines, None);
+            }
+            Err(error) => self.told(Err(chain(&error))),
+        }
+    }
+
+    async fn begin_reset(&mut self) {
+        // The one that was shown and confirmed, not another.
+        let Some(plan) = self.reset.take() else { return };
+        let begun = reset::begin(&plan).await;
+        let said = begun.map(|()| "the machine is being erased and restarts by itself".to_owned());
+        self.told(said.map_err(|error| chain(&error)));
+        let _ = self.refresh.send(());
     }
 
     async fn stop(&mut self, power: Power) {

@@ -4,7 +4,8 @@
 //!  state ─N─> network ─> trial (60 s) ─K─> state
 //!    ├───L─> logs                └─T, or nobody answers─> state, as it was
 //!    ├───R, P─> a typed word ─> restart, power off
-//!    └───S─> login      X─> why there is no reset
+//!    ├───X─> the plan of a reset, or what is against it ─the node's name─> erased
+//!    └───S─> login
 //! ```
 //! Everything but looking at the state asks for root's password first, where root has one.
 
@@ -16,6 +17,7 @@ use crate::tui::form::Field;
 use crate::tui::network_form;
 use crate::tui::wizard::Key;
 
+use super::erasure::{Answer, Erasure};
 use super::logs::{LOGS, Logs};
 
 /// A page.
@@ -30,6 +32,7 @@ pub(super) enum Page {
     Logs,
     /// Asks for a word.
     Power(Power),
+    /// Shows what a reset erases, and asks for the node's name.
     Reset,
 }
 
@@ -39,6 +42,7 @@ pub(super) enum Goal {
     Network,
     Logs,
     Power(Power),
+    Reset,
 }
 
 /// How the machine stops.
@@ -81,6 +85,10 @@ pub(super) enum Action {
     /// Read the journal anew: another one was chosen.
     ReadLogs,
     Stop(Power),
+    /// Plan a reset; [`Pages::open_reset`] follows.
+    OpenReset,
+    /// Erase what the plan that is shown says.
+    Reset,
 }
 
 /// All that is shown.
@@ -98,6 +106,7 @@ pub(super) struct Pages {
     old: Option<Management>,
     pub(super) typed: Field,
     pub(super) logs: Logs,
+    pub(super) erasure: Erasure,
     /// Whether root has a password.
     pub(super) locked: bool,
 }
@@ -114,6 +123,7 @@ impl Pages {
             old: None,
             typed: Field::hidden("password", ""),
             logs: Logs::new(),
+            erasure: Erasure::new(&[], None),
             locked,
         }
     }
@@ -152,7 +162,7 @@ impl Pages {
     /// Locks what needs a password, where root has one.
     pub(super) fn lock(&mut self, has_password: bool) {
         self.locked = has_password;
-        if has_password && !matches!(self.page, Page::State | Page::Trial | Page::Password(_) | Page::Reset) {
+        if has_password && !matches!(self.page, Page::State | Page::Trial | Page::Password(_)) {
             self.page = Page::State;
         }
     }
@@ -167,12 +177,7 @@ impl Pages {
             Page::Trial => self.on_trial(key),
             Page::Logs => self.on_logs(key),
             Page::Power(power) => self.on_power(power, key),
-            Page::Reset => {
-                if key == Key::Back || key == Key::Enter {
-                    self.page = Page::State;
-                }
-                Action::Stay
-            }
+            Page::Reset => self.on_reset(key),
         }
     }
 
@@ -189,10 +194,7 @@ impl Pages {
                     's' => Action::Login,
                     'r' => self.go(Goal::Power(Power::Restart)),
                     'p' => self.go(Goal::Power(Power::Off)),
-                    'x' => {
-                        self.page = Page::Reset;
-                        Action::Stay
-                    }
+                    'x' => self.go(Goal::Reset),
                     'q' => Action::Leave,
                     _ => Action::Stay,
                 };
@@ -223,6 +225,10 @@ impl Pages {
                 self.typed = Field::text("word", "", "");
                 self.page = Page::Power(power);
                 Action::Stay
+            }
+            Goal::Reset => {
+                self.page = Page::State;
+                Action::OpenReset
             }
         }
     }
@@ -347,6 +353,27 @@ impl Pages {
                 return Action::ReadLogs;
             }
             _ => {}
+        }
+        Action::Stay
+    }
+
+    /// Shows what a reset would erase, or, without a `name`, what is against it.
+    pub(super) fn open_reset(&mut self, lines: &[String], name: Option<String>) {
+        self.erasure = Erasure::new(lines, name);
+        self.page = Page::Reset;
+    }
+
+    fn on_reset(&mut self, key: Key) -> Action {
+        match self.erasure.key(key) {
+            Answer::Stay => {}
+            Answer::Wrong(name) => {
+                self.notice = Some((format!("type `{name}` and press Enter, or Esc to go back"), true))
+            }
+            Answer::Leave => self.page = Page::State,
+            Answer::Erase => {
+                self.page = Page::State;
+                return Action::Reset;
+            }
         }
         Action::Stay
     }

@@ -93,7 +93,7 @@ fn every_page_fits_and_names_its_keys() {
 
 #[test]
 fn all_but_looking_asks_for_the_password_once() {
-    for key in ['n', 'l', 'r', 'p'] {
+    for key in ['n', 'l', 'r', 'p', 'x'] {
         let mut pages = pages(true);
         assert_eq!(pages.key(Key::Char(key)), Action::Stay);
         assert!(matches!(pages.page, Page::Password(_)), "{key}");
@@ -134,6 +134,31 @@ fn a_machine_stops_only_by_a_typed_word() {
         assert_eq!(pages.key(Key::Enter), Action::Stay);
         assert_eq!((pages.key(Key::Back), pages.page), (Action::Stay, Page::State));
     }
+}
+
+#[test]
+fn a_node_is_erased_only_by_its_typed_name() {
+    let mut pages = pages(false);
+    assert_eq!(pages.key(Key::Char('x')), Action::OpenReset);
+    pages.open_reset(&["n1 is made blank:".into(), "ERASED /dev/vda (17 GB)".into()], Some("n1".into()));
+    assert!(shown(&pages).contains("ERASED /dev/vda (17 GB)"), "{}", shown(&pages));
+    assert_eq!(pages.key(Key::Enter), Action::Stay);
+    assert!(shown(&pages).contains("type `n1` and press Enter"), "{}", shown(&pages));
+    write(&mut pages, "n1");
+    assert!(shown(&pages).contains("to erase all of it: n1_"), "{}", shown(&pages));
+    assert_eq!((pages.key(Key::Enter), pages.page), (Action::Reset, Page::State));
+}
+
+#[test]
+fn a_reset_that_is_refused_says_why_and_cannot_be_confirmed() {
+    let mut pages = pages(false);
+    pages.open_reset(&["n1 is not reset:".into(), "- it is a member of a cluster with n2".into()], None);
+    assert!(shown(&pages).contains("a cluster with n2") && !shown(&pages).contains("Type the node's name"));
+    write(&mut pages, "n1");
+    assert_eq!((pages.key(Key::Enter), pages.page), (Action::Stay, Page::State));
+    pages.open_reset(&[], Some("n1".into()));
+    pages.lock(true);
+    assert_eq!(pages.page, Page::State, "nobody finds it open who has not the password");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, pages: &Pages, host: &str) {
         Page::Trial => (trial(pages), "K keep the new network   T take it back"),
         Page::Logs => (logs(pages, frame.area()), "Up Down scroll   Space newest   Enter other log   Esc back"),
         Page::Power(power) => (stop(pages, power), "type the word, then Enter   Esc back"),
-        Page::Reset => (reset(), "Esc back"),
+        Page::Reset => (reset(pages, frame.area()), "type the name, then Enter   Up Down scroll   Esc back"),
     };
     let title = match pages.page {
         Page::State => format!(" Furrow: {host} {} ", verdict(pages)),
@@ -120,16 +120,6 @@ fn stop(pages: &Pages, power: Power) -> Vec<Line<'static>> {
     ])
 }
 
-fn reset() -> Vec<Line<'static>> {
-    let lines = [
-        "A node is not reset from here.",
-        "",
-        "Its OSDs hold copies of the cluster's data, and on a server etcd and Ceph's monitor",
-        "count it as a member. Erased without leaving the cluster first, it takes a copy of",
-        "the data and a vote with it.",
-        "",
-        "To begin anew: remove the node from its cluster, then install it again from the",
-        "medium, which names what it erases and asks.",
-    ];
-    lines.iter().map(|line| Line::from(*line)).collect()
+fn reset(pages: &Pages, area: Rect) -> Vec<Line<'static>> {
+    text(&pages.erasure.shown(usize::from(area.height.saturating_sub(6))))
 }

@@ -28,7 +28,7 @@ use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
 pub(crate) use document::read_config;
-pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, UNFINISHED_LABEL, is_root, uuid};
+pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, STATE_LABEL, UNFINISHED_LABEL, is_root, uuid};
 pub(crate) use medium::{CONFIG_LABEL, is_unattended, word};
 pub(crate) use target::unusable_disk;
 pub(crate) use write::WriteError;

@@ -7,10 +7,10 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 
-use super::{Material, NAMESPACE, Token, TokenError, hash, material_secret, token_secret};
+use super::{Machine, Material, NAMESPACE, Token, TokenError, hash, material_secret, token_secret};
 use crate::kubeconfig;
 use crate::reasons::chain;
 
@@ -44,6 +44,11 @@ pub(crate) enum JoinError {
         "token {id} does not make a node of role {role}, since {missing} is missing: make one with `--role {role}`"
     )]
     OtherRole { id: String, role: &'static str, missing: String },
+    #[error(
+        "{node} and {other}, a node of the cluster, tell the same product UUID, {uuid}: if this is the machine that was \
+         {other}, remove that first with `furrow node remove {other}`; otherwise give one of them another in its firmware"
+    )]
+    SameMachine { node: String, other: String, uuid: String },
     #[error("{server} gave an answer that makes no sense: {reason}")]
     Answer { server: String, reason: String },
     #[error(
@@ -59,6 +64,8 @@ pub(crate) struct Fetched {
     pub(crate) material: Material,
     /// Servers that there are.
     pub(crate) servers: usize,
+    /// The machines that its nodes are.
+    pub(crate) machines: Vec<Machine>,
 }
 
 /// A client as the token's user, for a server whose CA is the one that the token names.
@@ -74,7 +81,7 @@ pub(crate) async fn connect(server: &str, token: &Token) -> Result<Client, JoinE
     client(server, cluster, json!({"token": token.bearer()})).await
 }
 
-/// The material for the token, and how many servers there are.
+/// The material for the token, and which nodes there are.
 ///
 /// # Errors
 /// When the cluster does not know the token or has nothing for it.
@@ -89,8 +96,15 @@ pub(crate) async fn fetch(client: &Client, server: &str, token: &Token) -> Resul
     let material =
         serde_json::from_slice(&data.0).map_err(|_| senseless(format!("Secret {name} holds no material")))?;
     let nodes: Api<Node> = Api::all(client.clone());
-    let servers = ask(server, token, nodes.list_metadata(&ListParams::default().labels(SERVER_LABEL))).await?;
-    Ok(Fetched { material, servers: servers.items.len() })
+    let nodes = ask(server, token, nodes.list(&ListParams::default())).await?.items;
+    let servers = nodes.iter().filter(|node| node.labels().contains_key(SERVER_LABEL)).count();
+    Ok(Fetched { material, servers, machines: nodes.into_iter().map(machine).collect() })
+}
+
+fn machine(node: Node) -> Machine {
+    let name = node.name_any();
+    let uuid = node.status.and_then(|status| status.node_info).map(|info| info.system_uuid);
+    Machine { node: name, uuid: uuid.unwrap_or_default() }
 }
 
 /// Makes the cluster forget the token and its material. What is gone already is no error.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  token create (on a server) ──> Secrets bootstrap-token-ID, join-ID ──> token ──> node.yaml of the new node
-//!  step join: CA by its hash ──> join-ID by the token ──> record (material, role) ──> both Secrets deleted
+//!  step join: CA by its hash ──> join-ID by the token ──> no other node is this machine ──> record (material, role) ──> both Secrets deleted
 //! ```
 //! From the record on, nothing depends on the token any more. Refuses to decide how the material is used: that is the
 //! steps' affair.
 
 mod fetch;
+mod machine;
 mod material;
 mod token;
 
@@ -19,6 +20,7 @@ use crate::config::Role;
 use crate::files::replace;
 
 pub(crate) use fetch::{JoinError, connect, consume, fetch};
+pub(crate) use machine::{Machine, distinct};
 pub(crate) use material::{Authority, CephMaterial, K3sTokens, Material, entities};
 pub(crate) use token::{Token, TokenError, hash, letters};
 

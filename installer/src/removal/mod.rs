@@ -96,7 +96,8 @@ fn show(name: &str, plan: &Plan) {
     plan.warnings.iter().for_each(|warning| println!("warning: {warning}"));
 }
 
-fn is_confirmed(name: &str) -> Result<bool> {
+/// Asks for the node's name once more.
+pub(crate) fn is_confirmed(name: &str) -> Result<bool> {
     print!("Type the node's name to go on: ");
     std::io::stdout().flush()?;
     let mut typed = String::new();

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Node, StepError, file_error};
+use crate::checks::PRODUCT_UUID;
 use crate::join::{self, JoinError, Joined, Token};
 use crate::membership;
 
@@ -35,6 +36,11 @@ pub(crate) async fn join(node: &Node) -> Result<(), StepError> {
             }
         })
         .await??;
+    // Before anything of it is written to the cluster. Firmware may tell none, and a container shows none.
+    let uuid = std::fs::read_to_string(PRODUCT_UUID).unwrap_or_default();
+    if let Some(warning) = join::distinct(&node.config.hostname, &uuid, &fetched.machines)? {
+        node.say(&format!("warning: {warning}"));
+    }
     let role = join::choose_role(node.config.role, fetched.servers);
     fetched.material.check(role).map_err(|missing| JoinError::OtherRole {
         id: token.id.clone(),

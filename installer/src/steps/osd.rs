@@ -102,6 +102,15 @@ pub(crate) fn any_made(state: &Path) -> Result<bool, StepError> {
     Ok(!Made::load(state)?.osds.is_empty())
 }
 
+/// Identities of the OSDs that this node has made, and of one that it was about to make.
+///
+/// # Errors
+/// When the record of them is there and cannot be read.
+pub(crate) fn made(state: &Path) -> Result<BTreeSet<String>, StepError> {
+    let made = Made::load(state)?;
+    Ok(made.osds.into_keys().chain(made.pending.map(|pending| pending.uuid)).collect())
+}
+
 /// Starts the OSDs of this cluster that are here, makes those that the plan chose, and waits until all are up.
 pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result<(), StepError> {
     let mut ids = Vec::new();

@@ -52,6 +52,11 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     checks.require("a network that is confirmed stays", || story.stays(&terminal))?;
     checks.check("the log of the chosen part follows its units", || story.logs(&terminal));
     checks.check("it needs little memory and processor time", || story.costs());
+    checks.check("a reset is refused where the system has no disk of its own", || {
+        terminal.press(&["x"])?;
+        terminal.expect("does not run from an installed disk", ANSWER_S)?;
+        terminal.press(&["Escape"])
+    });
     checks.check("without a password of root there is no shell", || {
         terminal.press(&["s"])?;
         terminal.expect("root has no password", ANSWER_S)

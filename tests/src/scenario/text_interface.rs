@@ -1,4 +1,5 @@
-//! The installation by hand: a person at the serial console of a whole machine, who has arrow keys, goes back, mistypes.
+//! The installation by hand: a person at the serial console of a whole machine, who has arrow keys, goes back, mistypes. And
+//! its end: the node is reset, over a power cut, and the machine asks again as if it were new.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::Checks;
-use super::journey;
+use super::journey::{self, Journey};
 use crate::host;
 use crate::layout::Layout;
 use crate::terminal::Terminal;
@@ -70,8 +71,8 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         terminal.expect("s left", 120)?;
         terminal.expect("Installed.", 400)
     })?;
+    let from = journey.machine.console_end();
     checks.require("the machine boots from its disk as that node", || {
-        let from = journey.machine.console_end();
         terminal.press(&["Enter"])?;
         journey.machine.wait_for("writable layers on /dev/", from, 400)?;
         host::until("ssh", Duration::from_secs(300), || {
@@ -80,7 +81,39 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
             Ok(())
         })
     })?;
+    // The machine has one serial line.
+    drop(terminal);
+    reset(&journey, &layout, from, checks)?;
     journey.machine.power_cut();
     let _ = std::fs::remove_dir_all(&layout.dir);
     Ok(())
+}
+
+/// The node is made blank again. `booted`: where the console was when it began to boot from its disk.
+fn reset(journey: &Journey, layout: &Layout, booted: usize, checks: &mut Checks) -> Result<()> {
+    let machine = &journey.machine;
+    checks.require("a reset names what it erases, and wants the node's name", || {
+        machine.wait_for("ceph-osds: done", booted, 1500)?;
+        let plan = journey.shell("furrow reset --dry-run")?;
+        ensure!(plan.contains("serial SYSTEM): the system") && plan.contains("serial DATA): osd.0"), "it plans {plan}");
+        let said = journey.shell("echo node-8 | furrow reset 2>&1 || true")?;
+        ensure!(said.contains("that is not the node's name"), "it says {said}");
+        Ok(())
+    })?;
+    checks.require("one that a power cut ends goes on, and leaves blank disks to the medium", || {
+        let from = machine.console_end();
+        journey.shell("furrow reset --yes")?;
+        machine.wait_for("services: stop", from, 300)?;
+        machine.power_cut();
+        let from = machine.console_end();
+        machine.start("furrow.by-hand")?;
+        let terminal = Terminal::open(&machine.serial(), &layout.dir)?;
+        machine.wait_for("partition-table: done", from, 900)?;
+        terminal.expect("Furrow: This machine", 400)?;
+        terminal.press(&[ENTER])?;
+        terminal.expect("Which disk does the system go to?", ANSWER_S)?;
+        let screen = terminal.screen()?;
+        ensure!(screen.matches(": empty").count() == 2, "the disks are not empty: {screen}");
+        Ok(())
+    })
 }
