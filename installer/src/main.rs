@@ -27,6 +27,7 @@ mod pxe;
 mod reasons;
 mod record;
 mod removal;
+mod secrets;
 mod settings;
 mod status;
 mod steps;
@@ -99,6 +100,10 @@ async fn act(command: Command) -> Result<bool> {
                 NodeCommand::Promote { name } => Box::pin(removal::promote(&node, &name)).await?,
             }
         }
+        Command::Seal { key } => {
+            println!("{}", secrets::seal(key).await?);
+            eprintln!("{0} of node.yaml for this machine: `{{sealed: BASE64}}`, with that line for BASE64", key.name());
+        }
         Command::Membership { file } => {
             membership::look(&Node::new(read(&file)?)).await?;
         }
@@ -106,7 +111,7 @@ async fn act(command: Command) -> Result<bool> {
         Command::Token { command } => token(command).await?,
         Command::Install { file, dry_run } => {
             let text = match file {
-                Some(file) => text_of(&file)?,
+                Some(file) => secrets::resolved(text_of(&file)?, file.parent()).await?,
                 None => configured().await?,
             };
             install(text, dry_run).await?;
