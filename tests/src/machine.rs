@@ -363,6 +363,14 @@ impl Machine {
                 Ok(())
             });
         }
+        // It ends by itself as soon as it has seen that QEMU is gone, if it is not told.
+        if let Some(tpm) = living_pid(&self.dir.join(TPM_PID)) {
+            host::kill(tpm, libc::SIGTERM);
+            let _ = host::until("the TPM to end", Duration::from_secs(5), || {
+                ensure!(!host::alive(tpm), "it lives");
+                Ok(())
+            });
+        }
     }
 
     /// Runs a shell line as root over SSH with this key.
