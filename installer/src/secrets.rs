@@ -52,13 +52,13 @@ pub(crate) enum SecretError {
     Open {
         key: &'static str,
         #[source]
-        source: CmdError,
+        source: Box<CmdError>,
     },
     #[error("{key} cannot be sealed by this machine's TPM")]
     Seal {
         key: &'static str,
         #[source]
-        source: CmdError,
+        source: Box<CmdError>,
     },
     #[error("{key}: the password cannot be hashed: {reason}")]
     Hash { key: &'static str, reason: String },
@@ -149,7 +149,7 @@ async fn unseal(key: SecretKey, sealed: &str) -> Result<String, SecretError> {
     let name = format!("--name={}", key.credential());
     let open = Cmd::new(CREDENTIALS).args(["decrypt", "--newline=no", &name, "-", "-"]);
     let opened = open.stdin(unwrapped(sealed)).timeout(TPM_TIMEOUT).run().await;
-    Ok(opened.map_err(|source| SecretError::Open { key: key.name(), source })?.text())
+    Ok(opened.map_err(|source| SecretError::Open { key: key.name(), source: Box::new(source) })?.text())
 }
 
 /// `furrow-install seal`: reads the secret from standard input, asking where that is a terminal, and returns it sealed, in
@@ -169,7 +169,7 @@ pub(crate) async fn seal(key: SecretKey) -> Result<String, SecretError> {
     let name = format!("--name={}", key.credential());
     let seal = Cmd::new(CREDENTIALS).args(["encrypt", "--with-key=tpm2", "--tpm2-pcrs=", &name, "-", "-"]);
     let sealed = seal.stdin(secret).timeout(TPM_TIMEOUT).run().await;
-    Ok(unwrapped(&sealed.map_err(|source| SecretError::Seal { key: key.name(), source })?.text()))
+    Ok(unwrapped(&sealed.map_err(|source| SecretError::Seal { key: key.name(), source: Box::new(source) })?.text()))
 }
 
 async fn hashed(key: SecretKey, password: &str) -> Result<String, SecretError> {
