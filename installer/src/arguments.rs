@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::SecretKey;
 use crate::{pxe, removal, reset, tokens, update};
 
 /// The variable by which ceph-volume, and we, take loop devices.
@@ -108,6 +109,13 @@ pub(crate) enum Command {
         /// Print what would be written and stop.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Seal a secret of node.yaml for this machine's TPM 2.0, and print what stands there under `sealed`. It is read from
+    /// standard input, and asked for on a terminal.
+    Seal {
+        /// The key that holds the secret. For the password's hash the password itself may be given.
+        #[arg(value_enum)]
+        key: SecretKey,
     },
     /// Write another version to the free slot and boot it on trial: if the node does not become healthy, the running version
     /// comes back.

@@ -1,15 +1,17 @@
 //! Everything that the installer gets or sends over HTTP: a document, a large file that goes on where it was cut off, an
 //! event. HTTPS is checked against the given CA alone, or else the system's; plain HTTP is taken only where a digest says
 //! what must come. Bounds: 10 redirects, 15 s to connect, 30 s without a byte, 8 attempts in a row without progress, a size,
-//! and a whole time. Refuses proxies of the environment, and to show the user name, password or query of a URL.
+//! and a whole time. Goes through the proxies that it is given, otherwise through those of the environment's standard
+//! variables. Refuses to show the user name, password or query of a URL.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use furrow_model::proxy::{self, Proxies};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
-use reqwest::{Certificate, Client, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -88,17 +90,22 @@ struct Begun {
 }
 
 impl Source {
-    /// A source that nothing was asked of yet. `ca`: certificates in PEM, trusted instead of the system's.
+    /// A source that nothing was asked of yet. `ca`: certificates in PEM, trusted instead of the system's. `proxies`: None
+    /// leaves them to the environment.
     ///
     /// # Errors
-    /// When URL, CA or digest are not what they must be.
-    pub(crate) fn new(url: &str, ca: Option<&[u8]>, sha256: Option<&str>) -> Result<Source, DownloadError> {
+    /// When URL, CA, digest or proxies are not what they must be.
+    pub(crate) fn new(
+        url: &str,
+        (ca, sha256): (Option<&[u8]>, Option<&str>),
+        proxies: Option<&Proxies>,
+    ) -> Result<Source, DownloadError> {
         let parsed = checked(url, sha256.is_some())?;
         let digest = sha256.map(str::to_ascii_lowercase);
         if let Some(wrong) = digest.as_ref().filter(|d| d.len() != 64 || !d.bytes().all(|b| b.is_ascii_hexdigit())) {
             return Err(DownloadError::Digest(wrong.clone()));
         }
-        Ok(Source { client: client(ca, IDLE_TIMEOUT)?, url: parsed, sha256: digest })
+        Ok(Source { client: client(ca, IDLE_TIMEOUT, proxies)?, url: parsed, sha256: digest })
     }
 
     /// The URL without what might be a secret in it.
@@ -280,11 +287,18 @@ impl Source {
     }
 }
 
-/// A client with our bounds. `ca`: certificates in PEM, trusted instead of the system's.
+/// The proxies of node.yaml on a running node; None where it names none, and on the medium.
+pub(crate) fn node_proxies() -> Option<Proxies> {
+    let text = std::fs::read_to_string(proxy::FILE).ok()?;
+    Some(Proxies::parse(&text)).filter(|proxies| !proxies.is_none())
+}
+
+/// A client with our bounds. `ca`: certificates in PEM, trusted instead of the system's. `proxies`: None leaves them to the
+/// environment.
 ///
 /// # Errors
-/// When the CA cannot be read.
-pub(crate) fn client(ca: Option<&[u8]>, idle: Duration) -> Result<Client, DownloadError> {
+/// When the CA or the proxies cannot be read.
+pub(crate) fn client(ca: Option<&[u8]>, idle: Duration, proxies: Option<&Proxies>) -> Result<Client, DownloadError> {
     let mut builder = Client::builder()
         .user_agent(concat!("furrow-install/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT.min(idle))
@@ -297,8 +311,10 @@ pub(crate) fn client(ca: Option<&[u8]>, idle: Duration) -> Result<Client, Downlo
                 n if n >= MAX_REDIRECTS => attempt.error("too many redirects"),
                 _ => attempt.follow(),
             }
-        }))
-        .no_proxy();
+        }));
+    if let Some(proxies) = proxies {
+        builder = through(builder, proxies).map_err(|e| DownloadError::Setup(format!("proxy: {}", chain(&e))))?;
+    }
     if let Some(pem) = ca {
         let found = Certificate::from_pem_bundle(pem).map_err(|e| DownloadError::Ca(chain(&e)))?;
         if found.is_empty() {
@@ -307,6 +323,19 @@ pub(crate) fn client(ca: Option<&[u8]>, idle: Duration) -> Result<Client, Downlo
         builder = builder.tls_certs_only(found);
     }
     builder.build().map_err(|e| DownloadError::Setup(chain(&e)))
+}
+
+/// Sends what is not to be reached directly through these proxies, and through no others.
+fn through(builder: ClientBuilder, proxies: &Proxies) -> reqwest::Result<ClientBuilder> {
+    let mut builder = builder.no_proxy();
+    let direct = || NoProxy::from_string(&proxies.direct);
+    if let Some(url) = &proxies.http {
+        builder = builder.proxy(Proxy::http(url.as_str())?.no_proxy(direct()));
+    }
+    if let Some(url) = &proxies.https {
+        builder = builder.proxy(Proxy::https(url.as_str())?.no_proxy(direct()));
+    }
+    Ok(builder)
 }
 
 fn checked(url: &str, has_digest: bool) -> Result<Url, DownloadError> {

@@ -5,6 +5,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use furrow_model::proxy::Proxies;
 use serde_json::{Value, json};
 
 use crate::config::{API_VERSION, Webhook};
@@ -93,7 +94,9 @@ fn body(machine: &Value, event: Event<'_>, time: &str) -> Value {
 
 fn start(webhook: &Webhook) -> Result<(SyncSender<Value>, Receiver<()>), String> {
     let url = reqwest::Url::parse(&webhook.url).map_err(|e| e.to_string())?;
-    let client = download::client(webhook.ca.as_deref().map(str::as_bytes), POST_TIMEOUT).map_err(|e| e.to_string())?;
+    let ca = webhook.ca.as_deref().map(str::as_bytes);
+    // A collector is part of the place where machines are installed.
+    let client = download::client(ca, POST_TIMEOUT, Some(&Proxies::default())).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let (sender, events) = sync_channel::<Value>(QUEUE);
     let (finished, done) = sync_channel(1);

@@ -28,6 +28,7 @@ mod reasons;
 mod record;
 mod removal;
 mod reset;
+mod secrets;
 mod settings;
 mod status;
 mod steps;
@@ -102,6 +103,10 @@ async fn act(command: Command) -> Result<bool> {
         }
         Command::Reset { go_on: true, .. } => Box::pin(reset::go_on()).await?,
         Command::Reset { file, how, .. } => return Box::pin(reset::run(&Node::new(read(&file)?), &how)).await,
+        Command::Seal { key } => {
+            println!("{}", secrets::seal(key).await?);
+            eprintln!("{0} of node.yaml for this machine: `{{sealed: BASE64}}`, with that line for BASE64", key.name());
+        }
         Command::Membership { file } => {
             membership::look(&Node::new(read(&file)?)).await?;
         }
@@ -109,7 +114,7 @@ async fn act(command: Command) -> Result<bool> {
         Command::Token { command } => token(command).await?,
         Command::Install { file, dry_run } => {
             let text = match file {
-                Some(file) => text_of(&file)?,
+                Some(file) => secrets::resolved(text_of(&file)?, file.parent()).await?,
                 None => configured().await?,
             };
             install(text, dry_run).await?;

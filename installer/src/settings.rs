@@ -1,20 +1,23 @@
 //! What node.yaml says about the system itself: time servers, proxy, root's password. Written by the installer to the disk
 //! and by the bootstrap on the node. Root's password is set once for each value that node.yaml gets, so that one which an
-//! administrator changed on the node stays.
+//! administrator changed on the node stays. Secrets that node.yaml refers to are opened before anything is written.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use furrow_host::cmd::Cmd;
+use furrow_model::proxy::{self, Proxies};
 
-use crate::config::{Management, NodeConfig, Proxy};
+use crate::config::{NodeConfig, Proxy, Secret, SecretKey};
 use crate::device::hex;
 use crate::files::{differs, update};
+use crate::secrets;
 use crate::steps::{Node, StepError, file_error, mark_kubernetes_changed, systemctl};
 
 /// chrony's servers; the image's own file has the pool.
 pub(crate) const TIME_SOURCES: &str = "/etc/chrony/sources.d/furrow.sources";
-/// The environment of Kubernetes and containerd, which k3s.service reads.
-pub(crate) const PROXY: &str = "/etc/furrow/proxy.env";
+/// What is this machine itself.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.0/8", "::1"];
 /// As the image has it in [`TIME_SOURCES`].
 const DEFAULT_SOURCES: &str = include_str!("../../image/root/etc/chrony/sources.d/furrow.sources");
 
@@ -27,36 +30,63 @@ pub(crate) fn time_sources(config: &NodeConfig) -> String {
     std::iter::once("# Written by furrow-install from node.yaml.\n".to_owned()).chain(lines).collect()
 }
 
-/// Text of [`PROXY`]; empty without a proxy. The cluster itself is always reached directly.
-pub(crate) fn proxy_environment(config: &NodeConfig) -> String {
-    let Some(proxy) = &config.proxy else { return String::new() };
-    let mut text = "# Written by furrow-install from node.yaml.\n".to_owned();
-    for (name, url) in [("HTTP_PROXY", &proxy.http), ("HTTPS_PROXY", &proxy.https)] {
-        if let Some(url) = url {
-            text += &format!("{name}=\"{0}\"\n{1}=\"{0}\"\n", url.0, name.to_lowercase());
-        }
-    }
-    let direct = direct(config, proxy);
-    text + &format!("NO_PROXY=\"{direct}\"\nno_proxy=\"{direct}\"\n")
+/// Through what servers outside are reached. The cluster itself is always reached directly.
+pub(crate) fn proxies(config: &NodeConfig) -> Proxies {
+    config.proxy.as_ref().map(|proxy| through(proxy, direct(config, proxy))).unwrap_or_default()
+}
+
+/// The same where the section `proxy` is all that is known of a node.yaml that is still to come.
+pub(crate) fn early_proxies(proxy: &Proxy) -> Proxies {
+    let all: Vec<&str> = LOOPBACK.into_iter().chain(proxy.no_proxy.iter().map(String::as_str)).collect();
+    through(proxy, all.join(","))
+}
+
+fn through(proxy: &Proxy, direct: String) -> Proxies {
+    let url = |secret: Option<&Secret>| secret.and_then(Secret::value).map(str::to_owned);
+    Proxies { http: url(proxy.http.as_ref()), https: url(proxy.https.as_ref()), direct }
 }
 
 fn direct(config: &NodeConfig, proxy: &Proxy) -> String {
     let management = &config.management;
-    let mut all =
-        vec!["localhost".to_owned(), "127.0.0.0/8".into(), "::1".into(), ".svc".into(), ".cluster.local".into()];
+    let mut all: Vec<String> = LOOPBACK.map(str::to_owned).into();
+    all.extend([".svc".to_owned(), ".cluster.local".to_owned()]);
     all.extend([config.kubernetes.cluster_cidr.clone(), config.kubernetes.service_cidr.clone()]);
-    all.push(own_network(management));
+    all.push(network_of(management.address, management.prefix_length));
+    all.extend(management.second.as_ref().map(|second| network_of(second.address, Some(second.prefix_length))));
     all.extend(management.vip.map(|vip| vip.to_string()));
+    // The first server that a new node speaks to may be on another network.
+    all.extend(config.join.as_ref().and_then(|join| server_host(&join.server)));
     all.extend(proxy.no_proxy.iter().cloned());
     all.join(",")
 }
 
-/// The management network, on which the other nodes are; only the node's own address where its prefix is not said.
-fn own_network(management: &Management) -> String {
-    match management.prefix_length {
-        Some(prefix) => format!("{}/{prefix}", management.address),
-        None => management.address.to_string(),
+/// The management network, on which the other nodes are. By DHCP its prefix is what the machine has got with the address;
+/// only the address where the machine does not have it yet, as on the medium: the bootstrap comes back to it.
+fn network_of(address: IpAddr, prefix: Option<u8>) -> String {
+    match prefix.or_else(|| prefix_here(address)) {
+        Some(prefix) => format!("{address}/{prefix}"),
+        None => address.to_string(),
     }
+}
+
+/// Bits of the prefix of an address that this machine has.
+fn prefix_here(address: IpAddr) -> Option<u8> {
+    let of = |found: nix::ifaddrs::InterfaceAddress| {
+        let (own, mask) = (found.address?, found.netmask?);
+        let bits = match address {
+            IpAddr::V4(v4) if own.as_sockaddr_in()?.ip() == v4 => mask.as_sockaddr_in()?.ip().to_bits().count_ones(),
+            IpAddr::V6(v6) if own.as_sockaddr_in6()?.ip() == v6 => mask.as_sockaddr_in6()?.ip().to_bits().count_ones(),
+            _ => return None,
+        };
+        u8::try_from(bits).ok()
+    };
+    nix::ifaddrs::getifaddrs().ok()?.find_map(of)
+}
+
+/// The host of `https://HOST:6443`, without the brackets of IPv6.
+fn server_host(server: &str) -> Option<String> {
+    let uri: http::Uri = server.parse().ok()?;
+    Some(uri.host()?.trim_matches(['[', ']']).to_owned())
 }
 
 /// Which of these node.yaml sets, for people.
@@ -88,29 +118,33 @@ pub(crate) fn root_has_password(shadow: &str) -> bool {
 /// Brings the running node to it. Kubernetes is restarted by its own step when its proxy changed.
 pub(crate) async fn ensure(node: &Node) -> Result<(), StepError> {
     let write = |path, text: &str, mode| update(path, text, mode).map_err(file_error("write", path));
-    let (path, text) = (Path::new(TIME_SOURCES), time_sources(&node.config));
+    let keys = [SecretKey::PasswordHash, SecretKey::ProxyHttp, SecretKey::ProxyHttps];
+    let config = secrets::opened(&node.config, &keys).await?;
+    let (path, text) = (Path::new(TIME_SOURCES), time_sources(&config));
     if differs(path, &text) {
         write(path, &text, 0o644)?;
         let _ = systemctl(&["try-restart", "chrony.service"]).await;
     }
-    let (path, text) = (Path::new(PROXY), proxy_environment(&node.config));
+    let (path, text) = (Path::new(proxy::FILE), proxies(&config).environment());
     if differs(path, &text) && (path.exists() || !text.is_empty()) {
         mark_kubernetes_changed(node)?;
         write(path, &text, 0o600)?;
     }
-    password(node).await
+    match config.secret(SecretKey::PasswordHash).and_then(Secret::value) {
+        Some(hash) => password(node, hash).await,
+        None => Ok(()),
+    }
 }
 
 /// Root's password, where it is not the one that was set last.
-async fn password(node: &Node) -> Result<(), StepError> {
+async fn password(node: &Node, hash: &str) -> Result<(), StepError> {
     use sha2::{Digest, Sha256};
-    let Some(hash) = &node.config.admin.password_hash else { return Ok(()) };
     let mark = node.state.join("bootstrap/password-set");
-    let digest = hex(&Sha256::digest(hash.0.as_bytes()));
+    let digest = hex(&Sha256::digest(hash.as_bytes()));
     if !differs(&mark, &digest) {
         return Ok(());
     }
-    let line = format!("root:{}\n", hash.0);
+    let line = format!("root:{hash}\n");
     Cmd::new("/usr/sbin/chpasswd").arg("--encrypted").stdin(line).run().await?;
     node.say("root's password is as node.yaml says");
     update(&mark, &digest, 0o600).map_err(file_error("write", &mark))
@@ -150,12 +184,69 @@ mod tests {
 
     #[test]
     fn the_cluster_is_reached_without_the_proxy() {
-        assert_eq!(proxy_environment(&config("")), "");
-        let text = proxy_environment(&config("proxy: {https: 'http://u:p@proxy:3128', noProxy: [.example.com]}"));
+        assert_eq!(proxies(&config("")).environment(), "");
+        let text = proxies(&config("proxy: {https: 'http://u:p@proxy:3128', noProxy: [.example.com]}")).environment();
         assert!(text.contains("HTTPS_PROXY=\"http://u:p@proxy:3128\"\nhttps_proxy=") && !text.contains("HTTP_PROXY"));
         let direct =
             "127.0.0.0/8,::1,.svc,.cluster.local,10.42.0.0/16,10.43.0.0/16,10.0.0.1/24,10.0.0.9,.example.com\"\n";
         assert!(text.ends_with(direct), "{text}");
+    }
+
+    #[test]
+    fn who_is_reached_through_the_proxy() {
+        let more = "proxy: {http: 'http://p:1', https: 'http://p:2', noProxy: [.example.com, 192.168.0.0/16]}";
+        let Proxies { http, https, direct } = proxies(&config(more));
+        let matcher = hyper_util::client::proxy::matcher::Matcher::builder()
+            .http(http.expect("there"))
+            .https(https.expect("there"))
+            .no(direct)
+            .build();
+        for (host, through) in [
+            ("images.example.org", true),
+            ("203.0.113.7", true),
+            ("[2001:db8::1]", true),
+            ("example.community", true),
+            ("10.0.1.1", true),
+            ("localhost", false),
+            ("127.0.0.53", false),
+            ("[::1]", false),
+            // A node, the common address, a pod, a Service by address and by name.
+            ("10.0.0.77", false),
+            ("10.0.0.9", false),
+            ("10.42.3.4", false),
+            ("10.43.0.1", false),
+            ("images.default.svc", false),
+            ("images.default.svc.cluster.local", false),
+            ("mirror.example.com", false),
+            ("192.168.200.1", false),
+        ] {
+            for (scheme, port) in [("http", Some(1)), ("https", Some(2))] {
+                let uri: http::Uri = format!("{scheme}://{host}:8443/image").parse().expect("a URL");
+                let proxy = matcher.intercept(&uri).and_then(|proxy| proxy.uri().port_u16());
+                assert_eq!(proxy, port.filter(|_| through), "{uri}");
+            }
+        }
+    }
+
+    #[test]
+    fn servers_that_node_yaml_names_are_reached_without_the_proxy() {
+        let token = format!("K10{}::abcdef.0123456789abcdef", "a".repeat(64));
+        for (server, expected) in
+            [("https://192.168.7.1:6443", ",10.0.0.9,192.168.7.1,"), ("https://[fd00::7]:6443", ",10.0.0.9,fd00::7,")]
+        {
+            let join = format!("join: {{server: '{server}', token: '{token}'}}\n");
+            let config = config(&format!("{join}proxy: {{http: 'http://proxy', noProxy: [a]}}"));
+            let direct = proxies(&config).direct;
+            assert!(direct.contains(expected) && direct.ends_with(",a"), "{direct}");
+        }
+    }
+
+    #[test]
+    fn a_network_by_dhcp_is_the_one_that_the_machine_is_on() {
+        let address = |text: &str| text.parse().expect("an address");
+        assert_eq!(network_of(address("127.0.0.1"), None), "127.0.0.1/8");
+        assert_eq!(network_of(address("192.0.2.1"), None), "192.0.2.1");
+        assert_eq!(network_of(address("fd00::1"), Some(64)), "fd00::1/64");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::join::{JoinError, Joined};
 use crate::pki::PkiError;
 use crate::plan::Step;
 use crate::record;
+use crate::secrets::SecretError;
 
 pub(crate) use ceph::{describe as describe_ceph, keyring_of as ceph_keyring, reader as ceph_reader};
 pub(crate) use ceph_conf::copies;
@@ -78,6 +79,8 @@ pub(crate) enum StepError {
         "the cluster's CA, in ConfigMap furrow-system/furrow-ca, is not the one in {0}: put ca.crt and ca.key back from another server"
     )]
     ForeignCa(String),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error(transparent)]
     Join(#[from] JoinError),
     #[error(transparent)]

@@ -1,7 +1,8 @@
 //! A file server on the test LAN: what a company's image server is to a cluster.
 //!
 //! GET and HEAD, one `Range`, `ETag`, keep-alive. Serves plain files of one directory; `/slow/NAME` serves the
-//! same file at 32 MiB/s at most, `/norange/NAME` ignores ranges. Not a general web server.
+//! same file at 32 MiB/s at most, `/norange/NAME` ignores ranges. Asked as a proxy is, for a whole URL, it answers with
+//! the file of that name, whatever the URL's host. Not a general web server.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -73,7 +74,8 @@ fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
 fn answer(request: &Request, directory: &Path, out: &mut impl Write) -> Result<()> {
     let mut slow = false;
     let mut ranges = true;
-    let mut name = request.path.trim_start_matches('/');
+    let of_proxy = request.path.strip_prefix("http://").and_then(|url| url.split_once('/'));
+    let mut name = of_proxy.map_or(request.path.trim_start_matches('/'), |(_, path)| path);
     if let Some(rest) = name.strip_prefix("slow/") {
         (name, slow) = (rest, true);
     } else if let Some(rest) = name.strip_prefix("norange/") {

@@ -29,6 +29,9 @@ const EMULATED_CPU: &str = "max,-erms,-avx2";
 /// Emulated, the plain SHA-256 is four times as fast as the one by vector instructions, and dm-verity checks all that is read.
 const EMULATED_WORDS: &str = "module_blacklist=sha256_ssse3";
 
+/// The file with the process id of its TPM.
+const TPM_PID: &str = "tpm.pid";
+
 /// An address on the machine's network that stands for what [`Machine::reach`] names.
 pub(crate) const SERVER: &str = "10.0.2.100";
 
@@ -114,12 +117,14 @@ pub(crate) struct Machine {
     ssh_port: u16,
     api_port: u16,
     wire: Option<Wire>,
+    /// Whether it has a TPM 2.0.
+    tpm: bool,
 }
 
 impl Machine {
     /// A machine with blank disks, whose files lie in `dir`; what was there goes.
     pub(crate) fn new(dir: &Path, disks: &[Disk]) -> Result<Machine> {
-        if let Some(pid) = living_pid(&dir.join("pid")) {
+        for pid in ["pid", TPM_PID].iter().filter_map(|name| living_pid(&dir.join(name))) {
             host::kill(pid, libc::SIGKILL);
         }
         let _ = std::fs::remove_dir_all(dir);
@@ -134,6 +139,7 @@ impl Machine {
             ssh_port: free_port()?,
             api_port: 0,
             wire: None,
+            tpm: false,
         };
         machine.api_port = free_port()?;
         machine.forget_variables()?;
@@ -155,6 +161,33 @@ impl Machine {
     /// Gives it another firmware than UEFI without Secure Boot.
     pub(crate) fn set_firmware(&mut self, firmware: Firmware) {
         self.firmware = firmware;
+    }
+
+    /// Gives it a TPM 2.0, emulated by a program beside it, which keeps what it holds over restarts.
+    pub(crate) fn attach_tpm(&mut self) {
+        self.tpm = true;
+    }
+
+    /// Starts its TPM, if it has one, which ends with QEMU; QEMU's options for it.
+    fn start_tpm(&self) -> Result<Vec<String>> {
+        if !self.tpm {
+            return Ok(Vec::new());
+        }
+        let (dir, socket) = (text(&self.dir), self.dir.join("tpm.sock"));
+        let _ = std::fs::remove_file(&socket);
+        std::fs::create_dir_all(self.dir.join("tpm"))?;
+        let swtpm = format!(
+            "swtpm socket --tpm2 --terminate --tpmstate dir={dir}/tpm --ctrl type=unixio,path={dir}/tpm.sock --pid file={dir}/{TPM_PID}"
+        );
+        let swtpm: Vec<&str> = swtpm.split(' ').collect();
+        spawn_detached(&swtpm, &[], &self.dir.join("tpm.log"))?;
+        host::until("the TPM to start", Duration::from_secs(10), || {
+            ensure!(socket.exists(), std::fs::read_to_string(self.dir.join("tpm.log")).unwrap_or_default());
+            Ok(())
+        })?;
+        Ok(words(&format!(
+            "-chardev socket,id=tpm,path={dir}/tpm.sock -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0"
+        )))
     }
 
     /// Lets the machine reach a port of 127.0.0.1 as a port of [`SERVER`].
@@ -241,6 +274,7 @@ impl Machine {
              -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
         ));
         argv.extend(cards);
+        argv.extend(self.start_tpm()?);
         argv.extend(self.drives.iter().cloned());
         argv.extend(["-smbios".into(), format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={cmdline}")]);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
@@ -326,6 +360,14 @@ impl Machine {
             host::kill(pid, libc::SIGKILL);
             let _ = host::until("QEMU to end", Duration::from_secs(10), || {
                 ensure!(!host::alive(pid), "it lives");
+                Ok(())
+            });
+        }
+        // It ends by itself as soon as it has seen that QEMU is gone, if it is not told.
+        if let Some(tpm) = living_pid(&self.dir.join(TPM_PID)) {
+            host::kill(tpm, libc::SIGTERM);
+            let _ = host::until("the TPM to end", Duration::from_secs(5), || {
+                ensure!(!host::alive(tpm), "it lives");
                 Ok(())
             });
         }

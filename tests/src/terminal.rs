@@ -57,7 +57,12 @@ impl Terminal {
         // In pieces: the console's input holds a few hundred bytes.
         let letters: Vec<char> = text.chars().collect();
         for piece in letters.chunks(16) {
-            self.tmux(&["send-keys", "-l", &String::from_iter(piece)])?;
+            let mut piece = String::from_iter(piece);
+            if piece.ends_with(';') {
+                // tmux would take it for the end of its own command.
+                piece.insert(piece.len() - 1, '\\');
+            }
+            self.tmux(&["send-keys", "-l", "--", &piece])?;
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod overhead;
 pub mod podnet;
 pub mod port;
 pub mod provider;
+pub mod proxy;
 pub mod qcow2;
 pub mod vm;
 pub mod vmi;

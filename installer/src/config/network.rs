@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Management, Refusal, is_dns_label, is_http_url, refuse};
+use super::{Management, Refusal, Secret, is_dns_label, is_http_url, refuse};
 
 /// Bytes of a device's name that the kernel takes (IFNAMSIZ less its end).
 const MAX_NAME: usize = 15;
@@ -72,14 +72,14 @@ pub(crate) struct SecondAddress {
     pub(crate) gateway: Option<IpAddr>,
 }
 
-/// Through what the node's containerd and Kubernetes reach servers outside.
+/// Through what the node reaches servers outside.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Proxy {
     /// For http, such as `http://proxy:3128`. It may hold a login.
-    pub(crate) http: Option<super::Hidden>,
+    pub(crate) http: Option<Secret>,
     /// For https.
-    pub(crate) https: Option<super::Hidden>,
+    pub(crate) https: Option<Secret>,
     /// Hosts, domains and networks that are reached directly, beside the cluster's own.
     #[serde(default)]
     pub(crate) no_proxy: Vec<String>,
@@ -232,16 +232,14 @@ pub(super) fn check_ntp(servers: &[String]) -> Result<(), Refusal> {
     }
 }
 
+/// Whether this is a proxy's URL. What would end the value in an environment file, or begin another one, is in no URL.
+pub(super) fn is_proxy_url(text: &str) -> bool {
+    is_http_url(text) && !text.contains(['\'', '"', '\\', '$', '`'])
+}
+
 pub(super) fn check_proxy(proxy: &Proxy) -> Result<(), Refusal> {
     if proxy.http.is_none() && proxy.https.is_none() {
         return refuse("proxy", "neither", "http or https, or both");
-    }
-    for (key, url) in [("proxy.http", &proxy.http), ("proxy.https", &proxy.https)] {
-        let Some(url) = url else { continue };
-        // What would end the value in an environment file, or begin another one, is in no URL.
-        if !is_http_url(&url.0) || url.0.contains(['\'', '"', '\\', '$', '`']) {
-            return refuse(key, "(hidden)", "a URL such as http://proxy.example.com:3128");
-        }
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-:/*[]_".contains(c);
     match proxy.no_proxy.iter().enumerate().find(|(_, e)| e.is_empty() || !e.chars().all(plain)) {

@@ -64,7 +64,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 fn source(server: &Server, digest: &str) -> Source {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Source::new(&server.url, None, Some(digest)).expect("a source")
+    Source::new(&server.url, (None, Some(digest)), Some(&Proxies::default())).expect("a source")
 }
 
 #[tokio::test]
@@ -119,11 +119,27 @@ async fn a_document_comes_whole() {
     assert_eq!(source(&server, &sha256(b"kind: Node\n")).text(100).await.expect("fetched"), "kind: Node\n");
 }
 
+#[tokio::test]
+async fn servers_outside_are_reached_through_the_proxy_and_the_others_directly() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // A proxy is asked for a whole URL, and answers itself.
+    let (proxy, server) = (serve(b"proxy".to_vec(), usize::MAX, None), serve(b"server".to_vec(), usize::MAX, None));
+    let origin = |server: &Server| server.url.trim_end_matches("/medium.iso?key=secret").to_owned();
+    let direct = "localhost,127.0.0.0/8,.svc".to_owned();
+    let proxies = Proxies { http: Some(origin(&proxy)), https: Some(origin(&proxy)), direct };
+    for (url, expected) in [("http://images.invalid/a".to_owned(), "proxy"), (server.url.clone(), "server")] {
+        let digest = sha256(expected.as_bytes());
+        let source = Source::new(&url, (None, Some(&digest)), Some(&proxies)).expect("a source");
+        assert_eq!(source.text(LIMIT).await.expect("fetched"), expected, "{url}");
+    }
+    assert_eq!((proxy.asked.lock().expect("no panic").len(), server.asked.lock().expect("no panic").len()), (1, 1));
+}
+
 #[test]
 fn what_could_be_changed_on_its_way_needs_a_digest() {
     let check = |url: &str, digest: Option<&str>, expected: &str| {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let result = Source::new(url, None, digest).map(|s| s.shown());
+        let result = Source::new(url, (None, digest), None).map(|s| s.shown());
         let text = result.unwrap_or_else(|error| error.to_string());
         assert!(text.contains(expected), "`{text}` does not contain `{expected}`");
     };

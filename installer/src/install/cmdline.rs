@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::API_VERSION;
+use crate::config::{API_VERSION, Proxy};
 
 /// Words without a value.
 const FLAGS: [&str; 3] = ["medium", "unattended", "by-hand"];
@@ -130,16 +130,52 @@ pub(crate) fn overlay(text: Option<&str>, keys: &[(String, String)]) -> Result<S
         (text, keys) => (text, keys),
     };
     let mut document = match text {
-        Some(text) => serde_saphyr::from_str(text).map_err(|e| WordError::Document(e.without_snippet().to_string()))?,
+        Some(text) => tree(text)?,
         None => serde_json::json!({"apiVersion": API_VERSION, "kind": "Node"}),
     };
     for (key, value) in keys {
-        // As YAML reads it: a number, a list; and otherwise the text itself.
-        let value = serde_saphyr::from_str::<Value>(value).unwrap_or_else(|_| Value::String(value.clone()));
-        set(&mut document, key, value)?;
+        set(&mut document, key, value_of(value))?;
     }
-    // JSON is YAML too.
-    serde_json::to_string_pretty(&document).map(|text| text + "\n").map_err(|e| WordError::Document(e.to_string()))
+    printed(&document)
+}
+
+/// The document with these texts at these keys.
+///
+/// # Errors
+/// When a key does not fit into the document.
+pub(crate) fn with_values(text: &str, values: &[(&str, String)]) -> Result<String, WordError> {
+    let mut document = tree(text)?;
+    for (key, value) in values {
+        set(&mut document, key, Value::String(value.clone()))?;
+    }
+    printed(&document)
+}
+
+/// The section `proxy` of the keys alone: the document itself may have to be fetched through it.
+///
+/// # Errors
+/// When the keys make no such section.
+pub(super) fn proxy(keys: &[(String, String)]) -> Result<Option<Proxy>, WordError> {
+    let mut document = Value::Null;
+    for (key, value) in keys.iter().filter(|(key, _)| key.split('.').next() == Some("proxy")) {
+        set(&mut document, key, value_of(value))?;
+    }
+    let section = document.get("proxy").cloned().map(serde_json::from_value);
+    section.transpose().map_err(|e| WordError::Document(format!("proxy: {e}")))
+}
+
+fn tree(text: &str) -> Result<Value, WordError> {
+    serde_saphyr::from_str(text).map_err(|e| WordError::Document(e.without_snippet().to_string()))
+}
+
+/// A word's value as YAML reads it: a number, a list; and otherwise the text itself.
+fn value_of(text: &str) -> Value {
+    serde_saphyr::from_str::<Value>(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// JSON is YAML too.
+fn printed(document: &Value) -> Result<String, WordError> {
+    serde_json::to_string_pretty(document).map(|text| text + "\n").map_err(|e| WordError::Document(e.to_string()))
 }
 
 fn set(document: &mut Value, key: &str, value: Value) -> Result<(), WordError> {
@@ -249,6 +285,25 @@ mod tests {
         let wrong = keys(&[("hostname", "n1"), ("management.adress", "10.0.0.1")]);
         let error = crate::config::parse(&overlay(None, &wrong).expect("fits")).expect_err("accepted").to_string();
         assert!(error.contains("adress"), "{error}");
+    }
+
+    #[test]
+    fn texts_take_the_places_of_references() {
+        let text = "admin: {passwordHash: {file: hash}}\nhostname: n1\n";
+        let with = with_values(text, &[("admin.passwordHash", "$6$a: b".to_owned())]).expect("fits");
+        let expected = serde_json::json!({"admin": {"passwordHash": "$6$a: b"}, "hostname": "n1"});
+        assert_eq!(serde_json::from_str::<Value>(&with).expect("JSON"), expected);
+    }
+
+    #[test]
+    fn a_proxy_is_known_before_the_document() {
+        assert_eq!(proxy(&keys(&[("hostname", "n1")])), Ok(None));
+        let words = keys(&[("proxy.https", "http://proxy:3128"), ("proxy.noProxy", "[a, b]"), ("hostname", "n1")]);
+        let found = proxy(&words).expect("good").expect("there");
+        assert_eq!(found.https.as_ref().and_then(crate::config::Secret::value), Some("http://proxy:3128"));
+        assert_eq!((found.http, found.no_proxy), (None, vec!["a".to_owned(), "b".to_owned()]));
+        let wrong = proxy(&keys(&[("proxy.htps", "http://user:word@proxy")])).expect_err("accepted").to_string();
+        assert!(wrong.contains("htps") && !wrong.contains("word"), "{wrong}");
     }
 
     #[test]

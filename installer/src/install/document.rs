@@ -1,15 +1,19 @@
 //! Where the node.yaml of an installation comes from: a URL on the kernel's command line, or the file system labelled
-//! `FURROW-CONFIG`; single keys of the command line are laid over it. Reads only.
+//! `FURROW-CONFIG`; single keys of the command line are laid over it, and secrets that it refers to are opened. Reads only.
 
 use std::path::Path;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use furrow_host::cmd::Cmd;
+use furrow_model::proxy::Proxies;
 
-use super::cmdline::{self, Remote, WordError};
+use super::cmdline::{self, Remote, WordError, Words};
 use super::medium;
+use crate::config::{Secret, SecretKey};
 use crate::download::{DownloadError, Source};
+use crate::secrets::{self, SecretError};
+use crate::settings;
 
 /// A node.yaml has a few kilobytes.
 const LIMIT: u64 = 1 << 20;
@@ -27,6 +31,8 @@ pub(crate) enum DocumentError {
     Ca(String),
     #[error("{0}")]
     Medium(String),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 /// A node.yaml, and for people where it is from.
@@ -42,22 +48,46 @@ pub(crate) struct Document {
 pub(crate) async fn read_config() -> Result<Document, DocumentError> {
     let words = cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())?;
     let (text, from) = match &words.remote {
-        Some(remote) => fetch(remote).await.map(|(text, url)| (Some(text), url))?,
-        None => match medium::labelled_config().await.map_err(DocumentError::Medium)? {
-            Some(text) => (Some(text), medium::CONFIG_LABEL.to_owned()),
-            None if words.keys.is_empty() => return Err(DocumentError::Medium(medium::no_config())),
-            None => (None, "the kernel's command line alone".to_owned()),
-        },
+        Some(remote) => {
+            let (text, url) = fetch(remote, early_proxies(&words).await?.as_ref()).await?;
+            (laid(Some(&text), &words, None).await?, url)
+        }
+        None => {
+            let read = medium::labelled_config(async |text: String, beside: &Path| {
+                laid(Some(&text), &words, Some(beside)).await
+            });
+            match read.await.map_err(DocumentError::Medium)? {
+                Some(text) => (text?, medium::CONFIG_LABEL.to_owned()),
+                None if words.keys.is_empty() => return Err(DocumentError::Medium(medium::no_config())),
+                None => (laid(None, &words, None).await?, "the kernel's command line alone".to_owned()),
+            }
+        }
     };
     let names: Vec<String> = words.keys.iter().map(|(key, _)| format!("furrow.{key}")).collect();
     let over = if names.is_empty() { String::new() } else { format!(", with {} laid over it", names.join(", ")) };
-    Ok(Document { text: cmdline::overlay(text.as_deref(), &words.keys)?, origin: from + &over })
+    Ok(Document { text, origin: from + &over })
+}
+
+/// The document with the words laid over it and its secrets opened. `beside`: the directory it was read from.
+async fn laid(text: Option<&str>, words: &Words, beside: Option<&Path>) -> Result<String, DocumentError> {
+    Ok(secrets::resolved(cmdline::overlay(text, &words.keys)?, beside).await?)
+}
+
+/// The proxy of the command line; None leaves it to the environment, which has none but in a shell.
+async fn early_proxies(words: &Words) -> Result<Option<Proxies>, DocumentError> {
+    let Some(mut proxy) = cmdline::proxy(&words.keys)? else { return Ok(None) };
+    for (key, place) in [(SecretKey::ProxyHttp, &mut proxy.http), (SecretKey::ProxyHttps, &mut proxy.https)] {
+        if let Some(secret) = place {
+            *secret = Secret::Value(secrets::open(key, secret, None).await?);
+        }
+    }
+    Ok(Some(settings::early_proxies(&proxy)))
 }
 
 /// Text and URL.
-async fn fetch(remote: &Remote) -> Result<(String, String), DocumentError> {
+async fn fetch(remote: &Remote, proxies: Option<&Proxies>) -> Result<(String, String), DocumentError> {
     let ca = remote.ca.as_deref().map(certificate).transpose()?;
-    let source = Source::new(&remote.url, ca.as_deref(), remote.sha256.as_deref())?;
+    let source = Source::new(&remote.url, (ca.as_deref(), remote.sha256.as_deref()), proxies)?;
     println!("node.yaml comes from {}", source.shown());
     // Whether the network is there is seen by the download, which tries again and says what is wrong.
     let online = Cmd::new("/usr/lib/systemd/systemd-networkd-wait-online").args(["--any", "--timeout=60"]);

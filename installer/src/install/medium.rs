@@ -85,15 +85,16 @@ pub(crate) fn no_config() -> String {
     format!("no file system labelled {CONFIG_LABEL} (or {CONFIG_LABEL_FAT}) within {seconds} s")
 }
 
-/// The node.yaml that came with the medium over the network, otherwise that of the file system labelled [`CONFIG_LABEL`];
-/// None when there is neither.
+/// Gives `read` the node.yaml that came with the medium over the network, otherwise that of the file system labelled
+/// [`CONFIG_LABEL`], and the directory it is in, which is there for so long; None when there is neither.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) async fn labelled_config() -> Result<Option<String>, String> {
-    if Path::new(CONFIG_FROM_NETWORK).exists() {
-        let read = std::fs::read_to_string(CONFIG_FROM_NETWORK);
-        return read.map(Some).map_err(|e| format!("{CONFIG_FROM_NETWORK}: {e}"));
+pub(crate) async fn labelled_config<T>(read: impl AsyncFnOnce(String, &Path) -> T) -> Result<Option<T>, String> {
+    let from_network = Path::new(CONFIG_FROM_NETWORK);
+    if from_network.exists() {
+        let text = std::fs::read_to_string(from_network).map_err(|e| format!("{CONFIG_FROM_NETWORK}: {e}"))?;
+        return Ok(Some(read(text, from_network.parent().unwrap_or(Path::new("/"))).await));
     }
     let begun = Instant::now();
     let device = loop {
@@ -109,7 +110,10 @@ pub(crate) async fn labelled_config() -> Result<Option<String>, String> {
     std::fs::create_dir_all(&dir).map_err(|e| format!("{dir}: {e}"))?;
     let mount = Cmd::new("/usr/bin/mount").args(["--options", "ro,nodev,noexec,nosuid"]).arg(device).arg(&dir);
     mount.run().await.map_err(|e| e.to_string())?;
-    let text = std::fs::read_to_string(format!("{dir}/node.yaml"));
+    let done = match std::fs::read_to_string(format!("{dir}/node.yaml")) {
+        Ok(text) => Ok(Some(read(text, Path::new(&dir)).await)),
+        Err(error) => Err(format!("node.yaml on {CONFIG_LABEL}: {error}")),
+    };
     let _ = Cmd::new("/usr/bin/umount").arg(&dir).run().await;
-    text.map(Some).map_err(|e| format!("node.yaml on {CONFIG_LABEL}: {e}"))
+    done
 }

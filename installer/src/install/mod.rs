@@ -27,6 +27,7 @@ use crate::{network, settings};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};
 
+pub(crate) use cmdline::{WordError, with_values};
 pub(crate) use document::read_config;
 pub(crate) use layout::{ESP_LABEL, MIN_DISK_BYTES, MIN_SHARED_BYTES, STATE_LABEL, UNFINISHED_LABEL, is_root, uuid};
 pub(crate) use medium::{CONFIG_LABEL, is_unattended, word};
@@ -38,6 +39,8 @@ pub(crate) use write::WriteError;
 pub(crate) enum PlanError {
     #[error("node.yaml has no `install`, which names the disk")]
     NoInstall,
+    #[error("node.yaml refers to a secret that was not opened: {0}")]
+    Closed(&'static str),
     #[error("this is no installation medium: {0}")]
     NoMedium(String),
     #[error(transparent)]
@@ -64,6 +67,9 @@ pub(crate) struct InstallPlan {
 /// Whatever makes the installation impossible, by the name of the disk or key.
 pub(crate) async fn plan(config: NodeConfig, node_yaml: String) -> Result<InstallPlan, PlanError> {
     let install = config.install.clone().ok_or(PlanError::NoInstall)?;
+    if let Some(key) = config.references().first() {
+        return Err(PlanError::Closed(key.name()));
+    }
     let medium = medium::find().map_err(PlanError::NoMedium)?;
     let devices = block::list().await?;
     let target = target::choose(&devices, &install, &medium.disk, &resolved)?;

@@ -12,6 +12,7 @@ use furrow_host::cmd::Cmd;
 use super::InstallPlan;
 use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, is_root};
 use crate::boot_entry::{BootEntry, ENTRIES};
+use crate::config::{Secret, SecretKey};
 use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
 use crate::events::{Event, Events};
 use crate::files::replace;
@@ -168,15 +169,15 @@ async fn configuration(plan: &InstallPlan, state: &Path) -> Result<(), DeviceErr
         if !plan.config.ntp.is_empty() {
             put(settings::TIME_SOURCES, &settings::time_sources(&plan.config), 0o644)?;
         }
-        let proxy = settings::proxy_environment(&plan.config);
-        if !proxy.is_empty() {
-            put(settings::PROXY, &proxy, 0o600)?;
+        let proxies = settings::proxies(&plan.config);
+        if !proxies.is_none() {
+            put(furrow_model::proxy::FILE, &proxies.environment(), 0o600)?;
         }
-        if let Some(hash) = &plan.config.admin.password_hash {
+        if let Some(hash) = plan.config.secret(SecretKey::PasswordHash).and_then(Secret::value) {
             // The medium's own, which is the installed system's.
             let from = Path::new("/etc/shadow");
             let shadow = std::fs::read_to_string(from).map_err(file(from))?;
-            put("etc/shadow", &settings::shadow_with(&shadow, &hash.0), 0o600)?;
+            put("etc/shadow", &settings::shadow_with(&shadow, hash), 0o600)?;
         }
         if !plan.config.admin.ssh_keys.is_empty() {
             let home = root.join("root");

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::{Node, StepError, file_error};
 use crate::checks::PRODUCT_UUID;
+use crate::config::SecretKey;
 use crate::join::{self, JoinError, Joined, Token};
-use crate::membership;
+use crate::{membership, secrets};
 
 /// A server that restarts, or whose address moves to another, is back within this.
 const REACH_TIMEOUT: Duration = Duration::from_secs(180);
@@ -22,7 +23,7 @@ pub(crate) async fn join(node: &Node) -> Result<(), StepError> {
     if own.exists() {
         return Err(JoinError::OwnCluster(own.display().to_string()).into());
     }
-    let (server, token) = target(node)?;
+    let (server, token) = target(node).await?;
     let (client, fetched) = node
         .wait(&format!("the cluster at {server}"), REACH_TIMEOUT, async || {
             let answer = async {
@@ -63,10 +64,10 @@ pub(crate) async fn join(node: &Node) -> Result<(), StepError> {
 }
 
 /// The server and the token of node.yaml.
-fn target(node: &Node) -> Result<(String, Token), StepError> {
+async fn target(node: &Node) -> Result<(String, Token), StepError> {
     let section = node.config.join.as_ref().ok_or(JoinError::NoSection)?;
     let text = match (&section.token, &section.token_file) {
-        (Some(token), _) => token.0.clone(),
+        (Some(token), _) => secrets::open(SecretKey::JoinToken, token, Some(Path::new(secrets::DIRECTORY))).await?.0,
         (None, Some(file)) => {
             let path = Path::new(file);
             std::fs::read_to_string(path).map_err(file_error("read the join token in", path))?
@@ -78,7 +79,7 @@ fn target(node: &Node) -> Result<(String, Token), StepError> {
 
 /// An earlier run was killed after the record was written. Without the token the cluster's own clock has to do it.
 async fn forget_token(node: &Node, joined: Joined) -> Result<(), StepError> {
-    let Ok((server, token)) = target(node) else { return Ok(()) };
+    let Ok((server, token)) = target(node).await else { return Ok(()) };
     if token.id != joined.token_id {
         return Ok(());
     }

@@ -17,7 +17,7 @@ use self::manifest::{Manifest, ManifestError};
 use self::slots::{Slot, SlotError};
 use crate::boot_entry::{BootEntry, ENTRIES, IMAGES};
 use crate::device::{DeviceError, copy_blocks, file, hex, mounted, set_partition};
-use crate::download::{DownloadError, Source};
+use crate::download::{self, DownloadError, Source};
 use crate::files::replace;
 use crate::install::{uuid, word};
 use crate::steps::crash;
@@ -104,7 +104,8 @@ pub(crate) async fn from(
         std::fs::read(path).map_err(|source| UpdateError::Ca { path: path.display().to_string(), source })
     };
     let ca = checks.ca.as_ref().map(read).transpose()?;
-    let source = Source::new(medium, ca.as_deref(), checks.sha256.as_deref())?;
+    let proxies = download::node_proxies();
+    let source = Source::new(medium, (ca.as_deref(), checks.sha256.as_deref()), proxies.as_ref())?;
     say(&format!("fetching {}", source.shown()));
     let file = source.file(Path::new(FETCHED), MEDIUM_LIMIT, say).await?;
     let done = run(&file, crash_after, say).await;

@@ -13,6 +13,7 @@ use super::{Checks, bad_input, kills, leftovers};
 use crate::cluster::{Cluster, condition, text_of};
 use crate::host;
 use crate::lan::{H100, H200};
+use crate::layout::Layout;
 use crate::node_box::NodeBox;
 use crate::testbed::Testbed;
 
@@ -109,6 +110,7 @@ fn before_guests(story: &Story<'_>, checks: &mut Checks) {
         ensure!(text_of(&facts["ip"]) == address.to_string(), "it took {} for itself", facts["ip"]);
         Ok(())
     });
+    checks.check("an image of a server that only the proxy reaches is imported", || proxied_import(story));
     checks.check("a clone of its disk by source pvc boots with what was written to the original", || {
         let address = guests::address(&story.cluster, "first")?;
         let answer = guests::ask(story.bed, H100, address, "write cloned-text")?;
@@ -122,6 +124,21 @@ fn before_guests(story: &Story<'_>, checks: &mut Checks) {
         story.cluster.kubectl(&["delete", "vm", "second", "--wait=true", "--timeout=60s"])?;
         Ok(())
     });
+}
+
+/// Imports from a host whose name nothing resolves, by the LAN's file server as the node's proxy.
+fn proxied_import(story: &Story<'_>) -> Result<()> {
+    let proxy = Layout::http_address();
+    let file = "/etc/furrow/proxy.env";
+    story.bed.node().shell(&format!(
+        "! test -e {file} && printf 'HTTP_PROXY=\"http://{proxy}\"\\nNO_PROXY=\"localhost,10.0.0.0/8\"\\n' > {file}"
+    ))?;
+    let source = guests::http_source("http://images.invalid/tiny.qcow2");
+    story.cluster.apply(&guests::data_volume("proxied", "proxied", &source, "64Mi"))?;
+    let done = story.cluster.wait(("dv", "proxied"), "/status/phase", &["Succeeded"], 60);
+    story.bed.node().shell(&format!("rm {file}"))?;
+    story.cluster.kubectl(&["delete", "dv", "proxied", "--wait=true", "--timeout=60s"])?;
+    done.map(|_| ())
 }
 
 fn the_vm(story: &Story<'_>, checks: &mut Checks) -> Result<()> {

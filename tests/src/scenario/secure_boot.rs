@@ -161,6 +161,11 @@ fn disk(journey: &Journey, checks: &mut Checks) -> Result<()> {
         ensure!(status.contains("Secure Boot: enabled"), "bootctl says: {status}");
         Ok(())
     })?;
+    checks.check("a machine without a TPM says so when a secret is to be sealed", || {
+        let said = journey.shell("furrow-install seal join.token </dev/null 2>&1; echo code $?")?;
+        ensure!(said.contains("join.token: this machine has no TPM 2.0") && said.contains("code 1"), "{said}");
+        Ok(())
+    });
     checks.check("the firmware's entry is Furrow's, once, first, and the one that was started", || {
         let dump = "cd /sys/firmware/efi/efivars; for v in BootOrder-* BootCurrent-*; do echo $v $(od -An -tx2 -j4 $v); done; \
                     grep -laP 'F\\x00u\\x00r\\x00r\\x00o\\x00w\\x00\\x00' Boot0*; bootctl status --no-pager | grep -A5 'Title: Furrow'";

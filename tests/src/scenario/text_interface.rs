@@ -1,10 +1,11 @@
-//! The installation by hand: a person at the serial console of a whole machine, who has arrow keys, goes back, mistypes. And
-//! its end: the node is reset, over a power cut, and the machine asks again as if it were new.
+//! The installation by hand: a person at the serial console of a whole machine, who has arrow keys, goes back, mistypes,
+//! and seals a secret by the machine's TPM in the medium's shell. And its end: the node is reset, over a power cut, and the
+//! machine asks again as if it were new.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Checks;
 use super::journey::{self, Journey};
@@ -15,11 +16,14 @@ use crate::terminal::Terminal;
 /// A question follows the last answer within this.
 const ANSWER_S: u64 = 30;
 const ENTER: &str = "Enter";
+/// The password that is sealed.
+const SEALED: &str = "sealed words";
 
 pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     let layout = Layout::new(source, "test/text-interface")?;
     let medium = journey::medium(&layout.source)?;
-    let journey = journey::prepare(&layout, &medium)?;
+    let mut journey = journey::prepare(&layout, &medium)?;
+    journey.machine.attach_tpm();
     journey.machine.start("furrow.by-hand")?;
     // After the boot menu, whose countdown any key would stop.
     journey.machine.wait_for("Linux version", 0, 300)?;
@@ -29,6 +33,14 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
         terminal.expect(question, ANSWER_S)
     };
     checks.require("the medium asks on the serial console", || terminal.expect("Furrow: This machine", 400))?;
+    let mut sealed = String::new();
+    checks.require("in the shell below, the TPM seals a password, and an installation opens it", || {
+        ask(&["Escape"], "A shell on the medium")?;
+        sealed = seal(&journey, &terminal)?;
+        terminal.type_text("clear; exit")?;
+        terminal.press(&[ENTER])?;
+        terminal.expect("Furrow: This machine", 120)
+    })?;
     checks.require("disks are named, and Escape goes back", || {
         ask(&["Enter"], "Which disk does the system go to?")?;
         let screen = terminal.screen()?;
@@ -81,6 +93,9 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
             Ok(())
         })
     })?;
+    checks.check("the installed system opens what the medium has sealed, and makes it root's password", || {
+        unseal(&journey, &sealed)
+    });
     // The machine has one serial line.
     drop(terminal);
     reset(&journey, &layout, from, checks)?;
@@ -116,4 +131,44 @@ fn reset(journey: &Journey, layout: &Layout, booted: usize, checks: &mut Checks)
         ensure!(screen.matches(": empty").count() == 2, "the disks are not empty: {screen}");
         Ok(())
     })
+}
+
+/// Seals a password in the medium's shell, and plans an installation by a node.yaml that refers to it. Returns what was
+/// printed.
+fn seal(journey: &Journey, terminal: &Terminal) -> Result<String> {
+    let enter = |line: &str, expected: &str, seconds| {
+        terminal.type_text(line)?;
+        terminal.press(&[ENTER])?;
+        terminal.expect(expected, seconds)
+    };
+    // What a line is to print is written so that the line itself does not show it.
+    enter("furrow-install seal admin.passwordHash >/tmp/sealed; echo code=$?", "root's password:", ANSWER_S)?;
+    enter(SEALED, "again:", ANSWER_S)?;
+    enter(SEALED, "code=0", 120)?;
+    ensure!(!terminal.screen()?.contains(SEALED), "the password is shown: {}", terminal.screen()?);
+    enter("clear; mount /dev/disk/by-label/FURROW-CONFIG /mnt; echo mounted=$?", "mounted=0", ANSWER_S)?;
+    let edit = r#"sed "s|^admin:|&\n  passwordHash: {sealed: $(cat /tmp/sealed)}|" /mnt/node.yaml >/tmp/node.yaml"#;
+    enter(&format!("{edit}; umount /mnt; echo edited=$?"), "edited=0", ANSWER_S)?;
+    let plan = "furrow-install install --dry-run --file /tmp/node.yaml";
+    enter(&format!("{plan} | grep -c \"root's password\"; echo code=${{PIPESTATUS[0]}},$?"), "code=0,0", 240)?;
+    let from = journey.machine.console_end();
+    enter("clear; echo BEGIN=$((1)); cat /tmp/sealed; echo END=$((1))", "END=1", ANSWER_S)?;
+    let said = journey.machine.console_from(from);
+    let text = said.split("BEGIN=1").nth(1).and_then(|rest| rest.split("END=1").next()).context("no sealed text")?;
+    Ok(text.trim().to_owned())
+}
+
+/// Gives the installed node's node.yaml what was sealed, and looks at root's password.
+fn unseal(journey: &Journey, sealed: &str) -> Result<()> {
+    let file = journey.dir.join("sealed");
+    std::fs::write(&file, sealed)?;
+    journey.machine.upload(&journey.key, &file, "/root/sealed")?;
+    let line = "systemctl stop furrow-bootstrap; \
+                sed -i \"s|passwordHash:.*|passwordHash: {sealed: $(cat /root/sealed)}|\" /etc/furrow/node.yaml && \
+                furrow-install bootstrap --until settings >/dev/null && getent shadow root | cut -d: -f2";
+    let hash = journey.machine.shell_within(&journey.key, line, 300)?;
+    let salt = hash.split('$').nth(2).with_context(|| format!("root has the password {hash}"))?;
+    let expected = host::run(&["openssl", "passwd", "-6", "-salt", salt, SEALED])?;
+    ensure!(hash.trim() == expected.trim(), "root's password is another one");
+    Ok(())
 }

@@ -13,6 +13,7 @@ use furrow_api::names::CEPH_USER_AGENT;
 use furrow_host::sandbox::{Sandbox, Sandboxed, private_directory, unprivileged_user};
 
 use furrow_model::import::Severity;
+use furrow_model::proxy::{self, Proxies};
 
 use super::Place;
 use super::inputs::Inputs;
@@ -47,7 +48,7 @@ pub(super) enum Outcome {
     Broken(String),
 }
 
-/// The child's task; its secrets are filled in by `start`.
+/// The child's task; its secrets and the node's proxy are filled in by `start`.
 pub(super) fn spec(place: &Place, task: &ImportJob, http: &HttpImport, inputs: Inputs, golden: bool) -> Spec {
     Spec {
         conf: place.conf.clone(),
@@ -60,6 +61,7 @@ pub(super) fn spec(place: &Place, task: &ImportJob, http: &HttpImport, inputs: I
         url: http.url.clone(),
         login: inputs.login,
         certificates: inputs.certificates,
+        proxies: Proxies::default(),
         directory: PathBuf::new(),
     }
 }
@@ -89,6 +91,7 @@ pub(super) async fn start(place: &Place, uid: &str, mut spec: Spec) -> Result<Ru
     let mut run = Run { child: None, directory: directory.clone() };
     spec.ceph_key = key(&place.keyring).map_err(|e| failed(&e))?;
     spec.conf = copy_conf(&place.conf, &directory).map_err(|e| failed(&e))?;
+    spec.proxies = proxies(Path::new(proxy::FILE)).map_err(|e| failed(&e))?;
     spec.directory.clone_from(&directory);
     let sandbox = Sandbox {
         program: std::env::current_exe().map_err(|e| failed(&e))?,
@@ -169,6 +172,15 @@ fn copy_conf(conf: &Path, directory: &Path) -> io::Result<PathBuf> {
     std::fs::write(&copy, std::fs::read(conf)?)?;
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o644))?;
     Ok(copy)
+}
+
+/// The proxy of node.yaml as it is now; none where the file is not there.
+fn proxies(file: &Path) -> io::Result<Proxies> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Proxies::parse(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Proxies::default()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The key of a keyring: the value of its first `key =`.

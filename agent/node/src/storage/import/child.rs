@@ -76,7 +76,7 @@ fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
         .map_err(|e| ImportError::Setup(format!("no runtime: {e}")))?;
     let stop = CancellationToken::new();
     runtime.spawn(cancel_when_asked(stop.clone()));
-    let mut source = Source::new(&spec.url, spec.login.clone(), &spec.certificates, (runtime.handle().clone(), stop))?;
+    let mut source = Source::new(spec, (runtime.handle().clone(), stop))?;
     let target = Target::open(spec)?;
     let progress = Arc::new(Progress::default());
     let copied = while_reporting(&progress, || copy(spec, &mut source, &target, &progress))?;

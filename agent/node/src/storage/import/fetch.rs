@@ -2,8 +2,8 @@
 //!
 //! A connection that breaks is taken up where it was (`Range`, with `If-Range` so that a changed
 //! file is noticed). Bounds: 10 redirects, 15 s to connect, 30 s without a byte, 5 attempts in a
-//! row without progress. Refuses to follow proxies of the environment and to decompress transfer
-//! encodings: bytes are those of the file.
+//! row without progress. Goes through the proxy of the task, and refuses one of the environment and
+//! to decompress transfer encodings: bytes are those of the file.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furrow_model::import::Severity;
+use furrow_model::proxy::Proxies;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
-use reqwest::{Certificate, Client, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Response, StatusCode, Url};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;
+use super::protocol::Spec;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,14 +47,10 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// A source that nothing was asked of yet.
-    pub(super) fn new(
-        url: &str,
-        login: Option<(String, String)>,
-        certificates: &[String],
-        (handle, stop): (Handle, CancellationToken),
-    ) -> Result<Self, ImportError> {
+    /// The source of a task; nothing was asked of it yet.
+    pub(super) fn new(spec: &Spec, (handle, stop): (Handle, CancellationToken)) -> Result<Self, ImportError> {
         let setup = |what: String| ImportError::Setup(what);
+        let Spec { url, certificates, .. } = spec;
         let parsed = Url::parse(url).map_err(|e| setup(format!("{url:?} is no URL: {e}")))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(setup(format!("{url:?} is neither http nor https")));
@@ -66,12 +64,13 @@ impl Source {
             .user_agent(concat!("furrow-import/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
-            .no_proxy();
+            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS));
+        builder = through(builder, &spec.proxies).map_err(|e| setup(format!("the node's proxy: {}", chain(&e))))?;
         if !trusted.is_empty() {
             builder = builder.tls_certs_merge(trusted);
         }
         let client = builder.build().map_err(|e| setup(chain(&e)))?;
+        let login = spec.login.clone();
         Ok(Self { client, url: parsed, login, handle, stop, len: None, validator: None, received: Arc::default() })
     }
 
@@ -250,6 +249,19 @@ impl Pump {
         }
         Ok(())
     }
+}
+
+/// Sends what is not to be reached directly through these proxies, and through no others.
+fn through(builder: ClientBuilder, proxies: &Proxies) -> reqwest::Result<ClientBuilder> {
+    let mut builder = builder.no_proxy();
+    let direct = || NoProxy::from_string(&proxies.direct);
+    if let Some(url) = &proxies.http {
+        builder = builder.proxy(Proxy::http(url.as_str())?.no_proxy(direct()));
+    }
+    if let Some(url) = &proxies.https {
+        builder = builder.proxy(Proxy::https(url.as_str())?.no_proxy(direct()));
+    }
+    Ok(builder)
 }
 
 /// The first byte of a `Content-Range: bytes 5-9/20`.

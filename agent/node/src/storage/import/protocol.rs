@@ -3,6 +3,7 @@
 //! no versions. Carries the key and passwords, which is why it is not an argument.
 
 use furrow_model::import::Severity;
+use furrow_model::proxy::Proxies;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub(super) struct Spec {
     pub(super) login: Option<(String, String)>,
     /// Further certificates to trust, PEM.
     pub(super) certificates: Vec<String>,
+    /// Through what the source is reached.
+    pub(super) proxies: Proxies,
     /// Where bytes may be spooled: the child's directory.
     pub(super) directory: PathBuf,
 }
