@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_secs(1);
 const REPAINT: Duration = Duration::from_secs(60);
 /// After so long without a key the password is asked for again.
 const LOCK_AFTER: Duration = Duration::from_secs(300);
+/// After so long without a key nobody looks, and all is asked this many times as rarely.
+const UNWATCHED_AFTER: Duration = LOCK_AFTER;
+const UNWATCHED: u32 = 4;
 /// A wrong password costs this.
 const WRONG_PASSWORD: Duration = Duration::from_secs(2);
 
@@ -72,8 +75,8 @@ struct Console {
     pages: Pages,
     host: String,
     issue: Option<Issue>,
-    refresh: watch::Sender<()>,
-    last_key: Instant,
+    /// When the last key was pressed; who waits for a change is told when all is to be asked at once.
+    last_key: watch::Sender<Instant>,
     /// Whether root's password was given, and someone was here since.
     unlocked: bool,
     /// The plan of the reset that was shown last.
@@ -86,8 +89,7 @@ impl Console {
             pages: Pages::new(has_password()),
             host: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
             issue: service.then(Issue::default),
-            refresh: watch::Sender::new(()),
-            last_key: Instant::now(),
+            last_key: watch::Sender::new(Instant::now()),
             unlocked: false,
             reset: None,
         }
@@ -97,7 +99,7 @@ impl Console {
         let mut keys = keys();
         let (answers, mut answered) = mpsc::channel(MAX_ANSWERS);
         for probe in Probe::ALL {
-            tokio::spawn(ask(probe, answers.clone(), self.refresh.subscribe()));
+            tokio::spawn(ask(probe, answers.clone(), self.last_key.subscribe()));
         }
         let (mut tick, mut repaint) = (tokio::time::interval(TICK), tokio::time::interval(REPAINT));
         loop {
@@ -109,7 +111,9 @@ impl Console {
                     None => return Ok(End::Left),
                     Some(None) => tui::repaint(screen)?,
                     Some(Some(key)) => {
-                        self.last_key = Instant::now();
+                        self.last_key.send_if_modified(|last| {
+                            std::mem::replace(last, Instant::now()).elapsed() > UNWATCHED_AFTER
+                        });
                         let action = self.pages.key(key);
                         if let Some(end) = self.act(action).await {
                             return Ok(end);
@@ -129,9 +133,13 @@ impl Console {
         }
     }
 
+    fn ask_all(&self) {
+        self.last_key.send_replace(Instant::now());
+    }
+
     async fn tick(&mut self) {
         self.pages.trial_is(trial::seconds_left());
-        self.unlocked &= self.last_key.elapsed() < LOCK_AFTER;
+        self.unlocked &= self.last_key.borrow().elapsed() < LOCK_AFTER;
         if !self.unlocked {
             // It may have got one since.
             self.pages.lock(has_password());
@@ -154,7 +162,7 @@ impl Console {
                 Action::Stay => return None,
                 Action::Leave => return Some(End::Left),
                 Action::Refresh => {
-                    let _ = self.refresh.send(());
+                    self.ask_all();
                     return None;
                 }
                 // What follows the password is done at once.
@@ -171,7 +179,7 @@ impl Console {
                 Action::Try(management) => {
                     let tried = try_network(&management).await;
                     self.pages.tried(tried);
-                    let _ = self.refresh.send(());
+                    self.ask_all();
                 }
                 Action::Keep => {
                     let kept = trial::confirm().await.map_err(|e| chain(&e));
@@ -180,7 +188,7 @@ impl Console {
                 Action::TakeBack => {
                     let back = trial::rollback().await.map_err(|e| chain(&e));
                     self.told(back.map(|_| "the old network is back".to_owned()));
-                    let _ = self.refresh.send(());
+                    self.ask_all();
                 }
                 Action::Login if has_password() => return Some(End::Login),
                 Action::Login => self.told(Err(
@@ -230,7 +238,7 @@ impl Console {
         let begun = reset::begin(&plan).await;
         let said = begun.map(|()| "the machine is being erased and restarts by itself".to_owned());
         self.told(said.map_err(|error| chain(&error)));
-        let _ = self.refresh.send(());
+        self.ask_all();
     }
 
     async fn stop(&mut self, power: Power) {
@@ -263,12 +271,14 @@ fn keys() -> mpsc::Receiver<Option<Key>> {
 }
 
 /// Asks one probe for ever, as often as it is worth, or when told to.
-async fn ask(probe: Probe, answers: mpsc::Sender<(Probe, Vec<Part>)>, mut refresh: watch::Receiver<()>) {
+async fn ask(probe: Probe, answers: mpsc::Sender<(Probe, Vec<Part>)>, mut last_key: watch::Receiver<Instant>) {
     while answers.send((probe, probe.observe().await)).await.is_ok() {
+        let watched = last_key.borrow_and_update().elapsed() < UNWATCHED_AFTER;
+        let every = probe.every() * if watched { 1 } else { UNWATCHED };
         // Both only wait; neither loses anything.
         tokio::select! {
-            () = tokio::time::sleep(probe.every()) => {}
-            changed = refresh.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(every) => {}
+            changed = last_key.changed() => if changed.is_err() { return },
         }
     }
 }

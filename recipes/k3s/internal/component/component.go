@@ -49,6 +49,10 @@ var collectors = map[string][]string{
 	Containerd:        {"GOGC=50", "GOMEMLIMIT=256MiB"},
 }
 
+// priorities holds nice values. On a host whose processors are all taken, requests that time
+// out make their senders start anew, which makes the host busier; so what answers goes first.
+var priorities = map[string]int{Etcd: -10, APIServer: -5}
+
 // Spec is the child that runs a component with its own flags and the operator's.
 func Spec(l layout.Layout, name string, own, operator []string) supervise.Spec {
 	env := notify.WithoutSocket(os.Environ())
@@ -65,6 +69,7 @@ func Spec(l layout.Layout, name string, own, operator []string) supervise.Spec {
 		Path:  l.Bin(name),
 		Args:  Merge(own, operator),
 		Env:   append(env, collectors[name]...),
+		Nice:  priorities[name],
 		Grace: patience,
 	}
 }

@@ -40,6 +40,8 @@ type Spec struct {
 	Again func() ([]string, error)
 	// Env is the whole environment.
 	Env []string
+	// Nice is the scheduler's priority of the child, from -20 (first) to 19; 0 is ours.
+	Nice int
 	// Grace is how long the child may take to stop on SIGTERM before SIGKILL.
 	Grace time.Duration
 }
@@ -86,6 +88,12 @@ func (c *child) run() {
 	// The kernel ties the parent-death signal to the thread that forked, not to the
 	// process, so this goroutine has to keep its thread for as long as the child lives.
 	runtime.LockOSThread()
+	// A child also begins with the priority of the thread that forked it.
+	if c.spec.Nice != 0 {
+		if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, c.spec.Nice); err != nil {
+			log.Printf("%s runs without its priority %d: %v", c.spec.Path, c.spec.Nice, err)
+		}
+	}
 	delay, refusal := firstDelay, ""
 	for again := false; ; again = true {
 		started := time.Now()

@@ -3,7 +3,10 @@ package supervise
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -36,6 +39,27 @@ func TestAChildThatExitsIsStartedAgain(t *testing.T) {
 	time.Sleep(700 * time.Millisecond)
 	if size(file) != stopped {
 		t.Error("started again after Stop")
+	}
+}
+
+func TestAChildHasItsPriorityAndTheOthersDoNot(t *testing.T) {
+	dir := t.TempDir()
+	group := &Group{}
+	defer group.Stop()
+	for _, nice := range []int{7, 0} {
+		file := filepath.Join(dir, strconv.Itoa(nice))
+		script := "nice > " + file + "; exec sleep 60"
+		group.Start(Spec{Path: "/bin/sh", Args: []string{"-c", script}, Grace: time.Second, Nice: nice})
+		eventually(t, "its priority", func() bool { return size(file) > 0 })
+		// A value is relative to nothing, but 0 leaves ours.
+		ours, _ := exec.Command("nice").Output()
+		expected := strings.TrimSpace(string(ours))
+		if nice != 0 {
+			expected = strconv.Itoa(nice)
+		}
+		if said, _ := os.ReadFile(file); strings.TrimSpace(string(said)) != expected {
+			t.Errorf("a child with Nice %d runs with %s", nice, said)
+		}
 	}
 }
 
