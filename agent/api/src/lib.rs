@@ -7,6 +7,7 @@
 #![expect(clippy::duplicated_attributes, reason = "kube's printcolumn is a list of attributes with the same keys")]
 
 pub mod cdiconfig;
+pub mod channel;
 pub mod crds;
 pub mod datavolume;
 pub mod import;
@@ -23,6 +24,7 @@ pub mod quantity;
 pub mod reservation;
 pub mod storageprofile;
 pub mod subnet;
+pub mod subresources;
 pub mod vlan;
 pub mod vm;
 pub mod vmi;

@@ -68,3 +68,16 @@ pub const AGENT_GROUP: &str = "furrow:agents";
 pub const CONTROL_USER: &str = "furrow:control";
 /// Group of control.
 pub const CONTROL_GROUP: &str = "furrow:controls";
+
+/// Namespace of Kubernetes' own objects.
+pub const KUBE_NAMESPACE: &str = "kube-system";
+/// ConfigMap there in which the API server says which certificates to trust: those of clients, and its own as a proxy.
+pub const AUTHENTICATION_CONFIG: &str = "extension-apiserver-authentication";
+/// Group of the subresource API.
+pub const SUBRESOURCES_GROUP: &str = "subresources.kubevirt.io";
+/// Service in [`SYSTEM_NAMESPACE`] behind which control serves it.
+pub const SUBRESOURCES_SERVICE: &str = "furrow-control";
+/// Port of the servers on which control serves it.
+pub const SUBRESOURCES_PORT: u16 = 8444;
+/// Port of every node on which its agent answers control.
+pub const AGENT_PORT: u16 = 8445;

@@ -85,6 +85,8 @@ pub(crate) struct Queues {
     pub(crate) kubevirt: mpsc::Sender<Key>,
     /// Of the controller of certificate requests.
     pub(crate) request: mpsc::Sender<Key>,
+    /// Of the controller of the subresource API's endpoints.
+    pub(crate) endpoints: mpsc::Sender<Key>,
 }
 
 impl Cluster {
@@ -221,6 +223,7 @@ impl Cluster {
                 Mark::Ip(key) => (&queues.ip, key),
                 Mark::KubeVirt(key) => (&queues.kubevirt, key),
                 Mark::Request(key) => (&queues.request, key),
+                Mark::Endpoints(key) => (&queues.endpoints, key),
             };
             // It fails only when the controllers end, and with them the process.
             drop(queue.send(key).await);

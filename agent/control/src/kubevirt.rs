@@ -13,7 +13,7 @@ use crate::dispatch::{Disposition, Key, Next, Reconcile};
 use crate::vmi::condition;
 
 /// The version of KubeVirt whose API is served: tools compare it with their own.
-const API_LEVEL: &str = "v1.9.0";
+pub(crate) const API_LEVEL: &str = "v1.9.0";
 
 /// The controller of the KubeVirt object.
 pub(crate) struct Settings {

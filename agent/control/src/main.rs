@@ -1,9 +1,10 @@
-//! `furrow-control`: controllers, admission and, later, the subresource API, on control-plane nodes, unprivileged. Here
-//! only the parts are put together.
+//! `furrow-control`: controllers, admission and the subresource API, on control-plane nodes, unprivileged. Here only the
+//! parts are put together.
 //!
 //! ```text
 //!   watches ──> caches ──marks──> queues ──> controllers ──> API server
 //!                  └──────────> admission (always)     (only while this process holds the Lease)
+//!   API server ──> subresources (always) ──> API server, agents
 //! ```
 
 mod address;
@@ -22,6 +23,7 @@ mod network;
 mod pod;
 mod server;
 mod subnet;
+mod subresources;
 mod vm;
 mod vmi;
 
@@ -47,6 +49,7 @@ use crate::cluster::{Cluster, Queues};
 use crate::dispatch::{MARKS, Reconcile};
 use crate::events::Events;
 use crate::ipam::Ipam;
+use crate::server::Servers;
 
 /// Controllers of guests and DataVolumes wait for the API server most of the time; so many passes hide that.
 const BUSY: usize = 16;
@@ -78,6 +81,9 @@ struct Run {
     /// Where webhooks are served.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Where the subresource API is served to the API servers of all server nodes.
+    #[arg(long, default_value = "[::]:8444")]
+    subresources: SocketAddr,
     /// Held locked while running: one process a node.
     #[arg(long, default_value = "/var/lib/furrow/control/lock")]
     lock: PathBuf,
@@ -119,15 +125,20 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let cluster = Cluster::start(client.clone(), events);
     let filled = Arc::new(AtomicBool::new(false));
     let webhooks = admission::router(Arc::new(cluster.clone()));
-    let mut server = server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?;
+    let settings =
+        subresources::Settings { listen: options.subresources, pki: &options.pki, kubeconfig: &options.kubeconfig };
+    let mut servers = Servers {
+        webhooks: server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?,
+        subresources: subresources::start(&settings, cluster.clone()).await?,
+    };
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
     }
     tokio::select! {
         // Nothing acts yet: there is nothing to end.
         _ = terminate.recv() => return Ok(()),
-        // The server is asked again below.
-        error = server.ended() => return Err(error),
+        // The servers are asked again below.
+        error = servers.ended() => return Err(error),
         // Waiting for a cache has no effect of its own.
         result = cluster.wait_until_filled() => result?,
     }
@@ -136,11 +147,11 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut leadership = tokio::select! {
         // Nothing acts yet.
         _ = terminate.recv() => {
-            server.stop().await;
+            servers.stop().await;
             return Ok(());
         }
-        // The server is asked again below.
-        error = server.ended() => return Err(error),
+        // The servers are asked again below.
+        error = servers.ended() => return Err(error),
         // A Lease that was taken by a cancelled call is taken again by this node at once.
         result = leader::acquire(client, &identity, &options.lock) => result?,
     };
@@ -149,15 +160,15 @@ async fn run(options: Run) -> anyhow::Result<()> {
     tokio::select! {
         // Told once is enough.
         _ = terminate.recv() => {}
-        // It ended: so does this process.
-        error = server.ended() => return Err(error),
+        // One ended: so does this process.
+        error = servers.ended() => return Err(error),
         // Whoever cannot renew must not act: the process ends at once, with whatever is under way.
         Err(error) = leadership.keep() => return Err(error),
     }
     stop.cancel();
     controllers.wait().await;
     leadership.release().await;
-    server.stop().await;
+    servers.stop().await;
     Ok(())
 }
 
@@ -174,6 +185,7 @@ fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),
         kubevirt: start.controller(kubevirt::Settings { cluster: cluster.clone() }, QUIET),
         request: start.controller(certificates::Certificates { cluster: cluster.clone() }, QUIET),
+        endpoints: start.controller(subresources::endpoints::Endpoints { cluster: cluster.clone() }, QUIET),
     };
     cluster.lead(queues);
     tracker.close();

@@ -29,6 +29,8 @@ pub(crate) enum Mark {
     KubeVirt(Key),
     /// A request for a certificate.
     Request(Key),
+    /// Where the subresource API is served.
+    Endpoints(Key),
 }
 
 /// All objects.
@@ -130,9 +132,11 @@ pub(crate) fn of_storage<K>(cluster: &Cluster, _: &K, _: bool) -> Vec<Mark> {
     unfinished_data_volumes(cluster)
 }
 
-/// A node changed: imports that it can take, or has to hand over.
+/// A node changed: imports that it can take, or has to hand over, and whether control is reached there.
 pub(crate) fn of_node(cluster: &Cluster, _: &Node, _: bool) -> Vec<Mark> {
-    unfinished_data_volumes(cluster)
+    let mut marks = unfinished_data_volumes(cluster);
+    marks.push(Mark::Endpoints(crate::subresources::endpoints::key()));
+    marks
 }
 
 fn unfinished_data_volumes(cluster: &Cluster) -> Vec<Mark> {

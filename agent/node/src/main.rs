@@ -1,6 +1,7 @@
 //! furrow-agent: the resident of every node. Owns the wiring of guests, volumes and networks to each other, to
 //! Kubernetes and to the machine, and the process itself (logs, signals, readiness). Refuses decisions.
 
+mod channel;
 mod config;
 mod guest;
 mod identity;
@@ -64,7 +65,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %node, version = env!("CARGO_PKG_VERSION"), "agent starting");
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
-    let (parts, events) = parts(&options, &node, client, &stop).await?;
+    let (parts, events, libvirt) = parts(&options, &node, client, &stop).await?;
+    start_channel(&options, &parts, libvirt, &stop);
     feed_watchdog(&stop);
     let ready = || {
         tracing::info!("agent ready");
@@ -96,7 +98,7 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream)> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt)> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
@@ -107,10 +109,20 @@ async fn parts(
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
         ports: Arc::new(ports),
-        domains: Arc::new(libvirt),
+        domains: Arc::new(libvirt.clone()),
         client,
     };
-    Ok((parts, events))
+    Ok((parts, events, libvirt))
+}
+
+fn start_channel(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &CancellationToken) {
+    let channel = channel::Parts {
+        client: parts.client.clone(),
+        guests: Arc::new(libvirt),
+        kubeconfig: options.kubeconfig.clone(),
+        thaw_dir: options.guests_dir.with_file_name("thaw"),
+    };
+    channel::start(channel, stop.clone());
 }
 
 fn start_libvirt(options: &Options) -> anyhow::Result<(Libvirt, EventStream)> {

@@ -70,7 +70,7 @@ pub(crate) const GUEST: &[Refused] = &[
     set("readinessProbe", NO_PROBES),
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
-    set("startStrategy", "starting paused is not supported yet"),
+    only("startStrategy", &["Paused"], "only Paused is known"),
     set("subdomain", NO_DNS),
     set("utilityVolumes", NO_HOTPLUG),
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),

@@ -82,10 +82,12 @@ pub(super) fn unregister_close(connection: &Connect) {
     unsafe { sys::virConnectUnregisterCloseCallback(connection.as_ptr(), Some(on_close)) };
 }
 
-/// Asks the guest agent for operating system, host name and interfaces, as libvirt's flat list of named values.
-pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Error> {
-    let types =
-        sys::VIR_DOMAIN_GUEST_INFO_OS | sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME | sys::VIR_DOMAIN_GUEST_INFO_INTERFACES;
+/// Asks the guest agent, as libvirt's flat list of named values. `types`: `virDomainGuestInfoTypes`; 0 is everything that
+/// the agent knows, while one that is named and that it does not know is an error.
+pub(super) fn guest_info(
+    domain: &Domain,
+    types: sys::virDomainGuestInfoTypes,
+) -> Result<HashMap<String, String>, Error> {
     let mut params: sys::virTypedParameterPtr = std::ptr::null_mut();
     let mut count: c_int = 0;
     // SAFETY: the domain is alive; both out-pointers are valid for writes.
@@ -107,6 +109,20 @@ pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Err
     // SAFETY: the array came from libvirt with this length and is not used after this line.
     unsafe { sys::virTypedParamsFree(params, count) };
     Ok(values)
+}
+
+/// Has the guest agent freeze all file systems.
+pub(super) fn freeze(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is alive; no mount points are named, so that there is no array to read.
+    let frozen = unsafe { sys::virDomainFSFreeze(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    if frozen < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Has the guest agent thaw all file systems.
+pub(super) fn thaw(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: as above.
+    let thawed = unsafe { sys::virDomainFSThaw(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    if thawed < 0 { Err(Error::last_error()) } else { Ok(()) }
 }
 
 fn value_text(param: &sys::virTypedParameter) -> Option<String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::reservation::ReservedVolume;
+use furrow_api::vmi::StartStrategy;
 use furrow_host::libvirt::{DomainRecord, LibvirtError};
 use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
 use furrow_model::guest::{End, Next, Step};
@@ -261,6 +262,7 @@ impl Pass<'_> {
         };
         let name = self.key.domain_name();
         let settings = self.settings();
+        let paused = prepared.claimed.spec.start_strategy == Some(StartStrategy::Paused);
         let started = async {
             let spec = request
                 .domain(&prepared.sources, prepared.seed_path.clone(), &settings.defaults)
@@ -268,7 +270,7 @@ impl Pass<'_> {
             let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
-            let (started, libvirt) = timed(self.context.domains.start(xml)).await;
+            let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
             started?;
             Ok::<_, Failure>((queue, libvirt))
         };

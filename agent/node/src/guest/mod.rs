@@ -19,7 +19,7 @@ mod observe;
 mod owner;
 mod platform;
 pub(crate) mod ports;
-mod publish;
+pub(crate) mod publish;
 mod record;
 mod seed;
 mod settings;
@@ -45,6 +45,7 @@ use ports::{Domains, Ports, Volumes};
 use record::Events;
 use settings::Settings;
 pub(crate) use show::show;
+pub(crate) use status::os_info;
 
 /// QEMUs started at the same time. Four of libvirt's calls stay free for observing and stopping while others start. Fewer make a burst slower: guests that run already take the cores from those to come.
 const CONCURRENT_STARTS: usize = CONCURRENT_CALLS - 4;
@@ -60,7 +61,7 @@ pub(crate) struct Key {
 
 impl Key {
     /// The name of its domain, as `furrow_model::domain::Owner::domain_name` makes it.
-    fn domain_name(&self) -> String {
+    pub(crate) fn domain_name(&self) -> String {
         format!("{}_{}", self.namespace, self.name)
     }
 }

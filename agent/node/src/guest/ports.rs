@@ -3,7 +3,7 @@
 //! taken or a flow written is the implementer's.
 
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainRecord, Libvirt, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::future::BoxFuture;
@@ -88,8 +88,8 @@ pub(crate) trait Domains: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>>;
     /// One domain; `None` when it is not defined.
     fn observe<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<DomainRecord>, LibvirtError>>;
-    /// Defines and starts.
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>>;
+    /// Defines and starts, `paused` without letting the guest execute.
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>>;
     /// Asks the guest to shut down.
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Kills QEMU.
@@ -109,8 +109,8 @@ impl Domains for Libvirt {
         Box::pin(self.domain(name))
     }
 
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>> {
-        Box::pin(self.start_domain(xml))
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
+        Box::pin(self.start_domain(xml, paused))
     }
 
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
@@ -126,6 +126,6 @@ impl Domains for Libvirt {
     }
 
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
-        Box::pin(Libvirt::guest_info(self, name))
+        Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Status))
     }
 }

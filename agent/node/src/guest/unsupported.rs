@@ -2,7 +2,7 @@
 //! refuses them again because it may be older or newer than the control plane that let an object in.
 
 use furrow_api::VirtualMachineInstance;
-use furrow_api::vmi::{Devices, Disk, DomainSpec, Features, Interface, Volume};
+use furrow_api::vmi::{Devices, Disk, DomainSpec, Features, Interface, StartStrategy, Volume};
 
 use super::convert::ConvertError;
 
@@ -15,7 +15,7 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
     check(!spec.resource_claims.is_empty(), "resourceClaims");
     check(spec.liveness_probe.is_some(), "livenessProbe");
     check(spec.readiness_probe.is_some(), "readinessProbe");
-    check(spec.start_strategy.is_some(), "startStrategy");
+    check(spec.start_strategy.as_ref().is_some_and(|strategy| *strategy != StartStrategy::Paused), "startStrategy");
     check(spec.architecture.as_deref().is_some_and(|arch| !arch.is_empty() && arch != "amd64"), "architecture");
     found.extend(domain(&spec.domain).into_iter().map(|path| format!("spec.domain.{path}")));
     found.extend(devices(&spec.domain.devices).into_iter().map(|path| format!("spec.domain.devices.{path}")));

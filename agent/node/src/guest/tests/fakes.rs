@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason};
+use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason, PauseReason};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -246,11 +246,14 @@ impl Domains for World {
         ready(Ok(self.state().domains.get(name).cloned()))
     }
 
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>> {
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
         if let Err(error) = self.check_libvirt("start the domain") {
             return ready(Err(error));
         }
-        let record = read_record(&xml);
+        let mut record = read_record(&xml);
+        if paused {
+            record.state = DomainState::Paused(PauseReason::User);
+        }
         let mut state = self.state();
         state.started.push(record.name.clone());
         state.domains.insert(record.name.clone(), record);

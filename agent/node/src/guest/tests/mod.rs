@@ -198,6 +198,16 @@ async fn a_bound_guest_is_started_and_described() {
 }
 
 #[tokio::test]
+async fn a_guest_that_is_to_start_paused_does_not_execute() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["startStrategy"] = json!("Paused"));
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+    let paused = bench.condition("Paused");
+    assert_eq!((&paused["status"], &paused["reason"]), (&json!("True"), &json!("PausedByUser")));
+}
+
+#[tokio::test]
 async fn a_running_guest_survives_a_new_agent_untouched() {
     let mut bench = Bench::new();
     bench.pass().await;

@@ -1,0 +1,131 @@
+//! What control asks an agent for, on [`crate::names::AGENT_PORT`] of the agent's node: HTTPS, both sides with their
+//! certificates of the cluster's clients, one operation on one guest a request. Owns the paths and the bodies; refuses
+//! everything that is said through the API server already (what should run, what does).
+
+use serde::{Deserialize, Serialize};
+
+/// Largest body of a request, in bytes; options are small.
+pub const REQUEST_MAX_BYTES: usize = 16 << 10;
+
+/// Largest body of an answer, in bytes; what a guest says of itself is capped below it.
+pub const ANSWER_MAX_BYTES: usize = 4 << 20;
+
+const PREFIX: &str = "/v1/guests";
+
+/// An operation on a running guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GuestOperation {
+    /// Stop its vCPUs.
+    Pause,
+    /// Let them go on.
+    Unpause,
+    /// Ask it to reboot.
+    SoftReboot,
+    /// Press the reset button.
+    Reset,
+    /// Freeze its file systems; body [`Freeze`].
+    Freeze,
+    /// Thaw them.
+    Unfreeze,
+    /// What its agent says; answer [`crate::subresources::GuestAgentInfo`].
+    GuestOsInfo,
+    /// Who is logged in; answer [`crate::subresources::UserList`].
+    UserList,
+    /// Its file systems; answer [`crate::subresources::FilesystemList`].
+    FilesystemList,
+}
+
+impl GuestOperation {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Pause,
+        Self::Unpause,
+        Self::SoftReboot,
+        Self::Reset,
+        Self::Freeze,
+        Self::Unfreeze,
+        Self::GuestOsInfo,
+        Self::UserList,
+        Self::FilesystemList,
+    ];
+
+    /// Its name, which is that of KubeVirt's subresource.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::SoftReboot => "softreboot",
+            Self::Reset => "reset",
+            Self::Freeze => "freeze",
+            Self::Unfreeze => "unfreeze",
+            Self::GuestOsInfo => "guestosinfo",
+            Self::UserList => "userlist",
+            Self::FilesystemList => "filesystemlist",
+        }
+    }
+
+    /// Whether it only asks (GET); the others change something (PUT).
+    pub const fn only_asks(self) -> bool {
+        matches!(self, Self::GuestOsInfo | Self::UserList | Self::FilesystemList)
+    }
+}
+
+/// Which guest. A later one of the same name has another UID, and is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestAddress {
+    /// Namespace of the VirtualMachineInstance.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// The path of an operation.
+pub fn path(guest: &GuestAddress, operation: GuestOperation) -> String {
+    format!("{PREFIX}/{}/{}/{}/{}", guest.namespace, guest.name, guest.uid, operation.name())
+}
+
+/// Reads such a path; `None` for any other.
+pub fn parse(path: &str) -> Option<(GuestAddress, GuestOperation)> {
+    let mut parts = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
+    let mut next = || parts.next().filter(|part| !part.is_empty()).map(str::to_owned);
+    let guest = GuestAddress { namespace: next()?, name: next()?, uid: next()? };
+    let operation = next()?;
+    let operation = GuestOperation::ALL.into_iter().find(|known| known.name() == operation)?;
+    parts.next().is_none().then_some((guest, operation))
+}
+
+/// Options of [`GuestOperation::Freeze`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Freeze {
+    /// Thaw by itself after so many milliseconds; absent or 0: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thaw_after_ms: Option<u64>,
+}
+
+/// Why an agent did not do it; the answer's HTTP status is 404 (no such guest here), 409 (not in a state for it) or 500.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For people.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_read_as_it_was_written_and_nothing_else_is() {
+        let guest = GuestAddress { namespace: "shop".into(), name: "web".into(), uid: "u-1".into() };
+        for operation in GuestOperation::ALL {
+            assert_eq!(parse(&path(&guest, operation)), Some((guest.clone(), operation)));
+        }
+        for other in ["/", "/v1/guests/shop/web/pause", "/v1/guests/shop/web/u/fly", "/v1/guests/shop/web/u/pause/x"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+        assert_eq!(parse("/v1/guests//web/u/pause"), None);
+        assert_eq!(parse("/v1/guestsx/shop/web/u/pause"), None);
+    }
+}

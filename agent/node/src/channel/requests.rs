@@ -1,0 +1,71 @@
+//! HTTP of the channel: a path is one operation on one guest. Owns codes and bodies; refuses what is no such path, too large
+//! a body, and more operations at once than libvirt has threads to spare for.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use furrow_api::channel::{self, REQUEST_MAX_BYTES, Refusal};
+use tokio::sync::Semaphore;
+
+use super::operations::Operations;
+use crate::guest::ports::chain;
+
+/// Operations at once. Observing, starting and stopping guests use the same threads of libvirt and must not wait for a guest
+/// agent that is silent.
+const CONCURRENT: usize = 4;
+
+struct Served {
+    operations: Arc<Operations>,
+    permits: Semaphore,
+}
+
+/// The routes.
+pub(super) fn router(operations: Arc<Operations>) -> Router {
+    let served = Served { operations, permits: Semaphore::new(CONCURRENT) };
+    Router::new().fallback(handle).with_state(Arc::new(served))
+}
+
+async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let Some((guest, operation)) = channel::parse(head.uri.path()) else {
+        return refused(StatusCode::NOT_FOUND, "there is no such operation");
+    };
+    let method = if operation.only_asks() { Method::GET } else { Method::PUT };
+    if head.method != method {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "the operation is called by another method");
+    }
+    let Ok(body) = to_bytes(body, REQUEST_MAX_BYTES).await else {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+    };
+    let Ok(_permit) = served.permits.acquire().await else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
+    };
+    match Box::pin(served.operations.run(&guest, operation, &body)).await {
+        Ok(answer) => document(StatusCode::OK, answer),
+        Err(error) => {
+            let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let message = chain(&error);
+            tracing::warn!(
+                guest = guest.name,
+                namespace = guest.namespace,
+                operation = operation.name(),
+                error = message,
+                "operation failed"
+            );
+            refused(code, &message)
+        }
+    }
+}
+
+fn document(code: StatusCode, body: Bytes) -> Response {
+    (code, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn refused(code: StatusCode, message: &str) -> Response {
+    let body = serde_json::to_vec(&Refusal { message: message.to_owned() }).unwrap_or_default();
+    document(code, body.into())
+}
