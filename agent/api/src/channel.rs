@@ -81,6 +81,46 @@ pub struct GuestAddress {
     pub uid: String,
 }
 
+/// A stream of bytes to a running guest. It is asked for with GET and an upgrade to [`STREAM_PROTOCOL`]; what follows the
+/// answer 101 are the bytes themselves, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GuestStream {
+    /// Its serial console.
+    Console,
+    /// Its display: RFB, as QEMU speaks it.
+    Vnc,
+}
+
+/// The protocol of streams, in the header `Upgrade`.
+pub const STREAM_PROTOCOL: &str = "furrow-stream";
+
+/// Query of a stream that must not end the one there is; without it the newer takes over.
+pub const PRESERVE: &str = "preserve=true";
+
+impl GuestStream {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Console, Self::Vnc];
+
+    /// Its name, which is that of KubeVirt's subresource.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Vnc => "vnc",
+        }
+    }
+}
+
+/// The path of a stream.
+pub fn stream_path(guest: &GuestAddress, stream: GuestStream) -> String {
+    format!("{PREFIX}/{}/{}/{}/{}", guest.namespace, guest.name, guest.uid, stream.name())
+}
+
+/// Reads such a path; `None` for any other.
+pub fn parse_stream(path: &str) -> Option<(GuestAddress, GuestStream)> {
+    let (guest, name) = split(path)?;
+    Some((guest, GuestStream::ALL.into_iter().find(|known| known.name() == name)?))
+}
+
 /// The path of an operation.
 pub fn path(guest: &GuestAddress, operation: GuestOperation) -> String {
     format!("{PREFIX}/{}/{}/{}/{}", guest.namespace, guest.name, guest.uid, operation.name())
@@ -88,12 +128,16 @@ pub fn path(guest: &GuestAddress, operation: GuestOperation) -> String {
 
 /// Reads such a path; `None` for any other.
 pub fn parse(path: &str) -> Option<(GuestAddress, GuestOperation)> {
-    let mut parts = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
-    let mut next = || parts.next().filter(|part| !part.is_empty()).map(str::to_owned);
-    let guest = GuestAddress { namespace: next()?, name: next()?, uid: next()? };
-    let operation = next()?;
-    let operation = GuestOperation::ALL.into_iter().find(|known| known.name() == operation)?;
-    parts.next().is_none().then_some((guest, operation))
+    let (guest, name) = split(path)?;
+    Some((guest, GuestOperation::ALL.into_iter().find(|known| known.name() == name)?))
+}
+
+/// Guest and last part of a path.
+fn split(path: &str) -> Option<(GuestAddress, &str)> {
+    let parts: Vec<&str> = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/').collect();
+    let [namespace, name, uid, last] = parts.as_slice() else { return None };
+    let owned = |part: &str| (!part.is_empty()).then(|| part.to_owned());
+    Some((GuestAddress { namespace: owned(namespace)?, name: owned(name)?, uid: owned(uid)? }, last))
 }
 
 /// Options of [`GuestOperation::Freeze`].
@@ -121,6 +165,10 @@ mod tests {
         let guest = GuestAddress { namespace: "shop".into(), name: "web".into(), uid: "u-1".into() };
         for operation in GuestOperation::ALL {
             assert_eq!(parse(&path(&guest, operation)), Some((guest.clone(), operation)));
+        }
+        for stream in GuestStream::ALL {
+            let path = stream_path(&guest, stream);
+            assert_eq!((parse_stream(&path), parse(&path)), (Some((guest.clone(), stream)), None));
         }
         for other in ["/", "/v1/guests/shop/web/pause", "/v1/guests/shop/web/u/fly", "/v1/guests/shop/web/u/pause/x"] {
             assert_eq!(parse(other), None, "{other}");

@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use furrow_api::names::AGENT_PORT;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,8 +126,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let cluster = Cluster::start(client.clone(), events);
     let filled = Arc::new(AtomicBool::new(false));
     let webhooks = admission::router(Arc::new(cluster.clone()));
-    let settings =
-        subresources::Settings { listen: options.subresources, pki: &options.pki, kubeconfig: &options.kubeconfig };
+    let settings = subresources::Settings {
+        listen: options.subresources,
+        pki: &options.pki,
+        kubeconfig: &options.kubeconfig,
+        agent_port: AGENT_PORT,
+    };
     let mut servers = Servers {
         webhooks: server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?,
         subresources: subresources::start(&settings, cluster.clone()).await?,

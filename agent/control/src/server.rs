@@ -80,6 +80,12 @@ async fn gate(State(filled): State<Filled>, request: Request, next: Next) -> Res
 }
 
 impl Server {
+    /// Where it listens.
+    #[cfg(test)]
+    pub(crate) async fn address(&self) -> SocketAddr {
+        self.handle.listening().await.expect("it listens")
+    }
+
     /// Waits until it ends, which it does only on an error.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         anyhow::Error::new(failure((&mut self.task).await)).context("a server failed")

@@ -120,6 +120,7 @@ fn start_channel(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &Canc
         client: parts.client.clone(),
         guests: Arc::new(libvirt),
         kubeconfig: options.kubeconfig.clone(),
+        guests_dir: options.guests_dir.clone(),
         thaw_dir: options.guests_dir.with_file_name("thaw"),
     };
     channel::start(channel, stop.clone());

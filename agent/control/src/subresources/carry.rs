@@ -3,10 +3,11 @@
 //! never sees a conflict that it did not cause.
 
 use bytes::Bytes;
-use furrow_api::channel::{Freeze, GuestAddress, GuestOperation};
+use furrow_api::channel::{Freeze, GuestAddress, GuestOperation, GuestStream};
 use furrow_api::names::CONTROL_FIELD_MANAGER;
 use furrow_api::subresources::{FreezeUnfreezeTimeout, PauseOptions, StartOptions, StopOptions, is_dry_run};
 use furrow_api::{VirtualMachine, VirtualMachineInstance};
+use hyper::upgrade::Upgraded;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -76,6 +77,7 @@ impl Carrier {
                 expand(vm)
             }
             Work::Guest(operation) => self.guest(target, operation, body).await,
+            Work::Stream(_) => Err(Failure::bad_request("this is a stream: ask for it with an upgrade to websocket")),
             Work::Later => {
                 let subresource = target.subresource;
                 Err(Failure::not_implemented(&format!("{}/{}", subresource.resource.plural(), subresource.name)))
@@ -183,15 +185,23 @@ impl Carrier {
             return Ok(Answer::Done);
         }
         let place = self.place(&vmi).await?;
-        let address = GuestAddress {
-            namespace: target.namespace.clone(),
-            name: target.name.clone(),
-            uid: vmi.uid().unwrap_or_default(),
-        };
+        let address = address(target, &vmi);
         let answer = self.agents.ask(&place, &address, operation, request).await;
         let answer = answer.map_err(|error| refused(target, &error))?;
         tracing::info!(guest = %crate::cluster::key_of(&vmi), node = place.node, operation = operation.name(), "carried out");
         Ok(if operation.only_asks() { Answer::Document(answer) } else { Answer::Done })
+    }
+
+    /// Opens a stream to a guest. `preserve`: not if that ends the one there is.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    pub(super) async fn open(&self, target: &Target, stream: GuestStream, preserve: bool) -> Result<Upgraded, Failure> {
+        let vmi = self.instance(target).await?.ok_or_else(|| missing(target))?;
+        guest::check_stream(stream, &vmi)?;
+        let place = self.place(&vmi).await?;
+        let opened = self.agents.open(&place, &address(target, &vmi), (stream, preserve)).await;
+        opened.map_err(|error| refused(target, &error))
     }
 
     /// The node of a guest; from the cache, or from the API server while that has nothing.
@@ -208,6 +218,11 @@ impl Carrier {
         let address = address.ok_or_else(|| Failure::internal(&format!("node {name} has no address")))?;
         Ok(Place { node: name, address })
     }
+}
+
+fn address(target: &Target, vmi: &VirtualMachineInstance) -> GuestAddress {
+    let uid = vmi.uid().unwrap_or_default();
+    GuestAddress { namespace: target.namespace.clone(), name: target.name.clone(), uid }
 }
 
 fn missing(target: &Target) -> Failure {

@@ -42,6 +42,11 @@ impl Failure {
         Self::new(404, "NotFound", "the server could not find the requested resource".to_owned())
     }
 
+    /// 401: KubeVirt's answer to whoever may not, in bare text instead of 403 with a Status, and clients look for it.
+    pub(super) fn denied(reason: &str) -> Self {
+        Self::new(401, "Unauthorized", reason.to_owned())
+    }
+
     /// 405.
     pub(super) fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
@@ -116,6 +121,9 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let code = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if code == StatusCode::UNAUTHORIZED {
+            return (code, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], self.message).into_response();
+        }
         (code, [(header::CONTENT_TYPE, "application/json")], self.status().to_string()).into_response()
     }
 }

@@ -1,7 +1,7 @@
 //! Whether an operation on a guest may go to its node's agent: the state of the VirtualMachineInstance decides, by
 //! KubeVirt's rules and in its words. Pure. The agent looks at the domain itself once more.
 
-use furrow_api::channel::GuestOperation;
+use furrow_api::channel::{GuestOperation, GuestStream};
 use furrow_api::meta::Condition;
 use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachine, VirtualMachineInstance};
@@ -34,6 +34,33 @@ pub(super) fn check(
             unless(!has(vmi, "AgentConnected"), vmi, "VMI does not have guest agent connected")
         }
     }
+}
+
+/// Judges a stream.
+///
+/// # Errors
+/// Why it does not begin.
+pub(super) fn check_stream(stream: GuestStream, vmi: &VirtualMachineInstance) -> Result<(), Failure> {
+    let devices = &vmi.spec.domain.devices;
+    let phase = phase(vmi);
+    match stream {
+        GuestStream::Console if devices.autoattach_serial_console == Some(false) => {
+            Err(Failure::bad_request("No serial consoles are present."))
+        }
+        GuestStream::Console if phase == VmiPhase::Failed => Err(conflict(vmi, "Unable to connect to failed VMI")),
+        GuestStream::Console if phase != VmiPhase::Running => Err(Failure::bad_request(unreachable(&phase))),
+        GuestStream::Vnc if devices.autoattach_graphics_device == Some(false) => {
+            Err(Failure::bad_request("No graphics devices are present."))
+        }
+        GuestStream::Vnc if phase != VmiPhase::Running => Err(Failure::bad_request(VMI_NOT_RUNNING)),
+        GuestStream::Console | GuestStream::Vnc => Ok(()),
+    }
+}
+
+/// KubeVirt's words when there is no node to ask.
+fn unreachable(phase: &VmiPhase) -> String {
+    let phase = phase.as_str();
+    format!("Unable to connect to VirtualMachineInstance because phase is {phase} instead of Running or Scheduled")
 }
 
 fn conflict(vmi: &VirtualMachineInstance, why: &str) -> Failure {
@@ -95,11 +122,8 @@ fn reset(vmi: &VirtualMachineInstance) -> Result<(), Failure> {
     if phase == VmiPhase::Running {
         return Ok(());
     }
-    let phase = phase.as_str();
-    Err(Failure::bad_request(format!(
-        "Failed to reset non-running VMI with phase {phase}: Unable to connect to VirtualMachineInstance because phase \
-         is {phase} instead of Running or Scheduled"
-    )))
+    let why = format!("Failed to reset non-running VMI with phase {}: {}", phase.as_str(), unreachable(&phase));
+    Err(Failure::bad_request(why))
 }
 
 #[cfg(test)]

@@ -103,3 +103,22 @@ fn a_snapshot_under_way_keeps_its_guest_paused() {
     let expected = "Operation cannot be fulfilled on virtualmachine.kubevirt.io \"web\": VM snapshot is in progress";
     assert_eq!(failure.told(), (409, expected));
 }
+
+#[test]
+fn streams_need_their_device_and_a_guest_that_runs() {
+    use GuestStream::{Console, Vnc};
+    let told = |stream, spec: Value, phase: &str| {
+        let failure = check_stream(stream, &vmi(spec, json!({"phase": phase}))).err();
+        failure.map(|failure| failure.told().0)
+    };
+    for stream in [Console, Vnc] {
+        assert_eq!(told(stream, json!({}), "Running"), None);
+        assert_eq!(told(stream, json!({}), "Scheduled"), Some(400));
+    }
+    let without = |field: &str| json!({"domain": {"devices": {field: false}}});
+    assert_eq!(told(Console, without("autoattachSerialConsole"), "Running"), Some(400));
+    assert_eq!(told(Vnc, without("autoattachSerialConsole"), "Running"), None);
+    assert_eq!(told(Vnc, without("autoattachGraphicsDevice"), "Running"), Some(400));
+    assert_eq!(told(Console, json!({}), "Failed"), Some(409));
+    assert_eq!(told(Vnc, json!({}), "Failed"), Some(400));
+}

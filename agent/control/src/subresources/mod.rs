@@ -22,6 +22,9 @@ mod options;
 #[cfg(test)]
 mod roles_tests;
 mod route;
+#[cfg(test)]
+mod server_tests;
+mod streams;
 mod tls;
 mod trust;
 
@@ -46,7 +49,7 @@ use serde_json::Value;
 use self::agent::Agents;
 use self::carry::{Answer, Carrier};
 use self::failure::Failure;
-use self::route::Path;
+use self::route::{Path, Work};
 use self::trust::Trusted;
 use crate::calls::{self, chain};
 use crate::cluster::Cluster;
@@ -66,6 +69,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) pki: &'a FilePath,
     /// The kubeconfig whose user control is.
     pub(crate) kubeconfig: &'a FilePath,
+    /// Port of every node on which its agent answers.
+    pub(crate) agent_port: u16,
 }
 
 struct Api {
@@ -84,7 +89,7 @@ pub(crate) async fn start(settings: &Settings<'_>, cluster: Cluster) -> anyhow::
     let identity = tls::Identity::read(&kubeconfig).with_context(|| format!("could not use {path}"))?;
     let config = tls::server(settings.pki, trusted.clone())
         .with_context(|| format!("could not use the certificate in {}", settings.pki.display()))?;
-    let agents = Agents::new(identity, trusted.clone());
+    let agents = Agents::new(identity, trusted.clone(), settings.agent_port);
     let api = Arc::new(Api { carrier: Carrier { cluster, agents }, trusted });
     let router = Router::new().fallback(handle).with_state(api);
     let listener = listen(settings.listen).with_context(|| format!("could not listen on {}", settings.listen))?;
@@ -110,13 +115,20 @@ async fn handle(State(api): State<Arc<Api>>, Extension(tls): Extension<Arc<TlsIn
     let (head, body) = request.into_parts();
     let Some(path) = route::parse(head.uri.path()) else { return Failure::no_such_path().into_response() };
     if !path.is_public()
-        && let Err(refusal) = api.authorize(&tls, &head.headers, &head.method, &path).await
+        && let Err(failure) = api.authorize(&tls, &head.headers, &head.method, &path).await
     {
-        return refusal;
+        return failure.into_response();
     }
     let head_asks_get = head.method == Method::HEAD && path.method() == Method::GET;
     if head.method != path.method() && !head_asks_get {
         return Failure::method_not_allowed().into_response();
+    }
+    if let Path::Object { target, .. } = &path
+        && let Work::Stream(stream) = target.subresource.work
+        && streams::is_asked_for(&head.headers)
+    {
+        let served = Box::pin(streams::serve(&api.carrier, target, stream, Request::from_parts(head, body))).await;
+        return served.unwrap_or_else(IntoResponse::into_response);
     }
     match Box::pin(api.answer(&path, body)).await {
         Ok(answer) => answer.into_response(),
@@ -126,32 +138,25 @@ async fn handle(State(api): State<Arc<Api>>, Extension(tls): Extension<Arc<TlsIn
 
 impl Api {
     /// Lets nobody through whom the API server did not name and allow.
-    async fn authorize(
-        &self,
-        tls: &TlsInfo,
-        headers: &HeaderMap,
-        method: &Method,
-        path: &Path,
-    ) -> Result<(), Response> {
+    async fn authorize(&self, tls: &TlsInfo, headers: &HeaderMap, method: &Method, path: &Path) -> Result<(), Failure> {
         let trust = self.trusted.borrow().clone();
-        let trust = trust
-            .ok_or_else(|| Failure::unavailable("it is not known yet which certificates to trust").into_response())?;
+        let trust = trust.ok_or_else(|| Failure::unavailable("it is not known yet which certificates to trust"))?;
         // It was verified when the connection was made.
         let certificate = tls.peer_certificates.first();
         if !certificate.is_some_and(|certificate| trust.may_speak_for_others(certificate)) {
-            return Err(denied("request is not authenticated"));
+            return Err(Failure::denied("request is not authenticated"));
         }
-        let user = access::user(headers, &trust.headers).map_err(denied)?;
+        let user = access::user(headers, &trust.headers).map_err(Failure::denied)?;
         let Some(review) = access::review(user, method, path) else { return Ok(()) };
         let reviews = self.carrier.cluster.api_all::<SubjectAccessReview>();
         let params = PostParams::default();
         let answer = calls::within(|| "ask who may do this".to_owned(), reviews.create(&params, &review)).await;
         let answer = answer.map_err(|error| {
             tracing::warn!(error = chain(&error), "authorization could not be asked");
-            Failure::internal("internal error during auth request").into_response()
+            Failure::internal("internal error during auth request")
         })?;
         let status = answer.status.unwrap_or_default();
-        if status.allowed { Ok(()) } else { Err(denied(&status.reason.unwrap_or_default())) }
+        if status.allowed { Ok(()) } else { Err(Failure::denied(&status.reason.unwrap_or_default())) }
     }
 
     async fn answer(&self, path: &Path, body: Body) -> Result<Answer, Failure> {
@@ -174,11 +179,6 @@ impl Api {
 async fn read(body: Body) -> Result<bytes::Bytes, Failure> {
     // The only other error is a connection that broke, to which nobody listens any more.
     to_bytes(body, BODY_MAX_BYTES).await.map_err(|_| Failure::too_large(BODY_MAX_BYTES))
-}
-
-/// KubeVirt answers 401 with bare text, and not 403 with a Status; clients look for it.
-fn denied(reason: &str) -> Response {
-    (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], reason.to_owned()).into_response()
 }
 
 impl IntoResponse for Answer {

@@ -2,7 +2,7 @@
 //! Paths, discovery, authorization and the answer 501 all follow from it. Pure; refuses to carry anything out.
 
 use axum::http::Method;
-use furrow_api::channel::GuestOperation;
+use furrow_api::channel::{GuestOperation, GuestStream};
 use furrow_api::names::SUBRESOURCES_GROUP;
 
 /// Versions, the preferred one first. They are the same but for their name.
@@ -42,6 +42,8 @@ pub(super) enum Work {
     ExpandSpec,
     /// By the agent of the guest's node.
     Guest(GuestOperation),
+    /// A WebSocket to a socket of the guest, through that agent.
+    Stream(GuestStream),
     /// Not yet.
     Later,
 }
@@ -117,8 +119,8 @@ pub(super) const SUBRESOURCES: &[Subresource] = &[
     vmi("redefine-checkpoint", Work::Later),
     vmi("evacuate/cancel", Work::Later),
     get(vmi("objectgraph", Work::Later)),
-    get(vmi("console", Work::Later)),
-    get(vmi("vnc", Work::Later)),
+    get(vmi("console", Work::Stream(GuestStream::Console))),
+    get(vmi("vnc", Work::Stream(GuestStream::Vnc))),
     get(vmi("vnc/screenshot", Work::Later)),
     get(vmi("usbredir", Work::Later)),
     get(vmi("vsock", Work::Later)),

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  control ─(TLS, both certificates)─> requests ─> operations ─> libvirt
-//!                                                     └─> thaw: a frozen guest is thawed in time, also after a restart
+//!                                        │              └─> thaw: a frozen guest is thawed in time, also after a restart
+//!                                        └─> streams ─> sockets of QEMU
 //! ```
 //!
 //! Refuses everybody without control's certificate in the handshake, and to change what a guest is or whether it runs.
@@ -12,6 +13,7 @@ mod guests;
 mod operations;
 mod report;
 mod requests;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod thaw;
@@ -32,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use crate::guest::ports::chain;
 use guests::RunningGuests;
 use operations::Operations;
+use requests::Served;
+use streams::Streams;
 use thaw::Thaws;
 
 /// Between attempts to begin, while the API server or the address is not there yet.
@@ -49,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) guests: Arc<dyn RunningGuests>,
     /// The kubeconfig whose user the agent is: its certificate is what it serves with.
     pub(crate) kubeconfig: PathBuf,
+    /// Directory that holds one directory a guest, named by UID.
+    pub(crate) guests_dir: PathBuf,
     /// Where it is kept which guests are to be thawed.
     pub(crate) thaw_dir: PathBuf,
 }
@@ -60,12 +66,14 @@ pub(crate) fn start(parts: Parts, stop: CancellationToken) {
         let thawed: thaw::Thawed = Box::new(move |guest| Box::pin(operations::mark(client.clone(), guest, None)));
         let thaws = Arc::new(Thaws::new(parts.thaw_dir, Arc::clone(&parts.guests), thawed, stop.clone()));
         thaws.resume().await;
-        let operations = Arc::new(Operations { client: parts.client.clone(), guests: parts.guests, thaws });
+        let streams = Streams::new(Arc::clone(&parts.guests), parts.guests_dir, stop.clone());
+        let operations = Operations { client: parts.client.clone(), guests: parts.guests, thaws };
+        let served = Arc::new(Served::new(operations, streams));
         loop {
             // Safe to cancel: a server that is dropped closes its socket, and operations under way end with the agent.
             tokio::select! {
                 () = stop.cancelled() => return,
-                result = serve(&parts.client, &parts.kubeconfig, Arc::clone(&operations), &stop) => match result {
+                result = serve(&parts.client, &parts.kubeconfig, Arc::clone(&served), &stop) => match result {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(error = format!("{error:#}"), "control cannot reach this agent yet"),
                 },
@@ -82,7 +90,7 @@ pub(crate) fn start(parts: Parts, stop: CancellationToken) {
 async fn serve(
     client: &Client,
     kubeconfig: &Path,
-    operations: Arc<Operations>,
+    served: Arc<Served>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let clients = tls::clients_ca(client).await?;
@@ -96,7 +104,7 @@ async fn serve(
         .first_request_timeout(FIRST_REQUEST)
         .handle(handle.clone());
     tracing::info!(port = AGENT_PORT, "serving control");
-    let serving = server.serve(requests::router(operations).into_make_service());
+    let serving = server.serve(requests::router(served).into_make_service());
     let mut serving = std::pin::pin!(serving);
     // Safe to cancel: the other arm goes on with the same future.
     tokio::select! {

@@ -36,6 +36,18 @@ pub(super) enum OperationError {
     /// It could not be kept that the guest is to be thawed, so that it was not frozen.
     #[error("could not keep when the guest is to be thawed")]
     Keep(#[source] std::io::Error),
+    /// Somebody has the stream, and it is not to be taken from them.
+    #[error("the guest's stream is in use")]
+    Busy,
+    /// There are too many streams.
+    #[error("there are too many streams on this node")]
+    TooMany,
+    /// The guest has no such socket, or does not answer there.
+    #[error("could not connect to the guest's socket")]
+    Socket(#[source] std::io::Error),
+    /// The request does not ask for the protocol of streams.
+    #[error("a stream is asked for with an upgrade")]
+    NoUpgrade,
     /// The answer cannot be written.
     #[error("could not write the answer")]
     Answer(#[source] serde_json::Error),
@@ -46,9 +58,10 @@ impl OperationError {
     pub(super) fn code(&self) -> u16 {
         match self {
             Self::NotHere | Self::Libvirt(LibvirtError::NoDomain { .. }) => 404,
-            Self::Options(_) => 400,
-            Self::Libvirt(LibvirtError::WrongState { .. }) => 409,
-            Self::Libvirt(_) | Self::Keep(_) | Self::Answer(_) => 500,
+            Self::Options(_) | Self::NoUpgrade => 400,
+            Self::Libvirt(LibvirtError::WrongState { .. }) | Self::Busy => 409,
+            Self::TooMany => 503,
+            Self::Libvirt(_) | Self::Keep(_) | Self::Socket(_) | Self::Answer(_) => 500,
         }
     }
 }

@@ -8,28 +8,39 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use furrow_api::channel::{self, REQUEST_MAX_BYTES, Refusal};
+use furrow_api::channel::{self, GuestAddress, GuestStream, PRESERVE, REQUEST_MAX_BYTES, Refusal, STREAM_PROTOCOL};
 use tokio::sync::Semaphore;
 
-use super::operations::Operations;
+use super::operations::{OperationError, Operations};
+use super::streams::Streams;
 use crate::guest::ports::chain;
 
 /// Operations at once. Observing, starting and stopping guests use the same threads of libvirt and must not wait for a guest
 /// agent that is silent.
 const CONCURRENT: usize = 4;
 
-struct Served {
-    operations: Arc<Operations>,
+/// What requests are served with.
+pub(super) struct Served {
+    operations: Operations,
+    streams: Arc<Streams>,
     permits: Semaphore,
 }
 
+impl Served {
+    pub(super) fn new(operations: Operations, streams: Streams) -> Self {
+        Self { operations, streams: Arc::new(streams), permits: Semaphore::new(CONCURRENT) }
+    }
+}
+
 /// The routes.
-pub(super) fn router(operations: Arc<Operations>) -> Router {
-    let served = Served { operations, permits: Semaphore::new(CONCURRENT) };
-    Router::new().fallback(handle).with_state(Arc::new(served))
+pub(super) fn router(served: Arc<Served>) -> Router {
+    Router::new().fallback(handle).with_state(served)
 }
 
 async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response {
+    if let Some((guest, stream)) = channel::parse_stream(request.uri().path()) {
+        return stream_to(&served.streams, &guest, stream, request).await;
+    }
     let (head, body) = request.into_parts();
     let Some((guest, operation)) = channel::parse(head.uri.path()) else {
         return refused(StatusCode::NOT_FOUND, "there is no such operation");
@@ -46,19 +57,36 @@ async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response
     };
     match Box::pin(served.operations.run(&guest, operation, &body)).await {
         Ok(answer) => document(StatusCode::OK, answer),
-        Err(error) => {
-            let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let message = chain(&error);
-            tracing::warn!(
-                guest = guest.name,
-                namespace = guest.namespace,
-                operation = operation.name(),
-                error = message,
-                "operation failed"
-            );
-            refused(code, &message)
-        }
+        Err(error) => failed(&error, &guest, operation.name()),
     }
+}
+
+async fn stream_to(
+    streams: &Arc<Streams>,
+    guest: &GuestAddress,
+    stream: GuestStream,
+    mut request: Request,
+) -> Response {
+    let asks = request.headers().get(header::UPGRADE).is_some_and(|protocol| protocol == STREAM_PROTOCOL);
+    let preserve = request.uri().query() == Some(PRESERVE);
+    let begun = match asks {
+        true => streams.begin(guest, stream, preserve).await,
+        false => Err(OperationError::NoUpgrade),
+    };
+    match begun.and_then(|begun| streams.carry(begun, request.extensions_mut())) {
+        Ok(()) => {
+            let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, STREAM_PROTOCOL)];
+            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        }
+        Err(error) => failed(&error, guest, stream.name()),
+    }
+}
+
+fn failed(error: &OperationError, guest: &GuestAddress, operation: &str) -> Response {
+    let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let message = chain(error);
+    tracing::warn!(guest = guest.name, namespace = guest.namespace, operation, error = message, "operation failed");
+    refused(code, &message)
 }
 
 fn document(code: StatusCode, body: Bytes) -> Response {

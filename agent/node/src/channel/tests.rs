@@ -8,18 +8,22 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use bytes::Bytes;
-use furrow_api::channel::{GuestAddress, GuestOperation, path};
+use furrow_api::channel::{GuestAddress, GuestOperation, GuestStream, STREAM_PROTOCOL, path, stream_path};
 use furrow_host::libvirt::{GuestQuestion, LibvirtError};
 use futures::future::BoxFuture;
 use http_body_util::Full;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::guests::{Act, RunningGuests};
 use super::operations::{self, Operations};
-use super::requests;
+use super::requests::{self, Served};
+use super::streams::Streams;
 use super::thaw::{Thawed, Thaws};
 
 /// Guests: UIDs by domain, and what was done to them.
@@ -113,8 +117,9 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a directory");
         let client = client(Arc::clone(&vmi));
         let thaws = thaws(&guests, client.clone(), &dir);
+        let streams = Streams::new(Arc::new(guests.clone()), dir.path().to_owned(), CancellationToken::new());
         let operations = Operations { client, guests: Arc::new(guests.clone()), thaws };
-        Self { guests, vmi, dir, router: requests::router(Arc::new(operations)) }
+        Self { guests, vmi, dir, router: requests::router(Arc::new(Served::new(operations, streams))) }
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -222,4 +227,62 @@ async fn the_next_agent_thaws_what_this_one_has_frozen() {
     until(|| bench.kept() == 0).await;
     let strange = GuestAddress { uid: "../x".into(), ..guest() };
     assert!(second.keep(&strange, Duration::ZERO).await.is_err(), "a UID is a file's name");
+}
+
+/// Serves on a socket, without TLS.
+async fn listening(bench: &Bench) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    listener.set_nonblocking(true).expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let server = axum_server::from_tcp(listener).expect("a server");
+    tokio::spawn(server.serve(bench.router.clone().into_make_service()));
+    address
+}
+
+async fn stream(address: std::net::SocketAddr, query: &str) -> (u16, Option<TokioIo<Upgraded>>) {
+    let socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::builder()
+        .uri(format!("{}{query}", stream_path(&guest(), GuestStream::Console)))
+        .header("host", "agent")
+        .header("connection", "upgrade")
+        .header("upgrade", STREAM_PROTOCOL)
+        .body(Full::new(Bytes::new()))
+        .expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    let code = answer.status().as_u16();
+    let upgraded = if code == 101 { Some(hyper::upgrade::on(answer).await.expect("a stream")) } else { None };
+    (code, upgraded.map(TokioIo::new))
+}
+
+#[tokio::test]
+async fn a_console_is_carried_and_the_next_one_takes_over() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.dir.path().join("u-1")).expect("a directory");
+    let qemu = tokio::net::UnixListener::bind(bench.dir.path().join("u-1/console.sock")).expect("a socket");
+    let address = listening(&bench).await;
+    let (code, first) = stream(address, "").await;
+    let mut first = first.unwrap_or_else(|| panic!("answered {code}"));
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    first.write_all(b"root\n").await.expect("written");
+    let mut buffer = [0; 5];
+    guest.read_exact(&mut buffer).await.expect("read");
+    assert_eq!(&buffer, b"root\n");
+    guest.write_all(b"login").await.expect("written");
+    first.read_exact(&mut buffer).await.expect("read");
+    assert_eq!(&buffer, b"login");
+
+    assert_eq!(stream(address, "?preserve=true").await.0, 409, "somebody is there");
+    let (_, second) = stream(address, "").await;
+    let mut second = second.expect("a stream");
+    assert_eq!(first.read(&mut buffer).await.unwrap_or(0), 0, "the first has ended");
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    guest.write_all(b"again").await.expect("written");
+    second.read_exact(&mut buffer).await.expect("read");
+    assert_eq!(&buffer, b"again");
+    drop(guest);
+    assert_eq!(second.read(&mut buffer).await.unwrap_or(0), 0, "the guest has ended");
+    let (code, _) = bench.ask("GET", &stream_path(&self::guest(), GuestStream::Console), "").await;
+    assert_eq!(code, 400, "a stream is an upgrade");
 }
