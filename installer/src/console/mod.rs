@@ -235,9 +235,16 @@ impl Console {
     async fn begin_reset(&mut self) {
         // The one that was shown and confirmed, not another.
         let Some(plan) = self.reset.take() else { return };
-        let begun = reset::begin(&plan).await;
-        let said = begun.map(|()| "the machine is being erased and restarts by itself".to_owned());
-        self.told(said.map_err(|error| chain(&error)));
+        let node = match node_yaml() {
+            Ok(config) => Node::new(config),
+            Err(reason) => return self.told(Err(reason)),
+        };
+        let said = match Box::pin(reset::begin(&node, &plan, false)).await {
+            Ok(true) => Ok("the machine is being erased and restarts by itself".to_owned()),
+            Ok(false) => Err("the node is not as it was shown any more: nothing was done".to_owned()),
+            Err(error) => Err(chain(&error)),
+        };
+        self.told(said);
         self.ask_all();
     }
 

@@ -122,8 +122,9 @@ fn reset(journey: &Journey, layout: &Layout, booted: usize, checks: &mut Checks)
         machine.power_cut();
         let from = machine.console_end();
         machine.start("furrow.by-hand")?;
+        let at = machine.wait_for("partition-table: done", from, 900)?;
+        machine.wait_for("Linux version", at, 300)?;
         let terminal = Terminal::open(&machine.serial(), &layout.dir)?;
-        machine.wait_for("partition-table: done", from, 900)?;
         terminal.expect("Furrow: This machine", 400)?;
         terminal.press(&[ENTER])?;
         terminal.expect("Which disk does the system go to?", ANSWER_S)?;
