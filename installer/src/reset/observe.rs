@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use furrow_host::block::{self, Device};
-use furrow_host::ceph::{self, Label};
+use furrow_host::ceph::{self, Label, Monitor, commands};
 use furrow_host::cmd::Cmd;
 use k8s_openapi::api::core::v1::{Node as KubeNode, PersistentVolume};
 use kube::ResourceExt;
@@ -167,7 +167,8 @@ async fn lost() -> String {
         Ok::<usize, String>(within(Box::pin(all.list_metadata(&ListParams::default()))).await?.items.len())
     };
     let volumes = Box::pin(volumes).await;
-    let bytes = within(Box::pin(ceph::query::<Value>(&["df"]))).await.map(|answer| stored(&answer));
+    let ceph = Monitor::administrator().limits(LIMIT / 2, LIMIT / 2);
+    let bytes = within(Box::pin(ceph.query::<Value>(commands::df()))).await.map(|answer| stored(&answer));
     loss(volumes, bytes, guests().await.len())
 }
 
