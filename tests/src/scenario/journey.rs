@@ -161,6 +161,11 @@ fn the_system(journey: &Journey, checks: &mut Checks) {
         ensure!(failed.trim().is_empty(), "failed units: {failed}");
         Ok(())
     });
+    checks.check("the console stands on the screen, and has not been started again", || {
+        let console = shell("systemctl show -P ActiveState -P NRestarts furrow-console@tty1")?;
+        ensure!(console.split_whitespace().eq(["active", "0"]), "state and restarts: {console}");
+        Ok(())
+    });
     checks.check("control groups are v2 and the boot image is the installed one", || {
         let kind = shell("stat -fc %T /sys/fs/cgroup")?;
         ensure!(kind.trim() == "cgroup2fs", "/sys/fs/cgroup is {kind}");
