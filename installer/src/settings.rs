@@ -123,7 +123,10 @@ pub(crate) async fn ensure(node: &Node) -> Result<(), StepError> {
         Ok(config) => config,
         // A TPM that was cleared must not keep the node's disks off: what it has stays as it is.
         Err(error) if crate::steps::any_made(&node.state)? => {
-            node.say(&format!("warning: time, proxy and password stay as they are: {}", crate::reasons::chain(&error)));
+            node.say(&format!(
+                "warning: time, proxy and password stay as they are: {}",
+                furrow_model::reasons::chain(&error)
+            ));
             return Ok(());
         }
         Err(error) => return Err(error.into()),

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use furrow_host::block;
 use furrow_host::cmd::Cmd;
+use furrow_model::reasons::chain;
 
 use super::observe;
 use super::plan::Step;
 use super::{erase, load, save};
 use crate::firmware_entry::{self, EntryError};
-use crate::reasons::chain;
 use crate::steps::{self, StepError};
 use crate::{files, membership};
 

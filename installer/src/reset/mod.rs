@@ -150,11 +150,7 @@ fn path(state: &Path) -> PathBuf {
 /// The mark; None where no reset has begun.
 fn load(state: &Path) -> Result<Option<Mark>, StepError> {
     let path = path(state);
-    match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| steps::file_error("read", &path)(e.into())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(steps::file_error("read", &path)(error)),
-    }
+    files::record(&path).map_err(steps::file_error("read", &path))
 }
 
 fn save(state: &Path, mark: &Mark) -> Result<(), StepError> {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Node, StepError, file_error, is_active, systemctl};
 use crate::disks::{self, Chosen};
-use crate::files::replace;
+use crate::files::{record, replace};
 
 /// An OSD is up a few seconds after its start; loaded test machines need much more.
 const UP_TIMEOUT: Duration = Duration::from_secs(300);
@@ -51,11 +51,7 @@ impl Made {
     /// Unlike the record of steps this one forbids erasing, so one that cannot be read is an error, not an empty one.
     fn load(state: &Path) -> Result<Made, StepError> {
         let path = made_path(state);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|e| file_error("read", &path)(e.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Made::default()),
-            Err(error) => Err(file_error("read", &path)(error)),
-        }
+        Ok(record(&path).map_err(file_error("read", &path))?.unwrap_or_default())
     }
 
     /// Takes the pending one for made if its disk says that it is complete: a kill came between the two. Without this its
