@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use furrow_model::proxy::{self, Proxies};
+use furrow_model::reasons::chain;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
-use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::device::{Progress, hex};
 use crate::files::replace;
-use crate::reasons::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Without a byte.
@@ -312,8 +312,9 @@ pub(crate) fn client(ca: Option<&[u8]>, idle: Duration, proxies: Option<&Proxies
                 _ => attempt.follow(),
             }
         }));
-    if let Some(proxies) = proxies {
-        builder = through(builder, proxies).map_err(|e| DownloadError::Setup(format!("proxy: {}", chain(&e))))?;
+    if let Some(Proxies { http, https, direct }) = proxies {
+        builder = furrow_host::http::through(builder, (http.as_deref(), https.as_deref()), direct)
+            .map_err(|e| DownloadError::Setup(format!("proxy: {}", chain(&e))))?;
     }
     if let Some(pem) = ca {
         let found = Certificate::from_pem_bundle(pem).map_err(|e| DownloadError::Ca(chain(&e)))?;
@@ -323,19 +324,6 @@ pub(crate) fn client(ca: Option<&[u8]>, idle: Duration, proxies: Option<&Proxies
         builder = builder.tls_certs_only(found);
     }
     builder.build().map_err(|e| DownloadError::Setup(chain(&e)))
-}
-
-/// Sends what is not to be reached directly through these proxies, and through no others.
-fn through(builder: ClientBuilder, proxies: &Proxies) -> reqwest::Result<ClientBuilder> {
-    let mut builder = builder.no_proxy();
-    let direct = || NoProxy::from_string(&proxies.direct);
-    if let Some(url) = &proxies.http {
-        builder = builder.proxy(Proxy::http(url.as_str())?.no_proxy(direct()));
-    }
-    if let Some(url) = &proxies.https {
-        builder = builder.proxy(Proxy::https(url.as_str())?.no_proxy(direct()));
-    }
-    Ok(builder)
 }
 
 fn checked(url: &str, has_digest: bool) -> Result<Url, DownloadError> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
 
 /// Writes a file whole or not at all: beside it, synced, renamed, the directory synced.
 ///
@@ -34,6 +35,18 @@ pub(crate) fn differs(path: &Path, text: &str) -> bool {
 /// When it cannot be written.
 pub(crate) fn update(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     if differs(path, text) { replace(path, text.as_bytes(), mode) } else { Ok(()) }
+}
+
+/// Reads a record; None where there is none.
+///
+/// # Errors
+/// When it is there and cannot be read, or is no such record.
+pub(crate) fn record<T: DeserializeOwned>(path: &Path) -> std::io::Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file, if it is there.

@@ -24,7 +24,6 @@ mod places;
 mod plan;
 mod promotion;
 mod pxe;
-mod reasons;
 mod record;
 mod removal;
 mod reset;

@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furrow_host::cmd::{Cmd, CmdError};
+use furrow_model::reasons::chain;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::config::{self, Hidden, NodeConfig, Secret, SecretKey, unwrapped};
 use crate::install::{WordError, with_values};
-use crate::reasons::chain;
 use crate::steps::StepError;
 
 /// Where node.yaml of a running node is.

@@ -119,14 +119,27 @@ pub(crate) fn root_has_password(shadow: &str) -> bool {
 pub(crate) async fn ensure(node: &Node) -> Result<(), StepError> {
     let write = |path, text: &str, mode| update(path, text, mode).map_err(file_error("write", path));
     let keys = [SecretKey::PasswordHash, SecretKey::ProxyHttp, SecretKey::ProxyHttps];
-    let config = secrets::opened(&node.config, &keys).await?;
+    let config = match secrets::opened(&node.config, &keys).await {
+        Ok(config) => config,
+        // A TPM that was cleared must not keep the node's disks off: what it has stays as it is.
+        Err(error) if crate::steps::any_made(&node.state)? => {
+            node.say(&format!(
+                "warning: time, proxy and password stay as they are: {}",
+                furrow_model::reasons::chain(&error)
+            ));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let (path, text) = (Path::new(TIME_SOURCES), time_sources(&config));
     if differs(path, &text) {
         write(path, &text, 0o644)?;
         let _ = systemctl(&["try-restart", "chrony.service"]).await;
     }
     let (path, text) = (Path::new(proxy::FILE), proxies(&config).environment());
-    if differs(path, &text) && (path.exists() || !text.is_empty()) {
+    // While the address is not on a card yet, nobody knows which others are of its network.
+    let is_known = config.management.prefix_length.is_some() || prefix_here(config.management.address).is_some();
+    if differs(path, &text) && (path.exists() || !text.is_empty()) && (is_known || !path.exists()) {
         mark_kubernetes_changed(node)?;
         write(path, &text, 0o600)?;
     }

@@ -17,6 +17,7 @@ mod vip;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use furrow_host::ceph::Monitor;
 use furrow_host::cmd::{Cmd, CmdError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -104,11 +105,21 @@ pub(crate) struct Node {
     pub(crate) config: NodeConfig,
     pub(crate) state: PathBuf,
     started: Instant,
+    /// Asks Ceph for a server.
+    administrator: Monitor,
+    /// Asks Ceph for a node without the administrator's key.
+    osd_maker: Monitor,
 }
 
 impl Node {
     pub(crate) fn new(config: NodeConfig) -> Node {
-        Node { config, state: PathBuf::from(STATE), started: Instant::now() }
+        Node {
+            config,
+            state: PathBuf::from(STATE),
+            started: Instant::now(),
+            administrator: Monitor::administrator(),
+            osd_maker: ceph::osd_maker(),
+        }
     }
 
     /// The record that this node has joined a cluster; None where it makes one, or has made it.
@@ -119,6 +130,14 @@ impl Node {
     /// What this node is. Known from the step `join` on.
     pub(crate) fn role(&self) -> Result<Role, StepError> {
         Joined::role(&self.state).map_err(file_error("read the join record below", &self.state))
+    }
+
+    /// Ceph's monitors, asked as what this node is.
+    pub(crate) fn ceph(&self) -> Result<&Monitor, StepError> {
+        Ok(match self.role()? {
+            Role::Server => &self.administrator,
+            Role::Agent => &self.osd_maker,
+        })
     }
 
     /// A line of progress with the time since the start, and the same to systemd's status.
@@ -208,7 +227,7 @@ async fn execute(node: &Node, step: &Step) -> Result<(), StepError> {
         Step::CephManager => ceph::manager(node).await,
         Step::CephOsds(disks) => ceph::osds(node, disks).await,
         Step::CephPool => pools::ensure(node).await,
-        Step::CephUsers => ceph::users().await,
+        Step::CephUsers => ceph::users(node).await,
         Step::CephClient => ceph::client(node).await,
         Step::OpenVSwitch => open_vswitch().await,
         Step::KubernetesCertificates => kubernetes::renew(node).await,

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use furrow_host::ceph::Monitor;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -172,10 +173,11 @@ fn read(dir: &str, name: &str) -> Result<String, StepError> {
 /// What a node of this kind needs, and nothing that it does not.
 pub(crate) async fn gather(kind: Kind) -> Result<Material, StepError> {
     let has = |role| kind.roles().contains(&role);
-    let (fsid, mon_host) = steps::describe_ceph().await?;
+    let monitors = Monitor::administrator();
+    let (fsid, mon_host) = steps::describe_ceph(&monitors).await?;
     let mut ceph = CephMaterial { fsid, mon_host, ..CephMaterial::default() };
     for entity in kind.roles().iter().flat_map(|role| entities(*role)) {
-        ceph.keyrings.insert((*entity).to_owned(), steps::ceph_keyring(entity).await?);
+        ceph.keyrings.insert((*entity).to_owned(), steps::ceph_keyring(&monitors, entity).await?);
     }
     let mut material = Material { k3s: K3sTokens::default(), ceph, ca: None };
     if has(Role::Server) {

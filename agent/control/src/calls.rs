@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use furrow_api::names::CONTROL_FIELD_MANAGER;
+use furrow_model::reasons::chain;
 
 /// The API server answers in milliseconds; after this long it, or the way to it, is broken.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -84,18 +85,6 @@ impl CallError {
             _ => chain(self),
         }
     }
-}
-
-/// An error with its causes, joined by colons.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Waits for a call, but not for ever.

@@ -204,7 +204,7 @@ impl Cluster {
                     Ok(Some(Event::Init | Event::InitApply(_))) => {}
                     Ok(None) => break,
                     Err(error) => {
-                        let error = crate::calls::chain(&error);
+                        let error = furrow_model::reasons::chain(&error);
                         tracing::warn!(kind = %K::kind(&()), error, "watch failed, starting it again");
                     }
                 }

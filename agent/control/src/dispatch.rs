@@ -210,7 +210,7 @@ fn settle<R: Reconcile>(queue: &mut Queue, key: Key, result: Result<Next, R::Err
         }
         Err(error) => {
             let wait = queue.failed(&key);
-            let message = crate::calls::chain(error);
+            let message = furrow_model::reasons::chain(error);
             match R::disposition(error) {
                 Disposition::Stale => {
                     tracing::debug!(controller = R::NAME, object = %key, error = message, "object changed during a pass");

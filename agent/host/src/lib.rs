@@ -4,6 +4,7 @@
 pub mod block;
 pub mod ceph;
 pub mod cmd;
+pub mod http;
 pub mod libvirt;
 pub mod netlink;
 pub mod openflow;

@@ -17,5 +17,6 @@ pub mod port;
 pub mod provider;
 pub mod proxy;
 pub mod qcow2;
+pub mod reasons;
 pub mod vm;
 pub mod vmi;

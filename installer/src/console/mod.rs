@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use furrow_host::cmd::Cmd;
+use furrow_model::reasons::chain;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +24,6 @@ use self::issue::Issue;
 use self::pages::{Action, Page, Pages, Power};
 use crate::network::{self, trial};
 use crate::observe::{Part, Probe, node_yaml};
-use crate::reasons::chain;
 use crate::reset;
 use crate::settings::root_has_password;
 use crate::steps::{Node, systemctl};
@@ -209,15 +209,17 @@ impl Console {
         self.pages.notice = Some((result.unwrap_or_else(|reason| reason), failed));
     }
 
+    /// This node as its node.yaml says; why not is told.
+    fn node(&mut self) -> Option<Node> {
+        node_yaml().map(Node::new).map_err(|reason| self.told(Err(reason))).ok()
+    }
+
     /// Plans a reset and shows it; as `furrow reset` does.
     async fn open_reset(&mut self) {
         if reset::has_begun() {
             return self.told(Err("this node is being reset already: it goes on by itself".into()));
         }
-        let node = match node_yaml() {
-            Ok(config) => Node::new(config),
-            Err(reason) => return self.told(Err(reason)),
-        };
+        let Some(node) = self.node() else { return };
         match Box::pin(reset::plan(&node, false)).await {
             Ok(Ok(plan)) => {
                 self.pages.open_reset(&plan.lines(), Some(plan.node().to_owned()));
@@ -235,9 +237,13 @@ impl Console {
     async fn begin_reset(&mut self) {
         // The one that was shown and confirmed, not another.
         let Some(plan) = self.reset.take() else { return };
-        let begun = reset::begin(&plan).await;
-        let said = begun.map(|()| "the machine is being erased and restarts by itself".to_owned());
-        self.told(said.map_err(|error| chain(&error)));
+        let Some(node) = self.node() else { return };
+        let said = match Box::pin(reset::begin(&node, &plan, false)).await {
+            Ok(true) => Ok("the machine is being erased and restarts by itself".to_owned()),
+            Ok(false) => Err("the node is not as it was shown any more: nothing was done".to_owned()),
+            Err(error) => Err(chain(&error)),
+        };
+        self.told(said);
         self.ask_all();
     }
 

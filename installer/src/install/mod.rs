@@ -18,11 +18,11 @@ use std::fmt;
 use std::path::Path;
 
 use furrow_host::block;
+use furrow_model::reasons::chain;
 
 use crate::config::{Install, NodeConfig};
 use crate::device::resolved;
 use crate::events::{Event, Events};
-use crate::reasons::chain;
 use crate::{network, settings};
 use layout::{Layout, LayoutError};
 use target::{Target, TargetError};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use furrow_host::block::{self, Contents, Device};
 use furrow_host::cmd::Cmd;
+use furrow_model::reasons::chain;
 
 use super::InstallPlan;
 use super::layout::{ESP_LABEL, ROOT_LABEL, STATE_LABEL, UNFINISHED_LABEL, VERITY_LABEL, is_root};
@@ -17,7 +18,6 @@ use crate::device::{DeviceError, copy_blocks, file, mounted, set_partition};
 use crate::events::{Event, Events};
 use crate::files::replace;
 use crate::firmware_entry::{self, Esp};
-use crate::reasons::chain;
 use crate::{network, settings};
 
 /// Where partitions are mounted meanwhile.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use furrow_model::reasons::chain;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::{Machine, Material, NAMESPACE, Token, TokenError, hash, material_secret, token_secret};
 use crate::kubeconfig;
-use crate::reasons::chain;
 
 /// A server answers in milliseconds; after this long it, or the way to it, is broken.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);

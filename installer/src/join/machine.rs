@@ -63,12 +63,12 @@ mod tests {
         let zeros = "00000000-0000-0000-0000-000000000000";
         for (joins, machines, expected) in [
             (("n3", UUID), &[("n1", "a"), ("n2", "b")][..], None),
-            (("n3", UUID), &[("n1", "a"), ("n2", UUID)], Some(("n3 and n2 ", true))),
+            (("n3", UUID), &[("n1", "a"), ("n2", UUID)], Some(("n3 and n2, ", true))),
             (("n3", UUID), &[("n2", upper.as_str())], Some((UUID, true))),
             (("n3", "4c4c4544-0051-3610-8052-b4c04f4e4d32\n"), &[("n2", UUID)], Some(("furrow node remove n2", true))),
             // It comes back, perhaps before its old Node is gone.
             (("n3", UUID), &[("n3", UUID)], None),
-            (("n3", UUID), &[("n3", UUID), ("n4", UUID)], Some(("n3 and n4 ", true))),
+            (("n3", UUID), &[("n3", UUID), ("n4", UUID)], Some(("n3 and n4, ", true))),
             // Firmware that tells none, or what it tells every machine.
             (("n3", ""), &[("n2", "")], None),
             (("n3", VENDORS), &[("n2", VENDORS)], Some(("n3 and n2 tell the same", false))),

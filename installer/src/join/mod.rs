@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Role;
-use crate::files::replace;
+use crate::files::{record, replace};
 
 pub(crate) use fetch::{JoinError, connect, consume, fetch};
 pub(crate) use machine::{Machine, distinct};
@@ -64,11 +64,7 @@ impl Joined {
     /// # Errors
     /// When it is there and cannot be read: without it the node would make itself a cluster of its own.
     pub(crate) fn load(state: &Path) -> std::io::Result<Option<Joined>> {
-        match std::fs::read(path(state)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        record(&path(state))
     }
 
     /// What a node with this state is: as the record says, or the server that makes a cluster.

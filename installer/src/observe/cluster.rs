@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use furrow_host::ceph::commands;
 use furrow_host::cmd::Cmd;
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::api::ListParams;
@@ -19,6 +20,8 @@ use crate::{membership, record};
 const EXPECTED: [&str; 3] = ["POOL_NO_REDUNDANCY", "MON_DISK_LOW", "OSD_NO_DOWN_OUT_INTERVAL"];
 /// An API server that lives answers within this.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
+/// Monitors that live take a connection within this, and answer within this.
+const CEPH_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that runs etcd says so by this label, as k3s's does.
 const ETCD_LABEL: &str = "node-role.kubernetes.io/etcd=true";
 
@@ -128,9 +131,8 @@ fn quorum(servers: &BTreeMap<String, bool>) -> Part {
 }
 
 pub(super) async fn ceph(role: Role) -> Result<String, String> {
-    let ask = [ceph_reader(role), &["--connect-timeout", "5", "health", "detail", "-f", "json"]].concat();
-    let text = command("/usr/bin/ceph", &ask).await?;
-    let health: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let monitors = ceph_reader(role).limits(CEPH_TIMEOUT, CEPH_TIMEOUT);
+    let health: serde_json::Value = monitors.query(commands::health_detail()).await.map_err(|e| e.to_string())?;
     let status = health["status"].as_str().unwrap_or("no status");
     let checks = health["checks"].as_object().cloned().unwrap_or_default();
     let say = |name: &str| format!("{name}: {}", checks[name]["summary"]["message"].as_str().unwrap_or(""));

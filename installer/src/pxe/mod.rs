@@ -138,6 +138,11 @@ fn checked(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file).with_context(|| format!("could not read {shown}"))?;
     let config = crate::config::parse(&text).with_context(|| format!("{shown} is not valid"))?;
     anyhow::ensure!(config.install.is_some(), "{shown} has no section `install`, which names the machine's disk");
+    for key in config.references() {
+        if let Some(crate::config::Secret::File(path)) = config.secret(key) {
+            anyhow::ensure!(path.starts_with('/'), "{shown}: {}.file: {path} does not come with it", key.name());
+        }
+    }
     Ok(text)
 }
 

@@ -4,8 +4,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use furrow_host::ceph::{command, query};
-use furrow_host::cmd::Cmd;
+use furrow_host::ceph::{Monitor, commands};
 use serde_json::Value;
 
 use super::observe::{idle_groups, is_host, unfound};
@@ -20,17 +19,6 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 /// A monitor notices within seconds that an OSD's connection is gone.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(60);
-
-fn names(osds: &[u64]) -> Vec<String> {
-    osds.iter().map(ToString::to_string).collect()
-}
-
-async fn osd(verb: &[&str], osds: &[u64]) -> Result<(), StepError> {
-    let ids = names(osds);
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    command(&[&["osd"], verb, ids.as_slice()].concat()).await?;
-    Ok(())
-}
 
 /// What is still to be moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,22 +73,23 @@ impl fmt::Display for Progress {
     }
 }
 
-async fn left(osds: &[u64]) -> Result<(Left, Value), StepError> {
-    let usage: Value = query(&["osd", "df"]).await?;
-    let status: Value = query(&["status"]).await?;
+async fn left(ceph: &Monitor, osds: &[u64]) -> Result<(Left, Value), StepError> {
+    let usage: Value = ceph.query(commands::osd_df()).await?;
+    let status: Value = ceph.query(commands::status()).await?;
     Ok((Left::read(&usage, &status, osds), status))
 }
 
 /// Takes OSDs out and waits until no data needs them. `whole`: every copy has a place, so that all are waited for.
 pub(super) async fn drain(node: &Node, osds: &[u64], whole: bool, limit: Duration) -> Result<(), StepError> {
-    let mut begun = left(osds).await?.0;
+    let ceph = node.ceph()?;
+    let mut begun = left(ceph, osds).await?.0;
     node.say(&Progress { begun, left: begun, elapsed: Duration::ZERO }.to_string());
-    osd(&["out"], osds).await?;
+    ceph.send(commands::osd_out(osds)).await?;
     let (from, mut said) = (Instant::now(), None::<Instant>);
     loop {
-        let (now, status) = left(osds).await?;
+        let (now, status) = left(ceph, osds).await?;
         begun = Left { objects: begun.objects.max(now.objects), groups: begun.groups.max(now.groups), ..begun };
-        let waits_for = if whole { not_safe(osds).await? } else { not_serving(&status) };
+        let waits_for = if whole { not_safe(ceph, osds).await? } else { not_serving(&status) };
         let Some(reason) = waits_for else {
             node.say("no data needs its OSDs any more");
             return Ok(());
@@ -119,14 +108,14 @@ pub(super) async fn drain(node: &Node, osds: &[u64], whole: bool, limit: Duratio
 }
 
 /// Why OSDs cannot go yet; None when Ceph says that they can.
-async fn not_safe(osds: &[u64]) -> Result<Option<String>, StepError> {
-    let ask = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "20", "osd", "safe-to-destroy"]);
-    let out = ask.args(names(osds)).args(["--format", "json"]).timeout(Duration::from_secs(60)).run_unchecked().await?;
-    if out.code == Some(0) {
-        return Ok(None);
+async fn not_safe(ceph: &Monitor, osds: &[u64]) -> Result<Option<String>, StepError> {
+    match ceph.send(commands::osd_safe_to_destroy(osds)).await {
+        Ok(_) => Ok(None),
+        Err(error) => match error.refusal() {
+            Some(status) => Ok(Some(status.lines().last().unwrap_or("ceph does not say why").to_owned())),
+            None => Err(error.into()),
+        },
     }
-    let words = out.stderr_tail.trim().trim_start_matches("Error EBUSY: ").trim_start_matches("Error EAGAIN: ");
-    Ok(Some(words.lines().last().unwrap_or("ceph does not say why").to_owned()))
 }
 
 /// Which groups do not serve; what serves has all its objects on the OSDs that live.
@@ -141,7 +130,8 @@ fn not_serving(status: &Value) -> Option<String> {
 
 /// Waits until the daemons of OSDs have ended; those of a node that does not stop are declared down.
 pub(super) async fn await_stop(node: &Node, osds: &[u64]) -> Result<(), StepError> {
-    let waited = node.wait("its OSDs to stop", STOP_TIMEOUT, async || are_down(osds).await).await;
+    let ceph = node.ceph()?;
+    let waited = node.wait("its OSDs to stop", STOP_TIMEOUT, async || are_down(ceph, osds).await).await;
     match waited {
         Err(StepError::Timeout { last, .. }) => {
             node.say(&format!("it has not stopped by itself ({last}): going on without it"));
@@ -151,8 +141,8 @@ pub(super) async fn await_stop(node: &Node, osds: &[u64]) -> Result<(), StepErro
     }
 }
 
-async fn are_down(osds: &[u64]) -> Result<(), String> {
-    let dump: Value = query(&["osd", "dump"]).await.map_err(|e| e.to_string())?;
+async fn are_down(ceph: &Monitor, osds: &[u64]) -> Result<(), String> {
+    let dump: Value = ceph.query(commands::osd_dump()).await.map_err(|e| e.to_string())?;
     let up = |id: &&u64| dump["osds"].as_array().into_iter().flatten().any(|o| o["osd"] == **id && o["up"] == 1);
     let up: Vec<String> = osds.iter().filter(up).map(|id| format!("osd.{id}")).collect();
     if up.is_empty() {
@@ -164,36 +154,39 @@ async fn are_down(osds: &[u64]) -> Result<(), String> {
 
 /// Takes OSDs, with their keys, and then their host out of Ceph's maps.
 pub(super) async fn purge(node: &Node, osds: &[u64], host: &str) -> Result<(), StepError> {
+    let ceph = node.ceph()?;
     if !osds.is_empty() {
         node.wait("the OSDs to be down", DOWN_TIMEOUT, async || {
-            if are_down(osds).await.is_err() {
-                osd(&["down"], osds).await.map_err(|e| e.to_string())?;
+            if are_down(ceph, osds).await.is_err() {
+                ceph.send(commands::osd_down(osds)).await.map_err(|e| e.to_string())?;
             }
-            are_down(osds).await
+            are_down(ceph, osds).await
         })
         .await?;
     }
-    for id in names(osds) {
-        command(&["osd", "purge", &id, "--yes-i-really-mean-it"]).await?;
+    for osd in osds {
+        ceph.send(commands::osd_purge(*osd)).await?;
     }
-    let tree: Value = query(&["osd", "tree"]).await?;
+    let tree: Value = ceph.query(commands::osd_tree()).await?;
     if tree["nodes"].as_array().into_iter().flatten().any(|item| is_host(item, host)) {
-        command(&["osd", "crush", "rm", host]).await?;
+        ceph.send(commands::crush_remove(host)).await?;
     }
     Ok(())
 }
 
 /// Keeps fewer copies in a pool.
-pub(super) async fn lower(pool: &str, size: u64) -> Result<(), StepError> {
-    command(&["osd", "pool", "set", pool, "min_size", &steps::copies(size).1.to_string()]).await?;
-    command(&["osd", "pool", "set", pool, "size", &size.to_string()]).await?;
+pub(super) async fn lower(node: &Node, pool: &str, size: u64) -> Result<(), StepError> {
+    let ceph = node.ceph()?;
+    ceph.send(commands::pool_set(pool, "min_size", &steps::copies(size).1.to_string())).await?;
+    ceph.send(commands::pool_set(pool, "size", &size.to_string())).await?;
     Ok(())
 }
 
 /// Takes a monitor and a manager out of Ceph.
-pub(super) async fn remove_daemons(name: &str) -> Result<(), StepError> {
-    command(&["mon", "remove", name]).await?;
-    command(&["auth", "del", &format!("mgr.{name}")]).await?;
+pub(super) async fn remove_daemons(node: &Node, name: &str) -> Result<(), StepError> {
+    let ceph = node.ceph()?;
+    ceph.send(commands::mon_remove(name)).await?;
+    ceph.send(commands::auth_remove(&format!("mgr.{name}"))).await?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use furrow_model::reasons::chain;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde::Deserialize;
@@ -14,7 +15,6 @@ use tokio::task::JoinSet;
 
 use super::facts::Voter;
 use crate::kubeconfig::document;
-use crate::reasons::chain;
 use crate::steps::StepError;
 
 const TLS: &str = "/var/lib/rancher/k3s/server/tls/etcd";

@@ -39,7 +39,7 @@ impl Run<'_> {
         let (node, client, name) = (self.node, self.client, self.facts.name.as_str());
         match step {
             Step::Cordon => self.cordon().await,
-            Step::LowerCopies { pool, size } => drain::lower(pool, *size).await,
+            Step::LowerCopies { pool, size } => drain::lower(node, pool, *size).await,
             Step::Promote(worker) => promote(node, client, worker).await,
             Step::StopGuests(all) => guests::stop(node, client, name, all).await,
             Step::ReleaseGuests(all) => {
@@ -52,7 +52,7 @@ impl Run<'_> {
             Step::Mark => self.mark().await,
             Step::AwaitStop(osds) => drain::await_stop(node, osds).await,
             Step::PurgeOsds(osds) => drain::purge(node, osds, name).await,
-            Step::RemoveMonitor => drain::remove_daemons(name).await,
+            Step::RemoveMonitor => drain::remove_daemons(node, name).await,
             Step::DeleteNode => self.delete_node().await,
         }
     }
@@ -154,7 +154,7 @@ async fn missing(node: &Node, client: &Client, name: &str) -> Result<(), String>
     if !counts(&etcd::members(node.config.management.address).await.map_err(text)?) {
         return Err("it does not vote in etcd yet".to_owned());
     }
-    if !counts(&observe::monitors().await.map_err(text)?) {
+    if !counts(&observe::monitors(node.ceph().map_err(text)?).await.map_err(text)?) {
         return Err("its monitor is not in quorum yet".to_owned());
     }
     if found.is_ready { Ok(()) } else { Err("it is not Ready".to_owned()) }

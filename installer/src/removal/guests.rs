@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use furrow_host::ceph::command;
+use furrow_host::ceph::{Monitor, commands};
 use furrow_host::cmd::Cmd;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
@@ -24,6 +24,8 @@ const EVICT_TIMEOUT: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Keeps a VirtualMachineInstance until its guest is gone.
 const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
+/// For longer than any client tries again; its next start is another client. A day.
+const SHUT_OUT_S: u32 = 86_400;
 const RESERVATION: &str = "furrow.io/reservation";
 const RESERVATIONS: &str = "kubevirt.io=virt-launcher";
 
@@ -136,6 +138,7 @@ pub(super) async fn release(
     (name, address): (&str, &str),
     guests: &[Guest],
 ) -> Result<(), StepError> {
+    let ceph = node.ceph()?;
     for guest in guests {
         let api = instances(client, guest);
         let refused = |what: &str| steps::refused(format!("{what} guest {}", guest.label()));
@@ -148,7 +151,7 @@ pub(super) async fn release(
         let own = |pod: &&Pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == vmi.metadata.uid.as_ref());
         for pod in found.items.iter().filter(own) {
             for image in images(pod) {
-                for watcher in shut_out(&image, address).await? {
+                for watcher in shut_out(ceph, &image, address).await? {
                     node.say(&format!("{watcher} may not write to {image} any more"));
                 }
             }
@@ -181,13 +184,12 @@ fn images(pod: &Pod) -> Vec<String> {
 }
 
 /// Shuts those clients of the node out of Ceph that have the image open; returns them.
-async fn shut_out(image: &str, address: &str) -> Result<Vec<String>, StepError> {
+async fn shut_out(ceph: &Monitor, image: &str, address: &str) -> Result<Vec<String>, StepError> {
     let status = Cmd::new("/usr/bin/rbd").args(["status", image, "--format", "json"]).run_unchecked().await?;
     let Ok(status) = serde_json::from_slice::<Value>(&status.stdout) else { return Ok(Vec::new()) };
     let clients = watchers_at(&status, address);
     for client in &clients {
-        // For longer than any client tries again; its next start is another client.
-        command(&["osd", "blocklist", "add", client, "86400"]).await?;
+        ceph.send(commands::osd_blocklist_add(client, SHUT_OUT_S)).await?;
     }
     Ok(clients)
 }

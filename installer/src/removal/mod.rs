@@ -59,7 +59,7 @@ pub(crate) struct Removal {
 pub(crate) async fn remove(node: &Node, removal: &Removal) -> Result<bool> {
     let client = tokens::administrator().await?;
     let name = &removal.name;
-    let observed = observe::facts(&client, &node.config.management, &node.config.hostname, name).await;
+    let observed = observe::facts(&client, node, name).await;
     let facts = observed.with_context(|| format!("could not see how {name} is"))?;
     let allowed = Allowed { stop_guests: removal.stop_guests, dead: removal.dead, fewer_copies: removal.fewer_copies };
     let plan = match plan::plan(&facts, allowed) {

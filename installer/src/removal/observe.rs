@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use furrow_host::ceph::query;
+use furrow_host::ceph::{Monitor, commands};
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -10,33 +10,33 @@ use serde_json::Value;
 
 use super::facts::{Facts, Host, NodeFacts, Osd, Pool, Voter};
 use super::{etcd, guests};
-use crate::config::Management;
 use crate::membership;
-use crate::steps::{self, StepError};
+use crate::steps::{self, Node, StepError};
 
 /// What makes a node a server.
 pub(crate) const SERVER_LABEL: &str = "node-role.kubernetes.io/control-plane";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Everything about the node of this name, as this server sees it.
-pub(super) async fn facts(client: &Client, this: &Management, own: &str, name: &str) -> Result<Facts, StepError> {
+pub(super) async fn facts(client: &Client, this: &Node, name: &str) -> Result<Facts, StepError> {
+    let ceph = this.ceph()?;
     let mut nodes = nodes(client).await?;
     let node = nodes.iter().position(|node| node.name == name).map(|at| nodes.remove(at));
     let mark = membership::mark_of(client, name).await?;
     let mut facts = Facts {
         name: name.to_owned(),
-        own: own.to_owned(),
+        own: this.config.hostname.clone(),
         node,
         is_marked: mark.is_some(),
         was_server: mark.is_some_and(|mark| mark.was_server),
         others: nodes,
-        members: etcd::members(this.address).await?,
-        monitors: monitors().await?,
+        members: etcd::members(this.config.management.address).await?,
+        monitors: monitors(ceph).await?,
         guests: guests::on_node(client, name).await?,
         imports: guests::imports(client, name).await?,
         ..Facts::default()
     };
-    storage(&mut facts).await?;
+    storage(ceph, &mut facts).await?;
     Ok(facts)
 }
 
@@ -63,8 +63,8 @@ fn node_facts(node: KubeNode) -> NodeFacts {
 }
 
 /// The monitors of Ceph.
-pub(super) async fn monitors() -> Result<Vec<Voter>, StepError> {
-    let status: Value = query(&["quorum_status"]).await?;
+pub(super) async fn monitors(ceph: &Monitor) -> Result<Vec<Voter>, StepError> {
+    let status: Value = ceph.query(commands::quorum_status()).await?;
     let names = |list: &Value, key: Option<&str>| -> Vec<String> {
         let items = list.as_array().into_iter().flatten();
         items.filter_map(|item| key.map_or(item, |key| &item[key]).as_str().map(str::to_owned)).collect()
@@ -75,12 +75,12 @@ pub(super) async fn monitors() -> Result<Vec<Voter>, StepError> {
 }
 
 /// What Ceph says.
-async fn storage(facts: &mut Facts) -> Result<(), StepError> {
-    let tree: Value = query(&["osd", "tree"]).await?;
-    let usage: Value = query(&["osd", "df"]).await?;
-    let pools: Value = query(&["osd", "pool", "ls", "detail"]).await?;
-    let rules: Value = query(&["osd", "crush", "rule", "dump"]).await?;
-    let status: Value = query(&["status"]).await?;
+async fn storage(ceph: &Monitor, facts: &mut Facts) -> Result<(), StepError> {
+    let tree: Value = ceph.query(commands::osd_tree()).await?;
+    let usage: Value = ceph.query(commands::osd_df()).await?;
+    let pools: Value = ceph.query(commands::pools()).await?;
+    let rules: Value = ceph.query(commands::crush_rules()).await?;
+    let status: Value = ceph.query(commands::status()).await?;
     let tree = Tree::new(&tree, &usage);
     facts.has_bucket = tree.bucket(&facts.name).is_some();
     facts.osds = tree.osds_of(&facts.name);

@@ -23,10 +23,15 @@ pub(super) fn osd(path: &Path) -> io::Result<()> {
     // On a block device O_EXCL asks the kernel for a claim, which whoever uses it refuses.
     let flags = nix::libc::O_EXCL | nix::libc::O_CLOEXEC;
     let mut device = File::options().write(true).custom_flags(flags).open(path)?;
-    let end = device.seek(SeekFrom::End(0))?.min(OSD_BYTES);
+    let end = device.seek(SeekFrom::End(0))?;
+    stretches_of_osd(end).into_iter().try_for_each(|(from, to)| zero(&mut device, from, to))
+}
+
+/// What is zeroed of an OSD's disk of so many bytes, in this order: from one byte to before another.
+fn stretches_of_osd(end: u64) -> [(u64, u64); 2] {
+    let end = end.min(OSD_BYTES);
     let label = LABEL_BYTES.min(end);
-    zero(&mut device, label, end)?;
-    zero(&mut device, 0, label)
+    [(label, end), (0, label)]
 }
 
 /// Zeroes both copies of a disk's partition table, the backup first, and nothing of its partitions: those that are in use
@@ -39,10 +44,15 @@ pub(super) fn table(path: &Path, block: u64) -> io::Result<()> {
     // Without a claim: the system that runs this is on it.
     let mut device = File::options().write(true).open(path)?;
     let end = device.seek(SeekFrom::End(0))?;
+    stretches_of_table(end, block).into_iter().try_for_each(|(from, to)| zero(&mut device, from, to))
+}
+
+/// What is zeroed of a disk of so many bytes, in this order.
+fn stretches_of_table(end: u64, block: u64) -> [(u64, u64); 2] {
     // Entries, then the header in the last block.
-    zero(&mut device, end.saturating_sub(ENTRIES_BYTES + block), end)?;
+    let backup = (end.saturating_sub(ENTRIES_BYTES + block), end);
     // Protective MBR, header, entries: in one write.
-    zero(&mut device, 0, (2 * block + ENTRIES_BYTES).min(end))
+    [backup, (0, (2 * block + ENTRIES_BYTES).min(end))]
 }
 
 /// Writes zeros from one byte to before another, on stable storage before it returns.
@@ -98,6 +108,13 @@ mod tests {
         let small = disk(3 << 20);
         osd(small.path()).expect("erased");
         assert_eq!(zeros(&small), [(0, 3 << 20)]);
+    }
+
+    #[test]
+    fn what_a_cut_needs_goes_last() {
+        assert_eq!(stretches_of_osd(1 << 30), [(4096, 100 << 20), (0, 4096)], "the label, by which it is found again");
+        let table = stretches_of_table(1 << 30, 512);
+        assert_eq!(table, [((1 << 30) - 16896, 1 << 30), (0, 17408)], "the table that the firmware reads first");
     }
 
     #[test]

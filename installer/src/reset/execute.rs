@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use furrow_host::block;
 use furrow_host::cmd::Cmd;
+use furrow_model::reasons::chain;
 
 use super::observe;
 use super::plan::Step;
 use super::{erase, load, save};
 use crate::firmware_entry::{self, EntryError};
-use crate::reasons::chain;
 use crate::steps::{self, StepError};
 use crate::{files, membership};
 
@@ -34,6 +34,8 @@ pub(crate) enum ResetError {
     Busy,
     #[error("the disk that this system runs from is not found")]
     NoSystem,
+    #[error("nothing says any more that this node is to be reset")]
+    NoMark,
 }
 
 fn erase_error(path: &Path) -> impl FnOnce(std::io::Error) -> ResetError {
@@ -57,7 +59,7 @@ pub(super) async fn step(state: &Path, step: &Step, say: &dyn Fn(&str)) -> Resul
             forget_entry(say);
             Ok(())
         }
-        Step::PartitionTable(_) => erase_table().await,
+        Step::PartitionTable(_) => erase_table(state).await,
         Step::Restart => restart().await,
     }
 }
@@ -84,7 +86,7 @@ async fn erase_osds(state: &Path, say: &dyn Fn(&str)) -> Result<(), ResetError> 
     let lock = files::lock(state).map_err(steps::file_error("lock the steps below", state))?;
     let _lock = lock.ok_or(ResetError::Busy)?;
     let begun = Instant::now();
-    let Some(mut mark) = load(state)? else { return Ok(()) };
+    let mut mark = load(state)?.ok_or(ResetError::NoMark)?;
     while !mark.osds.is_empty() {
         let devices = block::list().await.map_err(StepError::from)?;
         for disk in observe::osd_disks(&devices).await {
@@ -117,9 +119,10 @@ fn forget_entry(say: &dyn Fn(&str)) {
     }
 }
 
-async fn erase_table() -> Result<(), ResetError> {
+async fn erase_table(state: &Path) -> Result<(), ResetError> {
+    load(state)?.ok_or(ResetError::NoMark)?;
     let devices = block::list().await.map_err(StepError::from)?;
-    let disk = observe::system_disk(&devices).ok_or(ResetError::NoSystem)?;
+    let disk = observe::marked_disk(&devices).ok_or(ResetError::NoSystem)?;
     let path = Path::new(&disk.path);
     let name = path.file_name().unwrap_or_default();
     let queue = Path::new("/sys/class/block").join(name).join("queue/logical_block_size");

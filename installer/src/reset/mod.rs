@@ -70,7 +70,8 @@ pub(crate) async fn run(node: &Node, reset: &Reset) -> Result<bool> {
         return Ok(true);
     }
     ensure!(reset.yes || is_confirmed(name)?, "that is not the node's name: nothing was done");
-    begin(&plan).await?;
+    let begun = begin(node, &plan, reset.leave_cluster_behind).await?;
+    ensure!(begun, "{name} is not as it was shown any more: nothing was done");
     println!(
         "{name} is being erased and restarts by itself, also after a power cut (journalctl --follow --unit {UNIT})"
     );
@@ -86,13 +87,29 @@ pub(crate) async fn plan(node: &Node, leave_cluster_behind: bool) -> Result<Resu
     Ok(plan::plan(facts, leave_cluster_behind))
 }
 
-/// Notes what was confirmed, on stable storage, and starts to execute it. From here on there is no way back.
+/// Notes what was confirmed, on stable storage, and starts to execute it, if the node still is as it was shown. Says whether
+/// it is; then there is no way back.
 ///
 /// # Errors
-/// When the mark cannot be written, or systemd does not answer: then the next start of the machine begins.
-pub(crate) async fn begin(plan: &Plan) -> Result<(), StepError> {
-    save(Path::new(STATE), &plan.mark)?;
-    start().await
+/// When the node cannot be looked at, the mark cannot be written, or systemd does not answer: then nothing was done.
+pub(crate) async fn begin(node: &Node, shown: &Plan, leave_cluster_behind: bool) -> Result<bool, StepError> {
+    match Box::pin(plan(node, leave_cluster_behind)).await? {
+        Ok(now) if now.mark == shown.mark => {}
+        _ => return Ok(false),
+    }
+    let state = Path::new(STATE);
+    save(state, &shown.mark)?;
+    if let Err(error) = start().await {
+        // Who is told that it failed must not find the machine erased at a later start.
+        take_back(state)?;
+        return Err(error);
+    }
+    Ok(true)
+}
+
+fn take_back(state: &Path) -> Result<(), StepError> {
+    let gone = files::remove(&path(state)).and_then(|_| std::fs::File::open(state)?.sync_all());
+    gone.map_err(steps::file_error("take back", &path(state)))
 }
 
 /// Whether a reset has begun on this node.
@@ -133,11 +150,7 @@ fn path(state: &Path) -> PathBuf {
 /// The mark; None where no reset has begun.
 fn load(state: &Path) -> Result<Option<Mark>, StepError> {
     let path = path(state);
-    match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| steps::file_error("read", &path)(e.into())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(steps::file_error("read", &path)(error)),
-    }
+    files::record(&path).map_err(steps::file_error("read", &path))
 }
 
 fn save(state: &Path, mark: &Mark) -> Result<(), StepError> {

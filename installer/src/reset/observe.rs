@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use furrow_host::block::{self, Device};
-use furrow_host::ceph::{self, Label};
+use furrow_host::ceph::{self, Label, Monitor, commands};
 use furrow_host::cmd::Cmd;
 use k8s_openapi::api::core::v1::{Node as KubeNode, PersistentVolume};
 use kube::ResourceExt;
@@ -38,8 +38,8 @@ pub(super) async fn facts(node: &Node) -> Result<Facts, StepError> {
     }
     let standing = Box::pin(standing(node)).await?;
     let lost = match standing {
-        Standing::Alone { unseen: None } => Some(Box::pin(lost()).await),
-        _ => None,
+        Standing::Alone | Standing::Unknown(_) => Some(Box::pin(lost()).await),
+        Standing::NoCluster | Standing::Removed | Standing::Member(_) => None,
     };
     Ok(Facts {
         name: node.config.hostname.clone(),
@@ -84,9 +84,19 @@ pub(super) fn system_disk(devices: &[Device]) -> Option<&Device> {
 }
 
 fn with_root<'a>(devices: &'a [Device], hash: &str) -> Option<&'a Device> {
-    let has_root = |disk: &&Device| disk.children.iter().any(|part| is_root(part, hash));
-    let has_state = |disk: &&Device| disk.children.iter().any(|part| part.partlabel.as_deref() == Some(STATE_LABEL));
-    devices.iter().find(|disk| has_root(disk) && has_state(disk))
+    let has_root = |part: &Device| is_root(part, hash);
+    let has_state = |part: &Device| part.partlabel.as_deref() == Some(STATE_LABEL) && has_var(part);
+    devices.iter().find(|disk| disk.children.iter().any(has_root) && disk.children.iter().any(has_state))
+}
+
+/// Another disk may have been installed from the same medium, so that only its mount tells this system's state.
+fn has_var(part: &Device) -> bool {
+    part.mountpoints.iter().flatten().any(|at| at == "/var")
+}
+
+/// The disk that the mark is on. By its mount alone: once its table is erased, nothing else of it is known.
+pub(super) fn marked_disk(devices: &[Device]) -> Option<&Device> {
+    devices.iter().find(|disk| disk.children.iter().any(has_var))
 }
 
 /// A device for people. A partition has the model and the serial number of its disk.
@@ -120,21 +130,15 @@ async fn standing(node: &Node) -> Result<Standing, StepError> {
         (None, Some(joined)) if joined.role == Role::Agent => {
             Standing::Unknown(format!("no server of the cluster that it joined at {} answers", joined.server))
         }
-        (_, joined) => match Box::pin(others(&node.config.hostname)).await {
-            Ok(others) if others.is_empty() => Standing::Alone { unseen: None },
+        (word, _) => match Box::pin(others(&node.config.hostname)).await {
+            Ok(others) if others.is_empty() => Standing::Alone,
             Ok(others) => Standing::Member(others.join(", ")),
             // Not this one's API server has said so.
             Err(_) if word == Some(false) => Standing::Member("another server, which answers".into()),
-            Err(reason) if joined.is_some() || has_other_servers(node) => Standing::Unknown(reason),
-            Err(reason) => Standing::Alone { unseen: Some(reason) },
+            // Also the first server: nothing here speaks of workers.
+            Err(reason) => Standing::Unknown(reason),
         },
     })
-}
-
-/// Whether this node knows of other servers, the common address left out, which it may have itself.
-fn has_other_servers(node: &Node) -> bool {
-    let vip = node.config.management.vip;
-    membership::other_servers(&node.config).into_iter().any(|server| Some(server) != vip)
 }
 
 /// A question to the API server or to Ceph.
@@ -163,7 +167,8 @@ async fn lost() -> String {
         Ok::<usize, String>(within(Box::pin(all.list_metadata(&ListParams::default()))).await?.items.len())
     };
     let volumes = Box::pin(volumes).await;
-    let bytes = within(Box::pin(ceph::query::<Value>(&["df"]))).await.map(|answer| stored(&answer));
+    let ceph = Monitor::administrator().limits(LIMIT / 2, LIMIT / 2);
+    let bytes = within(Box::pin(ceph.query::<Value>(commands::df()))).await.map(|answer| stored(&answer));
     loss(volumes, bytes, guests().await.len())
 }
 
@@ -199,12 +204,15 @@ mod tests {
 
     const HASH: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
 
-    /// A medium and an installed disk, with the same root.
+    /// A medium, a disk that was installed from it once, and the running one, with the same root.
     fn devices() -> Vec<Device> {
         let root = crate::install::uuid(&HASH[..32]);
         let text = json!({"blockdevices": [
             {"path": "/dev/sdb", "type": "disk", "size": 32_000_000_000_u64, "model": "STICK", "mountpoints": [null],
              "children": [{"path": "/dev/sdb2", "type": "part", "partuuid": root, "mountpoints": [null]}]},
+            {"path": "/dev/saa", "type": "disk", "size": 500_000_000_000_u64, "mountpoints": [null], "children": [
+                {"path": "/dev/saa2", "type": "part", "partuuid": root, "mountpoints": [null]},
+                {"path": "/dev/saa6", "type": "part", "partlabel": STATE_LABEL, "mountpoints": [null]}]},
             {"path": "/dev/sda", "type": "disk", "size": 500_000_000_000_u64, "model": "SSD ", "serial": "S1",
              "mountpoints": [null], "children": [
                 {"path": "/dev/sda2", "type": "part", "partuuid": root, "mountpoints": [null]},
@@ -218,13 +226,15 @@ mod tests {
     fn the_systems_disk_is_the_installed_one_and_never_a_medium() {
         let devices = devices();
         assert_eq!(with_root(&devices, HASH).expect("found").path, "/dev/sda");
-        assert_eq!(with_root(&devices[..1], HASH), None);
+        assert_eq!(with_root(&devices[..2], HASH), None);
+        assert_eq!(marked_disk(&devices).expect("found").path, "/dev/sda");
+        assert_eq!(marked_disk(&devices[..2]), None);
         assert_eq!(with_root(&devices, &"12".repeat(32)), None);
     }
 
     #[test]
     fn a_partition_is_known_by_its_disk() {
-        let disk = &devices()[1];
+        let disk = &devices()[2];
         assert_eq!(describe(disk, disk), "/dev/sda (500 GB, model SSD, serial S1)");
         assert_eq!(describe(&disk.children[2], disk), "/dev/sda7 (300 GB, model SSD, serial S1)");
     }

@@ -1,7 +1,7 @@
 //! Whether a node can be made blank again, and by which steps. Pure: facts in, steps or reasons out.
 //!
 //! The order keeps one thing at every moment: a machine that was cut off boots from its disk and goes on. So the system's
-//! own partition table goes last, with what firmware needs of it, and after it only the restart follows.
+//! own partition table goes last of all disks, and firmware's entry, which then leads nowhere, only after it.
 
 use std::fmt;
 
@@ -14,8 +14,8 @@ pub(super) enum Standing {
     NoCluster,
     /// It was removed from one.
     Removed,
-    /// It is the only node of one. `unseen`: why that could not be asked; nothing on this node speaks of others.
-    Alone { unseen: Option<String> },
+    /// It is the only node of one.
+    Alone,
     /// There are others, in words.
     Member(String),
     /// There may be others, and this is why nobody can be asked.
@@ -172,8 +172,8 @@ pub(super) fn steps(mark: &Mark) -> Vec<Step> {
         Step::Mark,
         Step::Services(mark.node.clone()),
         Step::Osds(mark.osds.clone()),
-        Step::FirmwareEntry,
         Step::PartitionTable(mark.system.clone()),
+        Step::FirmwareEntry,
         Step::Restart,
     ]
 }
@@ -185,11 +185,7 @@ pub(super) fn plan(facts: Facts, leave_cluster_behind: bool) -> Result<Plan, Vec
     let mut warnings = Vec::new();
     let name = facts.name;
     match facts.standing {
-        Standing::NoCluster | Standing::Removed | Standing::Alone { unseen: None } => {}
-        Standing::Alone { unseen: Some(reason) } => warnings.push(format!(
-            "this node made its cluster, and whether others have joined it is not known: {reason}. If they have, their \
-             cluster ends with it"
-        )),
+        Standing::NoCluster | Standing::Removed | Standing::Alone => {}
         Standing::Member(others) => refusals.push(Refusal::Member { name: name.clone(), others }),
         Standing::Unknown(reason) if leave_cluster_behind => warnings.push(format!(
             "{reason}: if other nodes count on this one, what only it held is lost, and one of them must run `furrow node \
@@ -251,8 +247,7 @@ mod tests {
         for (standing, behind, refusal) in [
             (Standing::NoCluster, false, None),
             (Standing::Removed, false, None),
-            (Standing::Alone { unseen: None }, false, None),
-            (Standing::Alone { unseen: Some("no answer".into()) }, false, None),
+            (Standing::Alone, false, None),
             (silent(), false, Some("no server answers. `furrow reset --leave-cluster-behind` erases it")),
             (silent(), true, None),
             (Standing::Member("n2, n3".into()), false, Some("a cluster with n2, n3: run `furrow node remove n1`")),
@@ -275,20 +270,20 @@ mod tests {
     fn the_systems_table_goes_last() {
         let plan = plan(facts(Standing::NoCluster), false).expect("a plan");
         let names: Vec<&str> = steps(&plan.mark).iter().map(Step::name).collect();
-        assert_eq!(names, ["mark", "services", "osds", "firmware-entry", "partition-table", "restart"]);
+        assert_eq!(names, ["mark", "services", "osds", "partition-table", "firmware-entry", "restart"]);
     }
 
     #[test]
     fn what_is_erased_and_lost_is_named() {
         let missing = vec!["v".to_owned()];
-        let facts = Facts { missing, ..facts(Standing::Alone { unseen: Some("no answer".into()) }) };
-        let text = plan(facts, false).expect("a plan").lines().join("\n");
+        let facts = Facts { missing, ..facts(Standing::Unknown("no answer".into())) };
+        let text = plan(facts, true).expect("a plan").lines().join("\n");
         for line in [
             "n1 is made blank:\nERASED /dev/vda (17 GB, serial SYSTEM): the system\nERASED /dev/vdb (12 GB, serial DATA): osd.0",
             "LOST   2 volumes",
             " 3. osds            ERASE /dev/vdb (12 GB, serial DATA): osd.0",
             "warning: the OSD v of this node is on no disk that is here",
-            "whether others have joined it is not known: no answer",
+            "warning: no answer: if other nodes count on this one",
         ] {
             assert!(text.contains(line), "no `{line}` in\n{text}");
         }

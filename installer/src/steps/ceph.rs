@@ -7,14 +7,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use furrow_host::ceph::{command as ceph, query};
+use furrow_host::ceph::{Monitor, commands};
 use furrow_host::cmd::Cmd;
 use serde_json::Value;
 
 use super::ceph_conf::{self, Facts, Part};
 use super::pools::POOL;
 use super::{Node, StepError, file_error, systemctl, update};
-use crate::config::Role;
+use crate::config::{NodeConfig, Role};
 use crate::disks::Chosen;
 use crate::join::Joined;
 
@@ -27,20 +27,22 @@ pub(super) const DAEMON_TIMEOUT: Duration = Duration::from_secs(120);
 /// A monitor that joins, or that starts with others after a power cut, waits for them and copies what it lacks.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// As whom this node asks the monitors, as arguments of `ceph`.
-pub(super) fn identity(node: &Node) -> Result<&'static [&'static str], StepError> {
-    Ok(match node.role()? {
-        Role::Server => &[],
-        Role::Agent => &["--name", "client.bootstrap-osd", "--keyring", BOOTSTRAP_KEYRING],
-    })
+/// Where a monitor listens.
+const MONITOR_PORT: u16 = 3300;
+/// This machine takes a connection to itself at once.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// As whom a node without the administrator's key asks the monitors.
+pub(super) fn osd_maker() -> Monitor {
+    Monitor::new("bootstrap-osd", BOOTSTRAP_KEYRING)
 }
 
-/// As whom a node of this role reads what the monitors know, as arguments of `ceph`.
-pub(crate) fn reader(role: Role) -> &'static [&'static str] {
+/// As whom a node of this role reads what the monitors know.
+pub(crate) fn reader(role: Role) -> Monitor {
     match role {
-        Role::Server => &[],
+        Role::Server => Monitor::administrator(),
         // It may read the map; its key stays for as long as the node does.
-        Role::Agent => &["--name", "client.furrow-agent"],
+        Role::Agent => Monitor::of("furrow-agent"),
     }
 }
 
@@ -74,19 +76,23 @@ pub(crate) async fn monitor(node: &Node) -> Result<(), StepError> {
     systemctl(&["enable", &format!("ceph-mon@{name}.service")]).await?;
     let _ = systemctl(&["reset-failed", &format!("ceph-mon@{name}.service")]).await;
     systemctl(&["start", &format!("ceph-mon@{name}.service")]).await?;
-    node.wait("the monitor's quorum", QUORUM_TIMEOUT, async || in_quorum(name).await).await?;
-    let facts = Facts { mon_host: describe().await?.1, ..facts };
+    let ceph = node.ceph()?;
+    node.wait("the monitor's quorum", QUORUM_TIMEOUT, async || in_quorum(ceph, &node.config).await).await?;
+    let facts = Facts { mon_host: describe(ceph).await?.1, ..facts };
     update(Path::new(CONF), &ceph_conf::render(&node.config, &facts, part), 0o644)
 }
 
 /// Whether the monitors have a quorum with this one in it.
-async fn in_quorum(name: &str) -> Result<(), String> {
-    let ask = Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "5", "quorum_status", "--format", "json"]);
-    let out = ask.run_unchecked().await.map_err(|e| e.to_string())?;
-    if out.code != Some(0) {
-        return Err(out.stderr_tail.trim().to_owned());
+async fn in_quorum(ceph: &Monitor, config: &NodeConfig) -> Result<(), String> {
+    let name = config.hostname.as_str();
+    // Ceph's own look for a monitor that has only just been started pauses for seconds.
+    let listens = tokio::net::TcpStream::connect((config.management.address, MONITOR_PORT));
+    match tokio::time::timeout(LISTEN_TIMEOUT, listens).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(format!("it does not listen yet: {error}")),
+        Err(_) => return Err("it does not listen yet".to_owned()),
     }
-    let status: Value = serde_json::from_slice(&out.stdout).map_err(|e| e.to_string())?;
+    let status: Value = ceph.query(commands::quorum_status()).await.map_err(|e| e.to_string())?;
     let names: Vec<&str> = status["quorum_names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if names.contains(&name) { Ok(()) } else { Err(format!("it consists of {} without {name}", names.join(", "))) }
 }
@@ -123,18 +129,18 @@ pub(crate) async fn client(node: &Node) -> Result<(), StepError> {
     }
     give(Path::new(BOOTSTRAP_KEYRING), joined, "client.bootstrap-osd")?;
     node.wait("the monitors to answer", QUORUM_TIMEOUT, async || {
-        let who = identity(node).map_err(|e| e.to_string())?;
-        let dump: Value = query(&[who, &["mon", "dump"]].concat()).await.map_err(|e| e.to_string())?;
+        let ceph = node.ceph().map_err(|e| e.to_string())?;
+        let dump: Value = ceph.query(commands::mon_dump()).await.map_err(|e| e.to_string())?;
         ceph_conf::monitor_addresses(&dump).map(|_| ()).ok_or_else(|| "the map names no monitor".to_owned())
     })
     .await
 }
 
 /// Brings the file in line with the monitors and hosts that there are; `hosts` is None where this node does not know.
-pub(super) async fn follow(node: &Node, hosts: Option<u64>) -> Result<bool, StepError> {
+pub(super) async fn follow(node: &Node, ceph: &Monitor, hosts: Option<u64>) -> Result<bool, StepError> {
     let joined = node.joined()?;
     let role = joined.as_ref().map_or(Role::Server, |joined| joined.role);
-    let dump: Value = query(&[reader(role), &["mon", "dump"]].concat()).await?;
+    let dump: Value = ceph.query(commands::mon_dump()).await?;
     let senseless = || StepError::Answer("ceph mon dump", "no monitor in it".into());
     let mon_host = ceph_conf::monitor_addresses(&dump).ok_or_else(senseless)?;
     // A bootstrap that is under way writes the file itself, and the next look comes soon.
@@ -165,8 +171,10 @@ async fn make_monitor(node: &Node, fsid: &str, joined: Option<&Joined>, data: &P
         None => first_map(node, fsid, &text(&keys), &map).await?,
         Some(joined) => {
             update(&keys, keyring(joined, "mon.")?, 0o600)?;
-            let ask = async || ceph(&["mon", "getmap", "-o", &map]).await.map_err(|e| e.to_string());
-            node.wait("the cluster's monitors", QUORUM_TIMEOUT, ask).await?;
+            let ceph = node.ceph()?;
+            let ask = async || ceph.send(commands::mon_getmap()).await.map_err(|e| e.to_string());
+            let bytes = node.wait("the cluster's monitors", QUORUM_TIMEOUT, ask).await?;
+            std::fs::write(&map, bytes).map_err(file_error("write", Path::new(&map)))?;
         }
     }
     let make = Cmd::new("/usr/bin/ceph-mon").timeout(DAEMON_TIMEOUT);
@@ -209,8 +217,9 @@ pub(crate) async fn manager(node: &Node) -> Result<(), StepError> {
     let name = &node.config.hostname;
     let keyring = PathBuf::from(format!("/var/lib/ceph/mgr/ceph-{name}/keyring"));
     if !keyring.exists() {
-        let caps = ["mon", "allow profile mgr", "osd", "allow *", "mds", "allow *"];
-        let key = ceph(&[&["auth", "get-or-create", &format!("mgr.{name}")], caps.as_slice()].concat()).await?;
+        let capabilities = [("mon", "allow profile mgr"), ("osd", "allow *"), ("mds", "allow *")];
+        let make = commands::auth_get_or_create(&format!("mgr.{name}"), &capabilities);
+        let key = node.ceph()?.text(make).await?;
         update(&keyring, &key, 0o600)?;
         own(&format!("/var/lib/ceph/mgr/ceph-{name}")).await?;
     }
@@ -232,17 +241,15 @@ fn user_keyring(entity: &str) -> PathBuf {
 }
 
 /// Users with the least that each needs.
-pub(crate) async fn users() -> Result<(), StepError> {
+pub(crate) async fn users(node: &Node) -> Result<(), StepError> {
     let volumes = format!("profile rbd pool={POOL}");
     let [qemu, agent] = USERS;
-    let users: [(&str, Vec<&str>); 2] = [
-        (qemu, vec!["mon", "profile rbd", "osd", &volumes]),
-        (agent, vec!["mon", "profile rbd", "mgr", &volumes, "osd", &volumes]),
-    ];
-    for (user, caps) in users {
+    let (monitors, osds, manager) = (("mon", "profile rbd"), ("osd", volumes.as_str()), ("mgr", volumes.as_str()));
+    let users = [(qemu, vec![monitors, osds]), (agent, vec![monitors, manager, osds])];
+    for (user, capabilities) in users {
         let path = user_keyring(user);
         if !path.exists() {
-            let key = ceph(&[&["auth", "get-or-create", user], caps.as_slice()].concat()).await?;
+            let key = node.ceph()?.text(commands::auth_get_or_create(user, &capabilities)).await?;
             update(&path, &key, 0o600)?;
         }
     }
@@ -250,13 +257,13 @@ pub(crate) async fn users() -> Result<(), StepError> {
 }
 
 /// The keyring of an entity, as it is in the cluster.
-pub(crate) async fn keyring_of(entity: &str) -> Result<String, StepError> {
-    Ok(ceph(&["auth", "get", entity]).await?)
+pub(crate) async fn keyring_of(ceph: &Monitor, entity: &str) -> Result<String, StepError> {
+    Ok(ceph.text(commands::auth_get(entity)).await?)
 }
 
 /// The cluster's identity and its monitors' addresses.
-pub(crate) async fn describe() -> Result<(String, String), StepError> {
-    let dump: Value = query(&["mon", "dump"]).await?;
+pub(crate) async fn describe(ceph: &Monitor) -> Result<(String, String), StepError> {
+    let dump: Value = ceph.query(commands::mon_dump()).await?;
     let senseless = || StepError::Answer("ceph mon dump", "no identity or monitor in it".into());
     let fsid = dump["fsid"].as_str().ok_or_else(senseless)?.to_owned();
     Ok((fsid, ceph_conf::monitor_addresses(&dump).ok_or_else(senseless)?))

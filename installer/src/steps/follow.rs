@@ -89,11 +89,13 @@ async fn bootstrap_again() -> Result<(), StepError> {
 }
 
 async fn ceph_follows(node: &Node) -> Result<bool, StepError> {
-    let hosts = match node.role()? {
-        Role::Server => Some(pools::replicate().await?),
+    let role = node.role()?;
+    let monitors = ceph::reader(role);
+    let hosts = match role {
+        Role::Server => Some(pools::replicate(&monitors).await?),
         Role::Agent => None,
     };
-    ceph::follow(node, hosts).await
+    ceph::follow(node, &monitors, hosts).await
 }
 
 #[cfg(test)]

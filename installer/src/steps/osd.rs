@@ -13,21 +13,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furrow_host::block::{self, Contents, Device};
-use furrow_host::ceph::{self, Label, NewOsd};
+use furrow_host::ceph::{self, Label, Monitor, NewOsd, commands};
 use furrow_host::cmd::Cmd;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::ceph::identity;
 use super::{Node, StepError, file_error, is_active, systemctl};
 use crate::disks::{self, Chosen};
-use crate::files::replace;
+use crate::files::{record, replace};
 
 /// An OSD is up a few seconds after its start; loaded test machines need much more.
 const UP_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// A command to the monitors, the look for one included.
-const NEW_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What this node has made so far.
 #[derive(Default, Serialize, Deserialize)]
@@ -56,11 +51,7 @@ impl Made {
     /// Unlike the record of steps this one forbids erasing, so one that cannot be read is an error, not an empty one.
     fn load(state: &Path) -> Result<Made, StepError> {
         let path = made_path(state);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|e| file_error("read", &path)(e.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Made::default()),
-            Err(error) => Err(file_error("read", &path)(error)),
-        }
+        Ok(record(&path).map_err(file_error("read", &path))?.unwrap_or_default())
     }
 
     /// Takes the pending one for made if its disk says that it is complete: a kill came between the two. Without this its
@@ -114,7 +105,7 @@ pub(crate) fn made(state: &Path) -> Result<BTreeSet<String>, StepError> {
 /// Starts the OSDs of this cluster that are here, makes those that the plan chose, and waits until all are up.
 pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result<(), StepError> {
     let mut ids = Vec::new();
-    let cluster = Cluster { fsid, osds: known(identity(node)?).await? };
+    let cluster = Cluster { fsid, osds: known(node.ceph()?).await? };
     let present = present(node, &cluster).await?;
     let mut made = Made::load(&node.state)?;
     let mut changed = made.reconcile(present.iter().map(|(_, label)| label.osd_uuid.as_str()));
@@ -132,8 +123,8 @@ pub(crate) async fn ensure(node: &Node, fsid: &str, chosen: &[Chosen]) -> Result
             ids.push(activate(Path::new(&disk.path), &label).await?);
         }
     }
-    let who = identity(node)?;
-    node.wait("the OSDs to be up", UP_TIMEOUT, async || all_up(who, &ids).await).await
+    let ceph = node.ceph()?;
+    node.wait("the OSDs to be up", UP_TIMEOUT, async || all_up(ceph, &ids).await).await
 }
 
 /// The cluster that OSDs are made for.
@@ -150,14 +141,14 @@ impl Cluster<'_> {
     }
 }
 
-async fn known(who: &[&str]) -> Result<BTreeSet<String>, StepError> {
-    let dump: serde_json::Value = ceph::query(&[who, &["osd", "dump"]].concat()).await?;
+async fn known(ceph: &Monitor) -> Result<BTreeSet<String>, StepError> {
+    let dump: serde_json::Value = ceph.query(commands::osd_dump()).await?;
     let osds = dump["osds"].as_array().into_iter().flatten();
     Ok(osds.filter_map(|osd| osd["uuid"].as_str().map(str::to_owned)).collect())
 }
 
-async fn all_up(who: &[&str], ids: &[u32]) -> Result<(), String> {
-    let dump: serde_json::Value = ceph::query(&[who, &["osd", "dump"]].concat()).await.map_err(|e| e.to_string())?;
+async fn all_up(ceph: &Monitor, ids: &[u32]) -> Result<(), String> {
+    let dump: serde_json::Value = ceph.query(commands::osd_dump()).await.map_err(|e| e.to_string())?;
     let up = |id: &u32| dump["osds"].as_array().into_iter().flatten().any(|osd| osd["osd"] == *id && osd["up"] == 1);
     let down: Vec<String> = ids.iter().filter(|id| !up(id)).map(|id| format!("osd.{id}")).collect();
     if down.is_empty() { Ok(()) } else { Err(format!("{} not up", down.join(", "))) }
@@ -241,7 +232,7 @@ async fn is_running_osd(fsid: &str, path: &Path) -> bool {
 /// Identity, number, key, store; each can be done again with the same result.
 async fn write_osd(node: &Node, disk: &Chosen, made: &mut Made) -> Result<Label, StepError> {
     let path = Path::new(&disk.path);
-    let who = identity(node)?;
+    let monitors = node.ceph()?;
     let pending = match made.pending.clone().filter(|pending| !pending.key.is_empty()) {
         Some(pending) => Pending { selector: disk.selector.clone(), ..pending },
         None => {
@@ -252,7 +243,7 @@ async fn write_osd(node: &Node, disk: &Chosen, made: &mut Made) -> Result<Label,
     made.pending = Some(pending.clone());
     made.save(&node.state)?;
     let Pending { uuid, key, .. } = pending;
-    let id = number(who, &uuid, &key).await?;
+    let id = number(monitors, &uuid, &key).await?;
     node.say(&format!("making osd.{id} on {} ({} GB)", disk.path, disk.size / 1_000_000_000));
     let data = data_dir(id);
     // What a cut-short attempt left in it; a complete OSD never comes here.
@@ -260,17 +251,16 @@ async fn write_osd(node: &Node, disk: &Chosen, made: &mut Made) -> Result<Label,
     link(path, &data).await?;
     write(&data.join("keyring"), format!("[osd.{id}]\n\tkey = {key}\n").as_bytes()).await?;
     let monmap = data.join("activate.monmap");
-    ceph::command(&[who, &["mon", "getmap", "-o", &monmap.display().to_string()]].concat()).await?;
+    let map = monitors.send(commands::mon_getmap()).await?;
+    std::fs::write(&monmap, map).map_err(file_error("write", &monmap))?;
     own(&data).await?;
     ceph::make_osd(&NewOsd { id, uuid: &uuid, data: &data, monmap: &monmap }, &key).await?;
     Ok(ceph::label(path).await?)
 }
 
 /// The number that the monitors give an identity and its key; the same at each asking.
-async fn number(who: &[&str], uuid: &str, key: &str) -> Result<u32, StepError> {
-    let ask =
-        Cmd::new("/usr/bin/ceph").args(["--connect-timeout", "20"]).args(who).args(["osd", "new", uuid, "-i", "-"]);
-    let answer = ask.stdin(json!({"cephx_secret": key}).to_string()).timeout(NEW_TIMEOUT).run().await?.text();
+async fn number(ceph: &Monitor, uuid: &str, key: &str) -> Result<u32, StepError> {
+    let answer = ceph.text(commands::osd_new(uuid, key)).await?;
     answer.trim().parse().map_err(|_| StepError::Answer("ceph osd new", answer.clone()))
 }
 

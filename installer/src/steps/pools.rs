@@ -1,7 +1,7 @@
 //! The pool for volumes, and how many copies pools keep: by OSDs on one host, by hosts as soon as there are two. Never
 //! fewer than a pool keeps already, and a placement rule that an administrator chose stays.
 
-use furrow_host::ceph::{command, query};
+use furrow_host::ceph::{Monitor, commands};
 use furrow_host::cmd::Cmd;
 use serde_json::Value;
 
@@ -11,6 +11,8 @@ use crate::steps::ceph::DAEMON_TIMEOUT;
 
 /// The pool of volumes; its name is part of every volume handle.
 pub(super) const POOL: &str = "volumes";
+/// Its placement groups.
+const GROUPS: u32 = 32;
 /// The rule that puts each copy on another host.
 const HOST_RULE: &str = "furrow-host";
 /// Number of the rule that every cluster begins with; here it tells OSDs apart.
@@ -29,20 +31,21 @@ struct Replication {
 
 /// The pool for volumes.
 pub(super) async fn ensure(node: &Node) -> Result<(), StepError> {
-    let pools: Value = query(&["osd", "pool", "ls", "detail"]).await?;
+    let ceph = node.ceph()?;
+    let pools: Value = ceph.query(commands::pools()).await?;
     let existing = pools.as_array().into_iter().flatten().find(|p| p["pool_name"] == POOL);
     if existing.is_none() {
-        command(&["osd", "pool", "create", POOL, "32", "32", "replicated", "--autoscale-mode=off"]).await?;
+        ceph.send(commands::pool_create(POOL, GROUPS)).await?;
     }
-    replicate().await?;
+    replicate(ceph).await?;
     // The application tag is set last, by `rbd pool init`: with it the pool is whole.
     if existing.is_none_or(|p| p["application_metadata"].get("rbd").is_none()) {
-        command(&["osd", "set-require-min-compat-client", "mimic", "--yes-i-really-mean-it"]).await?;
+        ceph.send(commands::require_client("mimic")).await?;
         let init = Cmd::new("/usr/bin/rbd").args(["pool", "init", POOL]).timeout(DAEMON_TIMEOUT);
         init.run().await?;
     }
     node.wait("the placement groups", DAEMON_TIMEOUT, async || {
-        let stat: Value = query(&["pg", "stat"]).await.map_err(|e| e.to_string())?;
+        let stat: Value = ceph.query(commands::pg_stat()).await.map_err(|e| e.to_string())?;
         let states = stat["pg_summary"]["num_pg_by_state"].as_array().cloned().unwrap_or_default();
         let active = |s: &Value| s["name"].as_str().is_some_and(|n| n.starts_with("active"));
         if !states.is_empty() && states.iter().all(active) {
@@ -56,23 +59,23 @@ pub(super) async fn ensure(node: &Node) -> Result<(), StepError> {
 }
 
 /// Raises the copies of all pools to what the OSDs that there are allow. Returns the hosts that have any.
-pub(super) async fn replicate() -> Result<u64, StepError> {
-    let wanted = replication(&query(&["osd", "tree"]).await?);
+pub(super) async fn replicate(ceph: &Monitor) -> Result<u64, StepError> {
+    let wanted = replication(&ceph.query(commands::osd_tree()).await?);
     let mut rule = None;
     if wanted.hosts > 1 {
-        command(&["osd", "crush", "rule", "create-replicated", HOST_RULE, "default", "host"]).await?;
-        let dump: Value = query(&["osd", "crush", "rule", "dump", HOST_RULE]).await?;
+        ceph.send(commands::crush_rule_create(HOST_RULE, "default", "host")).await?;
+        let dump: Value = ceph.query(commands::crush_rule(HOST_RULE)).await?;
         rule = dump["rule_id"].as_u64();
     }
-    let pools: Value = query(&["osd", "pool", "ls", "detail"]).await?;
+    let pools: Value = ceph.query(commands::pools()).await?;
     for pool in pools.as_array().into_iter().flatten() {
         let Some(name) = pool["pool_name"].as_str() else { continue };
         if rule.is_some() && pool["crush_rule"] == FIRST_RULE {
-            command(&["osd", "pool", "set", name, "crush_rule", HOST_RULE]).await?;
+            ceph.send(commands::pool_set(name, "crush_rule", HOST_RULE)).await?;
         }
         if pool["size"].as_u64().is_some_and(|size| size < wanted.size) {
-            command(&["osd", "pool", "set", name, "size", &wanted.size.to_string()]).await?;
-            command(&["osd", "pool", "set", name, "min_size", &wanted.min_size.to_string()]).await?;
+            ceph.send(commands::pool_set(name, "size", &wanted.size.to_string())).await?;
+            ceph.send(commands::pool_set(name, "min_size", &wanted.min_size.to_string())).await?;
         }
     }
     Ok(wanted.hosts)

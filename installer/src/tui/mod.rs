@@ -12,6 +12,7 @@ use std::io::Stdout;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use furrow_model::reasons::chain;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -21,7 +22,6 @@ use ratatui::layout::{Position, Rect};
 use self::facts::Facts;
 use self::wizard::{Key, Outcome, Wizard};
 use crate::install::{self, InstallPlan};
-use crate::reasons::chain;
 
 /// The terminal that is drawn on.
 pub(crate) type Screen = Terminal<CrosstermBackend<Stdout>>;

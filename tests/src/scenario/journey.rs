@@ -161,6 +161,11 @@ fn the_system(journey: &Journey, checks: &mut Checks) {
         ensure!(failed.trim().is_empty(), "failed units: {failed}");
         Ok(())
     });
+    checks.check("the console stands on the screen, and has not been started again", || {
+        let console = shell("systemctl show -P ActiveState -P NRestarts furrow-console@tty1")?;
+        ensure!(console.split_whitespace().eq(["active", "0"]), "state and restarts: {console}");
+        Ok(())
+    });
     checks.check("control groups are v2 and the boot image is the installed one", || {
         let kind = shell("stat -fc %T /sys/fs/cgroup")?;
         ensure!(kind.trim() == "cgroup2fs", "/sys/fs/cgroup is {kind}");
@@ -191,7 +196,8 @@ fn guest(
         serve(journey, &image)?;
         let url = "http://10.0.2.15:8081/tiny.qcow2";
         cluster.apply(&guests::tiny("first", &guests::http_source(url), "Always"))?;
-        cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 240)?;
+        // An emulator's KVM may end the node's kernel, which comes back by itself.
+        cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 900)?;
         figures.record("vm_running_s", journey.spent_s())?;
         let domain = shell("virsh -q dumpxml default_first")?;
         ensure!(domain.contains("<domain type='kvm'"), "the domain is {}", domain.lines().next().unwrap_or(""));
@@ -199,16 +205,24 @@ fn guest(
         Ok(())
     })?;
     checks.check("the guest has booted and tells its address", || {
-        let address = guests::address(cluster, "first")?.to_string();
-        let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
-        host::until("the guest's facts", Duration::from_secs(240), || {
+        host::until("the guest's facts", Duration::from_secs(900), || {
+            let address = guests::address(cluster, "first")?.to_string();
+            let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
             let log = shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
             ensure!(log.contains("FACTS"), "its console has {} bytes", log.len());
             ensure!(log.contains(&address), "its facts lack {address}");
             Ok(())
-        })
+        })?;
+        figures.record("guest_booted_s", journey.spent_s())?;
+        println!("         the node's kernel has started {} times since", kernels(journey));
+        Ok(())
     });
     Ok(())
+}
+
+/// How often the node's kernel has started since the medium was left.
+fn kernels(journey: &Journey) -> usize {
+    journey.machine.console_from(0).matches("] Linux version ").count().saturating_sub(1)
 }
 
 /// Serves the guest's image on the node itself: the machine's network reaches nothing else.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Checks;
 use super::journey::{self, Journey};
@@ -122,13 +122,15 @@ fn reset(journey: &Journey, layout: &Layout, booted: usize, checks: &mut Checks)
         machine.power_cut();
         let from = machine.console_end();
         machine.start("furrow.by-hand")?;
+        let at = machine.wait_for("partition-table: done", from, 900)?;
+        machine.wait_for("Linux version", at, 300)?;
         let terminal = Terminal::open(&machine.serial(), &layout.dir)?;
-        machine.wait_for("partition-table: done", from, 900)?;
         terminal.expect("Furrow: This machine", 400)?;
         terminal.press(&[ENTER])?;
         terminal.expect("Which disk does the system go to?", ANSWER_S)?;
-        let screen = terminal.screen()?;
-        ensure!(screen.matches(": empty").count() == 2, "the disks are not empty: {screen}");
+        terminal.expect("SYSTEM: empty", ANSWER_S)?;
+        terminal.press(&[ENTER])?;
+        terminal.expect("DATA: empty", ANSWER_S)?;
         Ok(())
     })
 }
@@ -151,11 +153,21 @@ fn seal(journey: &Journey, terminal: &Terminal) -> Result<String> {
     enter(&format!("{edit}; umount /mnt; echo edited=$?"), "edited=0", ANSWER_S)?;
     let plan = "furrow-install install --dry-run --file /tmp/node.yaml";
     enter(&format!("{plan} | grep -c \"root's password\"; echo code=${{PIPESTATUS[0]}},$?"), "code=0,0", 240)?;
-    let from = journey.machine.console_end();
-    enter("clear; echo BEGIN=$((1)); cat /tmp/sealed; echo END=$((1))", "END=1", ANSWER_S)?;
-    let said = journey.machine.console_from(from);
-    let text = said.split("BEGIN=1").nth(1).and_then(|rest| rest.split("END=1").next()).context("no sealed text")?;
-    Ok(text.trim().to_owned())
+    // A busy serial line loses letters now and then.
+    for _ in 0..5 {
+        let from = journey.machine.console_end();
+        enter("clear; echo BEGIN=$((1)); sha256sum </tmp/sealed; cat /tmp/sealed; echo END=$((1))", "END=1", ANSWER_S)?;
+        let said = journey.machine.console_from(from);
+        let text =
+            said.split("BEGIN=1").nth(1).and_then(|rest| rest.split("END=1").next()).context("no sealed text")?;
+        let (sum, sealed) = text.trim().split_once("  -").context("no sum of the sealed text")?;
+        let sealed = format!("{}\n", sealed.trim());
+        let ours = host::run_with(&["sha256sum"], &sealed, Duration::from_secs(10))?.ok("sha256sum")?;
+        if ours.starts_with(sum) {
+            return Ok(sealed);
+        }
+    }
+    bail!("the sealed text does not come over the serial line")
 }
 
 /// Gives the installed node's node.yaml what was sealed, and looks at root's password.
@@ -165,7 +177,8 @@ fn unseal(journey: &Journey, sealed: &str) -> Result<()> {
     journey.machine.upload(&journey.key, &file, "/root/sealed")?;
     let line = "systemctl stop furrow-bootstrap; \
                 sed -i \"s|passwordHash:.*|passwordHash: {sealed: $(cat /root/sealed)}|\" /etc/furrow/node.yaml && \
-                furrow-install bootstrap --until settings >/dev/null && getent shadow root | cut -d: -f2";
+                furrow-install bootstrap --until settings >/dev/null && getent shadow root | cut -d: -f2; \
+                systemctl start --no-block furrow-bootstrap";
     let hash = journey.machine.shell_within(&journey.key, line, 300)?;
     let salt = hash.split('$').nth(2).with_context(|| format!("root has the password {hash}"))?;
     let expected = host::run(&["openssl", "passwd", "-6", "-salt", salt, SEALED])?;

@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use super::tls::Identity;
 use super::trust::Trusted;
-use crate::calls::chain;
+use furrow_model::reasons::chain;
 
 /// A node of the cluster answers within milliseconds, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

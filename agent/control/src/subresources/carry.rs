@@ -7,6 +7,7 @@ use furrow_api::channel::{Freeze, GuestAddress, GuestOperation, GuestStream};
 use furrow_api::names::CONTROL_FIELD_MANAGER;
 use furrow_api::subresources::{FreezeUnfreezeTimeout, PauseOptions, StartOptions, StopOptions, is_dry_run};
 use furrow_api::{VirtualMachine, VirtualMachineInstance};
+use furrow_model::reasons::chain;
 use hyper::upgrade::Upgraded;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -19,7 +20,7 @@ use super::machine::Change;
 use super::options::{decode, go_duration_ms};
 use super::route::{Resource, Target, Work};
 use super::{endpoints, guest, machine};
-use crate::calls::{self, CallError, Object, chain};
+use crate::calls::{self, CallError, Object};
 use crate::cluster::{Cluster, find_cluster};
 
 /// Times that objects are read again because somebody wrote in between.

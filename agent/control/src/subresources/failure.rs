@@ -3,10 +3,11 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use furrow_model::reasons::chain;
 use serde_json::{Value, json};
 
 use super::route::Resource;
-use crate::calls::{CallError, chain};
+use crate::calls::CallError;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq)]

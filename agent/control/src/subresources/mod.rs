@@ -41,6 +41,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use axum_server::tls::TlsInfo;
 use axum_server::tls_rustls::RustlsConfig;
+use furrow_model::reasons::chain;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::PostParams;
 use kube::config::Kubeconfig;
@@ -51,7 +52,7 @@ use self::carry::{Answer, Carrier};
 use self::failure::Failure;
 use self::route::{Path, Work};
 use self::trust::Trusted;
-use crate::calls::{self, chain};
+use crate::calls;
 use crate::cluster::Cluster;
 use crate::server::{self, Server};
 

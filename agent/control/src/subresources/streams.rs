@@ -109,7 +109,9 @@ pub(super) async fn serve(
                 splice(client, guest).await;
                 tracing::info!(guest = name, stream = stream.name(), "stream ended");
             }
-            Err(error) => tracing::debug!(guest = name, error = crate::calls::chain(&error), "client went away"),
+            Err(error) => {
+                tracing::debug!(guest = name, error = furrow_model::reasons::chain(&error), "client went away")
+            }
         }
     });
     Ok(answer)

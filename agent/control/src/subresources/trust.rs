@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::access::HeaderNames;
-use crate::calls::chain;
+use furrow_model::reasons::chain;
 
 /// What is trusted now; `None` before it was read.
 pub(super) type Trusted = watch::Receiver<Option<Arc<Trust>>>;

@@ -331,12 +331,12 @@ fn address_owner(vmi: &VirtualMachineInstance) -> Owner {
 
 impl HeldUp {
     fn of_network(error: &NetworkError) -> Self {
-        Self::until_change(error.reason(), calls::chain(error))
+        Self::until_change(error.reason(), furrow_model::reasons::chain(error))
     }
 
     fn of_address(error: &AssignError) -> Self {
         use furrow_model::ipam::AllocationError as Allocation;
-        let message = calls::chain(error);
+        let message = furrow_model::reasons::chain(error);
         match error {
             AssignError::Allocation(Allocation::Exhausted { .. }) => Self::until_change("SubnetExhausted", message),
             AssignError::Allocation(Allocation::Subnet { .. }) => Self::until_change("SubnetInvalid", message),
@@ -353,6 +353,6 @@ impl HeldUp {
     }
 
     fn of_size(error: &RenderError) -> Self {
-        Self::until_change("InvalidSpec", calls::chain(error))
+        Self::until_change("InvalidSpec", furrow_model::reasons::chain(error))
     }
 }

@@ -1,7 +1,7 @@
 //! One authenticated connection to a Ceph cluster.
 //!
 //! It owns the librados handle and the time limits that are set on it. It sends no administrative
-//! commands: those are for the installer's `ceph` client.
+//! commands: those are [`crate::ceph`]'s.
 
 use super::error::{RbdError, c_name, check};
 use super::pool::Pool;

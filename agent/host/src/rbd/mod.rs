@@ -1,6 +1,7 @@
 //! Ceph block devices: connections, pools, images, snapshots, clones and streaming writes.
 //!
-//! This module is the only code that calls librados and librbd. It decides nothing: which image
+//! This module is the only code that reads and writes data through librados and librbd; commands
+//! to the monitors are [`crate::ceph`]'s. It decides nothing: which image
 //! is cloned from which, or whether a watcher forbids a start, is for its callers. It never
 //! keeps an image open for a guest (QEMU opens its own) and maps no kernel device.
 //!

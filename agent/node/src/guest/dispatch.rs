@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use furrow_api::{VirtualMachineInstance, names};
 use furrow_host::libvirt::{DomainRecord, DomainState, EventStream, LibvirtEvent};
+use furrow_model::reasons::chain;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::bound::BoundPod;
 use super::owner::{self, Artefacts};
-use super::ports::{HostError, chain};
+use super::ports::HostError;
 use super::{Context, Key};
 
 /// Between attempts to list what is on the node at the start, when libvirtd or OVS are not there yet.

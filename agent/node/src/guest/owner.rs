@@ -264,7 +264,7 @@ impl Known {
 
 impl From<&ConvertError> for Failure {
     fn from(error: &ConvertError) -> Self {
-        let message = super::ports::chain(error);
+        let message = furrow_model::reasons::chain(error);
         // A Secret or a reservation may still change; a spec does not.
         let permanent = match error {
             ConvertError::Seed(seed) => seed.is_permanent(),

@@ -6,6 +6,7 @@ use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
+use furrow_model::reasons::chain;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
 
@@ -31,18 +32,6 @@ impl HostError {
     pub(crate) fn permanent(reason: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
         Self { reason, message: chain(error), permanent: true }
     }
-}
-
-/// An error with its causes, joined by colons.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// The volumes of guests.

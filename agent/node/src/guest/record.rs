@@ -2,12 +2,12 @@
 //! bounded queue to one task, and one that finds the queue full is dropped, because the status says the same.
 
 use furrow_api::VirtualMachineInstance;
+use furrow_model::reasons::chain;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::ports::chain;
 use super::publish::API_TIMEOUT;
 
 /// A burst of starts on a full node, twice over.

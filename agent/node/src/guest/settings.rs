@@ -2,6 +2,7 @@
 //! cannot be read, the defaults hold.
 
 use furrow_api::{KubeVirt, names};
+use furrow_model::reasons::chain;
 use futures::StreamExt as _;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
@@ -9,7 +10,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::convert::ClusterDefaults;
-use super::ports::chain;
 
 /// Settings of the cluster that a node follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -71,7 +71,7 @@ async fn start_switching(ovsdb: &Ovsdb, netlink: &Netlink, stop: &CancellationTo
     tokio::spawn(dhcp::run(ovsdb.clone(), netlink.clone(), serving, stop.clone()));
     let ports = Ports::new(ovsdb.clone(), netlink.clone(), flows, leases);
     let swept = if connected(ovsdb).await {
-        ports.sweep().await.map_err(|error| crate::guest::ports::chain(&error))
+        ports.sweep().await.map_err(|error| furrow_model::reasons::chain(&error))
     } else {
         Err("ovsdb-server is not reachable".to_owned())
     };

@@ -113,7 +113,7 @@ impl Service {
 
 /// The specification's code for an error.
 fn status(error: &ImageError) -> Status {
-    let text = crate::guest::ports::chain(error);
+    let text = furrow_model::reasons::chain(error);
     match error {
         ImageError::NoSource { .. } => Status::not_found(text),
         ImageError::Importing { .. } => Status::unavailable(text),

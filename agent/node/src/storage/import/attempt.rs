@@ -14,13 +14,13 @@ use furrow_host::sandbox::{Sandbox, Sandboxed, private_directory, unprivileged_u
 
 use furrow_model::import::Severity;
 use furrow_model::proxy::{self, Proxies};
+use furrow_model::reasons::chain;
 
 use super::Place;
 use super::inputs::Inputs;
 use super::protocol::{MAX_REPORT_BYTES, Report, Spec};
 use super::spool;
 use super::status::Failure;
-use crate::guest::ports::chain;
 
 /// The user that imports run as, and what stands in where the image has none.
 const USERS: [&str; 2] = ["furrow-import", "nobody"];

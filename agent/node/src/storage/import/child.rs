@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use furrow_host::sandbox::give_up_rights;
+use furrow_model::reasons::chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,6 @@ use super::fetch::Source;
 use super::protocol::{Report, Spec};
 use super::stream::{Copied, Progress, copy};
 use super::target::Target;
-use crate::guest::ports::chain;
 
 /// A task is a few KiB; certificates make it longer.
 const MAX_SPEC_BYTES: u64 = 4 << 20;

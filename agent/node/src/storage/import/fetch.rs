@@ -13,8 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use furrow_model::import::Severity;
 use furrow_model::proxy::Proxies;
+use furrow_model::reasons::chain;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
-use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +66,9 @@ impl Source {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS));
-        builder = through(builder, &spec.proxies).map_err(|e| setup(format!("the node's proxy: {}", chain(&e))))?;
+        let Proxies { http, https, direct } = &spec.proxies;
+        builder = furrow_host::http::through(builder, (http.as_deref(), https.as_deref()), direct)
+            .map_err(|e| setup(format!("the node's proxy: {}", chain(&e))))?;
         if !trusted.is_empty() {
             builder = builder.tls_certs_merge(trusted);
         }
@@ -83,7 +86,7 @@ impl Source {
         shown.to_string()
     }
 
-    fn broken(&self, error: &dyn std::error::Error) -> ImportError {
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ImportError {
         ImportError::Transfer { url: self.shown(), why: chain(error) }
     }
 
@@ -251,19 +254,6 @@ impl Pump {
     }
 }
 
-/// Sends what is not to be reached directly through these proxies, and through no others.
-fn through(builder: ClientBuilder, proxies: &Proxies) -> reqwest::Result<ClientBuilder> {
-    let mut builder = builder.no_proxy();
-    let direct = || NoProxy::from_string(&proxies.direct);
-    if let Some(url) = &proxies.http {
-        builder = builder.proxy(Proxy::http(url.as_str())?.no_proxy(direct()));
-    }
-    if let Some(url) = &proxies.https {
-        builder = builder.proxy(Proxy::https(url.as_str())?.no_proxy(direct()));
-    }
-    Ok(builder)
-}
-
 /// The first byte of a `Content-Range: bytes 5-9/20`.
 fn range_start(value: &str) -> Option<u64> {
     value.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
@@ -273,16 +263,6 @@ fn range_start(value: &str) -> Option<u64> {
 fn validator(headers: &HeaderMap) -> Option<String> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     text(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Bytes of a source, in order. Blocks; not for async code.

@@ -1,42 +1,16 @@
-//! Ceph's administration over its own programs: commands to the monitors, labels of BlueStore devices, making OSDs.
-//! Keys travel through standard input, standard output and files, never through arguments. Refuses to know which
-//! cluster there should be: names, addresses and devices are its callers'. Data goes through [`crate::rbd`].
+//! OSDs' devices by Ceph's own programs: labels, making an OSD, making its directory. Keys travel through standard input
+//! and files, never through arguments. Refuses to know which cluster there should be, and to ask it.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use crate::cmd::{Cmd, CmdError};
-
-const CEPH: &str = "/usr/bin/ceph";
-
-/// How long `ceph` looks for a monitor, seconds.
-const CONNECT_TIMEOUT_S: &str = "20";
-
-/// A command to the monitors, the look for one included.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+use super::CephError;
+use crate::cmd::Cmd;
 
 /// Making BlueStore: a second on an SSD, tens on a slow disk or a busy test machine.
 const MKFS_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Why Ceph was not asked or did not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum CephError {
-    /// The program failed; the end of what it said is in the source.
-    #[error(transparent)]
-    Command(#[from] CmdError),
-    /// It answered with something else than it documents.
-    #[error("could not read the answer of `ceph {command}`")]
-    Answer {
-        /// The command.
-        command: String,
-        /// What is wrong with the answer.
-        #[source]
-        source: serde_json::Error,
-    },
-}
 
 /// What stands in the label of a BlueStore device.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -61,31 +35,13 @@ impl Label {
     }
 }
 
-/// Runs `ceph` with the administrator's keyring; the answer as it is printed.
-///
-/// # Errors
-/// When no monitor answers in time, or refuses.
-pub async fn command(args: &[&str]) -> Result<String, CephError> {
-    let command = Cmd::new(CEPH).args(["--connect-timeout", CONNECT_TIMEOUT_S]).args(args).timeout(COMMAND_TIMEOUT);
-    Ok(command.run().await?.text())
-}
-
-/// Runs `ceph` for an answer in JSON.
-///
-/// # Errors
-/// As [`command`], and when the answer is no such JSON.
-pub async fn query<T: DeserializeOwned>(args: &[&str]) -> Result<T, CephError> {
-    let answer = command(&[args, &["--format", "json"]].concat()).await?;
-    serde_json::from_str(&answer).map_err(|source| CephError::Answer { command: args.join(" "), source })
-}
-
 /// The label of a BlueStore device.
 ///
 /// # Errors
 /// When the device carries none, or it cannot be read.
 pub async fn label(device: &Path) -> Result<Label, CephError> {
     let output = Cmd::new("/usr/bin/ceph-bluestore-tool").args(["show-label", "--dev"]).arg(device).run().await?;
-    let failed = |source| CephError::Answer { command: "bluestore-tool show-label".to_owned(), source };
+    let failed = |source| CephError::Answer { command: "bluestore-tool show-label", source };
     let labels: std::collections::BTreeMap<String, Label> = serde_json::from_slice(&output.stdout).map_err(failed)?;
     Ok(labels.into_values().next().unwrap_or_default())
 }
