@@ -31,7 +31,7 @@ use kube::Client;
 use kube::config::Kubeconfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::guest::ports::chain;
+use furrow_model::reasons::chain;
 use guests::RunningGuests;
 use operations::Operations;
 use requests::Served;

@@ -15,8 +15,8 @@ use super::guests::{Act, RunningGuests};
 use super::report;
 use super::thaw::Thaws;
 use crate::guest::Key;
-use crate::guest::ports::chain;
 use crate::guest::publish::{answered, publish};
+use furrow_model::reasons::chain;
 
 /// What `status.fsFreezeStatus` says while file systems are frozen.
 pub(super) const FROZEN: &str = "frozen";

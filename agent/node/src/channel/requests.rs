@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::operations::{OperationError, Operations};
 use super::streams::Streams;
-use crate::guest::ports::chain;
+use furrow_model::reasons::chain;
 
 /// Operations at once. Observing, starting and stopping guests use the same threads of libvirt and must not wait for a guest
 /// agent that is silent.

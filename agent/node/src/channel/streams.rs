@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::guests::RunningGuests;
 use super::operations::OperationError;
 use crate::guest::Key;
-use crate::guest::ports::chain;
+use furrow_model::reasons::chain;
 
 /// Streams at once: consoles of a full node, with room.
 const MAX_STREAMS: usize = 1024;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guests::{Act, RunningGuests};
 use crate::guest::Key;
-use crate::guest::ports::chain;
+use furrow_model::reasons::chain;
 
 /// Attempts to thaw a guest whose agent does not answer, and the time between them.
 const ATTEMPTS: u32 = 20;
