@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::{
     CDIConfig, DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet,
-    VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration, Vlan,
+    VirtualMachine, VirtualMachineClusterInstancetype, VirtualMachineClusterPreference, VirtualMachineInstance,
+    VirtualMachineInstanceMigration, VirtualMachineInstancetype, VirtualMachinePreference, Vlan,
 };
 
 /// Clients of the field report's time use this version of kubevirt.io; it has the schema of `v1`.
@@ -48,6 +49,10 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         Vlan::crd(),
         Subnet::crd(),
         IP::crd(),
+        VirtualMachineInstancetype::crd(),
+        VirtualMachineClusterInstancetype::crd(),
+        VirtualMachinePreference::crd(),
+        VirtualMachineClusterPreference::crd(),
     ];
     kinds.into_iter().map(described_once).collect()
 }
@@ -179,6 +184,25 @@ mod tests {
         check("DataVolume", &format!("datavolumes.cdi.kubevirt.io {cdi}"));
         check("CDIConfig", "cdiconfigs.cdi.kubevirt.io v1beta1 Cluster   status:true ");
         check("StorageProfile", "storageprofiles.cdi.kubevirt.io v1beta1 Cluster   status:true ");
+        check(
+            "VirtualMachineInstancetype",
+            "virtualmachineinstancetypes.instancetype.kubevirt.io v1beta1 Namespaced \
+             vminstancetype,vminstancetypes,vmf,vmfs all status:false ",
+        );
+        check(
+            "VirtualMachineClusterInstancetype",
+            "virtualmachineclusterinstancetypes.instancetype.kubevirt.io v1beta1 Cluster \
+             vmclusterinstancetype,vmclusterinstancetypes,vmcf,vmcfs  status:false ",
+        );
+        check(
+            "VirtualMachinePreference",
+            "virtualmachinepreferences.instancetype.kubevirt.io v1beta1 Namespaced \
+             vmpref,vmprefs,vmp,vmps all status:false ",
+        );
+        check(
+            "VirtualMachineClusterPreference",
+            "virtualmachineclusterpreferences.instancetype.kubevirt.io v1beta1 Cluster vmcp,vmcps  status:false ",
+        );
         check("IP", "ips.kubeovn.io v1 Cluster ip  status:false V4IP,V6IP,Mac,Node,Subnet");
         check("Vlan", "vlans.kubeovn.io v1 Cluster vlan  status:true ID,Provider,conflict");
     }

@@ -11,6 +11,7 @@ pub mod channel;
 pub mod crds;
 pub mod datavolume;
 pub mod import;
+pub mod instancetype;
 pub mod ip;
 pub mod kubeovn;
 pub mod kubevirt;
@@ -31,6 +32,10 @@ pub mod vmi;
 
 pub use cdiconfig::CDIConfig;
 pub use datavolume::DataVolume;
+pub use instancetype::{
+    VirtualMachineClusterInstancetype, VirtualMachineClusterPreference, VirtualMachineInstancetype,
+    VirtualMachinePreference,
+};
 pub use ip::IP;
 pub use kubevirt::KubeVirt;
 pub use migration::VirtualMachineInstanceMigration;
