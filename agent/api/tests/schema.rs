@@ -5,7 +5,8 @@
 use furrow_api::{
     CDIConfig, DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet,
     VirtualMachine, VirtualMachineClusterInstancetype, VirtualMachineClusterPreference, VirtualMachineInstance,
-    VirtualMachineInstanceMigration, VirtualMachineInstancetype, VirtualMachinePreference, Vlan, crds,
+    VirtualMachineInstanceMigration, VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet,
+    VirtualMachineInstancetype, VirtualMachinePool, VirtualMachinePreference, Vlan, crds,
 };
 use kube::Resource;
 use serde::Serialize;
@@ -106,6 +107,9 @@ fn every_field_survives_reading_and_writing() {
     check_round_trip::<Vlan>();
     check_round_trip::<Subnet>();
     check_round_trip::<IP>();
+    check_round_trip::<VirtualMachineInstanceReplicaSet>();
+    check_round_trip::<VirtualMachinePool>();
+    check_round_trip::<VirtualMachineInstancePreset>();
     check_round_trip::<VirtualMachineInstancetype>();
     check_round_trip::<VirtualMachineClusterInstancetype>();
     check_round_trip::<VirtualMachinePreference>();
