@@ -15,12 +15,18 @@ mod cluster;
 mod datavolume;
 mod dispatch;
 mod events;
+mod instancetype;
 mod ipam;
 mod kubevirt;
 mod leader;
 mod marks;
 mod network;
 mod pod;
+mod pool;
+mod replicaset;
+#[cfg(test)]
+mod roles_tests;
+mod selector;
 mod server;
 mod subnet;
 mod subresources;
@@ -190,6 +196,9 @@ fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),
         kubevirt: start.controller(kubevirt::Settings { cluster: cluster.clone() }, QUIET),
         request: start.controller(certificates::Certificates { cluster: cluster.clone() }, QUIET),
+        replica_set: start.controller(replicaset::ReplicaSets { cluster: cluster.clone() }, QUIET),
+        pool: start.controller(pool::Pools { cluster: cluster.clone() }, QUIET),
+        types: start.controller(instancetype::Revisions { cluster: cluster.clone() }, QUIET),
         endpoints: start.controller(subresources::endpoints::Endpoints { cluster: cluster.clone() }, QUIET),
     };
     cluster.lead(queues);

@@ -7,7 +7,10 @@ use kube::ResourceExt;
 
 use furrow_api::meta::Condition;
 use furrow_api::vmi::{VmiPhase, Volume};
-use furrow_api::{DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance};
+use furrow_api::{
+    DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset,
+    VirtualMachineInstanceReplicaSet, VirtualMachinePool,
+};
 
 use crate::cluster::{Cluster, controller, key_of};
 use crate::dispatch::Key;
@@ -31,11 +34,20 @@ pub(crate) enum Mark {
     Request(Key),
     /// Where the subresource API is served.
     Endpoints(Key),
+    /// What a VirtualMachine refers to.
+    Types(Key),
+    /// A VirtualMachineInstanceReplicaSet.
+    ReplicaSet(Key),
+    /// A VirtualMachinePool.
+    Pool(Key),
 }
 
 /// All objects.
 pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
     let mut marks: Vec<_> = cluster.vms.state().iter().map(|vm| Mark::Vm(key_of(vm.as_ref()))).collect();
+    marks.extend(cluster.vms.state().iter().filter_map(|vm| crate::instancetype::key(vm)).map(Mark::Types));
+    marks.extend(cluster.replica_sets.state().iter().map(|set| Mark::ReplicaSet(key_of(set.as_ref()))));
+    marks.extend(cluster.pools.state().iter().map(|pool| Mark::Pool(key_of(pool.as_ref()))));
     marks.extend(cluster.vmis.state().iter().map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))));
     marks.extend(cluster.data_volumes.state().iter().map(|volume| Mark::DataVolume(key_of(volume.as_ref()))));
     marks.extend(cluster.subnets.state().iter().map(|subnet| Mark::Subnet(key_of(subnet.as_ref()))));
@@ -49,6 +61,9 @@ pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
 pub(crate) fn of_vm(cluster: &Cluster, vm: &VirtualMachine, deleted: bool) -> Vec<Mark> {
     let mut marks = if deleted { addresses_of(cluster, vm) } else { Vec::new() };
     marks.push(Mark::Vm(key_of(vm)));
+    marks.extend(crate::instancetype::key(vm).map(Mark::Types));
+    let pool = controller::<VirtualMachinePool>(vm);
+    marks.extend(pool.map(|pool| Mark::Pool(Key::new(&vm.namespace().unwrap_or_default(), &pool.name))));
     marks
 }
 
@@ -56,7 +71,23 @@ pub(crate) fn of_vm(cluster: &Cluster, vm: &VirtualMachine, deleted: bool) -> Ve
 pub(crate) fn of_vmi(cluster: &Cluster, vmi: &VirtualMachineInstance, deleted: bool) -> Vec<Mark> {
     let mut marks = if deleted { addresses_of(cluster, vmi) } else { Vec::new() };
     marks.extend([Mark::Vmi(key_of(vmi)), Mark::Vm(key_of(vmi))]);
+    marks.extend(sets_of(cluster, vmi));
     marks
+}
+
+/// The set that a guest belongs to, or those that may take in one that belongs to nobody.
+fn sets_of(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Vec<Mark> {
+    let namespace = vmi.namespace().unwrap_or_default();
+    if let Some(owner) = controller::<VirtualMachineInstanceReplicaSet>(vmi) {
+        return vec![Mark::ReplicaSet(Key::new(&namespace, &owner.name))];
+    }
+    if vmi.owner_references().iter().any(|owner| owner.controller == Some(true)) {
+        return Vec::new();
+    }
+    let sets = cluster.replica_sets.state();
+    let near = sets.iter().filter(|set| set.namespace().as_deref() == Some(namespace.as_str()));
+    let takes = near.filter(|set| crate::selector::matches(&set.spec.selector, vmi.labels()));
+    takes.map(|set| Mark::ReplicaSet(key_of(set.as_ref()))).collect()
 }
 
 fn addresses_of(cluster: &Cluster, object: &impl ResourceExt) -> Vec<Mark> {
@@ -175,6 +206,21 @@ fn waiting_guests(cluster: &Cluster) -> Vec<Mark> {
     };
     let vmis = cluster.vmis.state();
     vmis.iter().filter(|vmi| held_up(vmi)).map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))).collect()
+}
+
+/// A set of guests changed.
+pub(crate) fn of_replica_set(_: &Cluster, set: &VirtualMachineInstanceReplicaSet, _: bool) -> Vec<Mark> {
+    vec![Mark::ReplicaSet(key_of(set))]
+}
+
+/// A pool changed.
+pub(crate) fn of_pool(_: &Cluster, pool: &VirtualMachinePool, _: bool) -> Vec<Mark> {
+    vec![Mark::Pool(key_of(pool))]
+}
+
+/// A preset changed: it concerns guests that are made later, and no object.
+pub(crate) fn of_preset(_: &Cluster, _: &VirtualMachineInstancePreset, _: bool) -> Vec<Mark> {
+    Vec::new()
 }
 
 /// The settings changed.

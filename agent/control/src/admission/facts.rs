@@ -1,13 +1,16 @@
 //! What admission asks of the cluster, in its own words, and the answers from this process's caches. A cache may be a
 //! moment old; where that would refuse what is right, the API server is asked. Refuses to judge.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstancePreset, Vlan};
+use furrow_model::instancetype::{Source, Which};
 use furrow_model::mac::Mac;
 use k8s_openapi::api::authentication::v1::UserInfo;
+use serde_json::Value;
 
 /// Something that could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub(crate) struct AddressHolder {
     pub(crate) mac: Option<Mac>,
 }
 
+/// Labels and spec of an object.
+pub(crate) type Labelled = (BTreeMap<String, String>, Value);
+
 /// The cluster, as far as admission needs it.
 pub(crate) trait Facts: Send + Sync + 'static {
     /// Provisioner of a storage class; `None` when there is no such class.
@@ -50,6 +56,16 @@ pub(crate) trait Facts: Send + Sync + 'static {
     fn addresses(&self) -> Vec<AddressHolder>;
     /// Machine type of virtual machines that name none.
     fn default_machine_type(&self) -> Option<String>;
+    /// Presets of a namespace that are not being deleted.
+    fn presets(&self, namespace: &str) -> Vec<Arc<VirtualMachineInstancePreset>>;
+    /// Spec of what a virtual machine refers to; the inner error is for the user: why there is none.
+    fn type_spec(
+        &self,
+        vm: &VirtualMachine,
+        which: Which,
+    ) -> impl Future<Output = Result<Result<Option<Value>, String>, FactsError>> + Send;
+    /// Labels and spec of what a volume's defaults may come from; `None` when there is no such object.
+    fn labels_of(&self, source: &Source) -> impl Future<Output = Result<Option<Labelled>, FactsError>> + Send;
     /// Whether a user may copy a claim of a namespace.
     fn may_clone(
         &self,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use furrow_api::vmi::VirtualMachineInstanceSpec;
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstancePreset, Vlan};
+use furrow_model::instancetype::{Source, Which};
 use furrow_model::mac::Mac;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
@@ -12,10 +13,12 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::PostParams;
 use kube::runtime::reflector::Store;
+use serde_json::Value;
 
-use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
+use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder};
 use crate::calls::{self, Object};
 use crate::cluster::{Cluster, find_cluster};
+use crate::instancetype::{self, TypesError};
 
 /// The API server's own limit for a webhook is 10 s; an answer must still fit.
 const REVIEW_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -78,6 +81,24 @@ impl Facts for Cluster {
         let configured =
             settings.iter().find_map(|kubevirt| kubevirt.spec.configuration.as_ref()?.machine_type.clone());
         configured.filter(|machine| !machine.is_empty())
+    }
+
+    fn presets(&self, namespace: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {
+        let mut presets = staying(&self.presets);
+        presets.retain(|preset| preset.namespace().as_deref() == Some(namespace));
+        presets
+    }
+
+    async fn type_spec(&self, vm: &VirtualMachine, which: Which) -> Result<Result<Option<Value>, String>, FactsError> {
+        match instancetype::spec_of(self, vm, which).await {
+            Ok(spec) => Ok(Ok(spec)),
+            Err(TypesError::Call(error)) => Err(FactsError(error.message())),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    async fn labels_of(&self, source: &Source) -> Result<Option<Labelled>, FactsError> {
+        instancetype::labels_of(self, source).await.map_err(|error| FactsError(error.message()))
     }
 
     async fn may_clone(&self, user: &UserInfo, namespace: &str, claim: &str) -> Result<bool, FactsError> {

@@ -12,10 +12,13 @@ mod datavolume;
 mod defaults;
 mod facts;
 mod guest;
+mod instancetypes;
 mod ip;
 mod live;
 #[cfg(test)]
 mod network_tests;
+mod presets;
+mod replicas;
 mod review;
 mod subnet;
 mod supported;
@@ -36,6 +39,8 @@ use axum::{Json, Router};
 use furrow_api::names::{AGENT_GROUP, CONTROL_USER};
 use serde_json::Value;
 
+pub(crate) use self::defaults::devices as default_devices;
+
 use self::causes::Causes;
 use self::facts::{Facts, FactsError};
 use self::review::{Answer, Request, Review};
@@ -55,6 +60,11 @@ pub(crate) fn router<F: Facts>(facts: Arc<F>) -> Router {
             "/validate/providernetwork",
             post(|facts, review| answer::<F, _>(facts, review, underlay::validate_provider_network)),
         )
+        .route("/validate/instancetype", post(|facts, review| answer::<F, _>(facts, review, instancetypes::size)))
+        .route("/validate/replicaset", post(|facts, review| answer::<F, _>(facts, review, replicas::replica_set)))
+        .route("/validate/pool", post(|facts, review| answer::<F, _>(facts, review, replicas::pool)))
+        .route("/validate/preset", post(|facts, review| answer::<F, _>(facts, review, presets::validate)))
+        .route("/validate/preference", post(|facts, review| answer::<F, _>(facts, review, instancetypes::preference)))
         .route("/validate/ip", post(|facts, review| answer::<F, _>(facts, review, ip::validate)))
         .route("/mutate/vm", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vm)))
         .route("/mutate/vmi", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vmi)))

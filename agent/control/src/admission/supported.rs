@@ -148,8 +148,6 @@ pub(crate) const GUEST: &[Refused] = &[
 
 /// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.
 pub(crate) const MACHINE: &[Refused] = &[
-    set("instancetype", "instancetypes are not supported yet"),
-    set("preference", "preferences are not supported yet"),
     only(
         "runStrategy",
         &["Always", "Halted", "Manual", "Once", "RerunOnFailure"],

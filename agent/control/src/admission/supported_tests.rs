@@ -87,7 +87,7 @@ const GUEST_REALISED: &[&str] = &[
     "volumes[].persistentVolumeClaim.readOnly",
 ];
 
-const MACHINE_REALISED: &[&str] = &["dataVolumeTemplates", "running", "template"];
+const MACHINE_REALISED: &[&str] = &["dataVolumeTemplates", "instancetype", "preference", "running", "template"];
 
 const DATA_VOLUME_REALISED: &[&str] = &[
     "pvc",

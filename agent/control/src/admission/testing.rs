@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstancePreset, Vlan};
+use furrow_model::instancetype::{Source, Which};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
 use super::causes::Cause;
-use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
+use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder};
 use super::review::{Answer, Request};
 
 /// The fake.
@@ -22,6 +23,11 @@ pub(super) struct FakeCluster {
     pub(super) addresses: Vec<AddressHolder>,
     /// Namespaces that every user may copy from.
     pub(super) open_namespaces: Vec<String>,
+    pub(super) presets: Vec<Arc<VirtualMachineInstancePreset>>,
+    /// Specs of instancetypes and preferences by kind and name.
+    pub(super) types: BTreeMap<(&'static str, String), Value>,
+    /// Claims, DataVolumes and DataSources.
+    pub(super) labelled: Vec<(Source, Labelled)>,
     pub(super) broken: bool,
 }
 
@@ -80,6 +86,26 @@ impl Facts for FakeCluster {
 
     fn default_machine_type(&self) -> Option<String> {
         None
+    }
+
+    fn presets(&self, _: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {
+        self.presets.clone()
+    }
+
+    async fn type_spec(&self, vm: &VirtualMachine, which: Which) -> Result<Result<Option<Value>, String>, FactsError> {
+        let matcher = match which {
+            Which::Instancetype => vm.spec.instancetype.as_ref(),
+            Which::Preference => vm.spec.preference.as_ref(),
+        };
+        let Some(matcher) = matcher else { return Ok(Ok(None)) };
+        let scope = which.scope(matcher.kind.as_deref().unwrap_or_default()).unwrap();
+        let key = (which.kind(scope), matcher.name.clone().unwrap_or_default());
+        let spec = self.types.get(&key).cloned();
+        Ok(spec.map(Some).ok_or_else(|| format!("{} {:?} does not exist", key.0, key.1)))
+    }
+
+    async fn labels_of(&self, source: &Source) -> Result<Option<Labelled>, FactsError> {
+        Ok(self.labelled.iter().find(|(there, _)| there == source).map(|(_, labelled)| labelled.clone()))
     }
 
     async fn may_clone(&self, _: &UserInfo, namespace: &str, _: &str) -> Result<bool, FactsError> {

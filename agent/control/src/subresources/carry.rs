@@ -74,8 +74,8 @@ impl Carrier {
             }
             Work::ExpandSpec => {
                 let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
-                let vm = serde_json::to_value(&vm).map_err(|error| Failure::internal(&error.to_string()))?;
-                expand(vm)
+                let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
+                expanded.map(|vm| document(&vm)).map_err(|error| Failure::internal(&chain(&error)))
             }
             Work::Guest(operation) => self.guest(target, operation, body).await,
             Work::Stream(_) => Err(Failure::bad_request("this is a stream: ask for it with an upgrade to websocket")),
@@ -230,7 +230,7 @@ fn missing(target: &Target) -> Failure {
     Failure::not_found(target.subresource.resource, &target.name)
 }
 
-/// An expanded VirtualMachine is itself: there are no instancetypes and preferences yet.
+/// A VirtualMachine that refers to nothing, expanded, is itself.
 ///
 /// # Errors
 /// 501 when it names one.

@@ -28,6 +28,8 @@ mod streams;
 mod tls;
 mod trust;
 
+pub(crate) use options::go_duration_ms;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;

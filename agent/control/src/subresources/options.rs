@@ -36,7 +36,7 @@ fn unreadable(error: &dyn std::fmt::Display) -> Failure {
 
 /// Milliseconds of a duration as Go writes it, such as `1h30m`, `5m0s`, `1.5s`, `300ms`; `None` for anything else, and for
 /// negative ones.
-pub(super) fn go_duration_ms(text: &str) -> Option<u64> {
+pub(crate) fn go_duration_ms(text: &str) -> Option<u64> {
     if text == "0" {
         return Some(0);
     }

@@ -15,6 +15,7 @@ use furrow_model::vm::{Action, Decision, Observed, decide};
 use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, controller, find, key_of};
 use crate::dispatch::{Disposition, Key, Next, Reconcile};
+use crate::instancetype::{self, TypesError};
 
 use self::status::{Facts, Volumes};
 
@@ -265,6 +266,11 @@ impl Machines {
         if foreign {
             return Ok(Err(taken()));
         }
+        let vmi = match Box::pin(instancetype::guest(&self.cluster, vm, vmi)).await {
+            Ok(vmi) => vmi,
+            Err(TypesError::Call(error)) => return Err(error.into()),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         match calls::create(&api, &vmi).await {
             Ok(Some(created)) => {
                 tracing::info!(vm = %key_of(vm), uid = created.uid(), "guest made");

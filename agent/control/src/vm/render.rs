@@ -63,7 +63,12 @@ fn label_value(name: &str) -> String {
 /// # Errors
 /// When it has no JSON form.
 pub(crate) fn template_digest(vm: &VirtualMachine) -> Result<String, serde_json::Error> {
-    let digest = Sha256::digest(serde_json::to_vec(&vm.spec.template)?);
+    let mut document = serde_json::to_vec(&vm.spec.template)?;
+    // What it refers to makes the guest as much as the template does.
+    for matcher in [&vm.spec.instancetype, &vm.spec.preference].into_iter().flatten() {
+        document.extend(serde_json::to_vec(matcher)?);
+    }
+    let digest = Sha256::digest(document);
     Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -104,6 +109,9 @@ mod tests {
         assert_eq!(template_digest(&changed).unwrap(), template_digest(&vm).unwrap());
         changed.spec.template.spec.termination_grace_period_seconds = Some(1);
         assert_ne!(template_digest(&changed).unwrap(), template_digest(&vm).unwrap());
+        let mut resized = vm.clone();
+        resized.spec.instancetype = Some(furrow_api::vm::InstancetypeMatcher::default());
+        assert_ne!(template_digest(&resized).unwrap(), template_digest(&vm).unwrap());
         let volume = data_volume(&vm, &vm.spec.data_volume_templates[0]);
         assert_eq!(volume.name_any(), "report-root");
         assert_eq!(volume.owner_references()[0].kind, "VirtualMachine");
