@@ -5,7 +5,8 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::vmi::EvictionStrategy;
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachineInstance, Vlan};
 use furrow_model::mac::Mac;
 use k8s_openapi::api::authentication::v1::UserInfo;
 
@@ -34,6 +35,16 @@ pub(crate) struct AddressHolder {
     pub(crate) mac: Option<Mac>,
 }
 
+/// A reservation pod and its guest.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reserved {
+    pub(crate) vmi: VirtualMachineInstance,
+    /// The pod's node; empty before it is bound.
+    pub(crate) node: String,
+    /// The pod ended.
+    pub(crate) over: bool,
+}
+
 /// The cluster, as far as admission needs it.
 pub(crate) trait Facts: Send + Sync + 'static {
     /// Provisioner of a storage class; `None` when there is no such class.
@@ -50,6 +61,18 @@ pub(crate) trait Facts: Send + Sync + 'static {
     fn addresses(&self) -> Vec<AddressHolder>;
     /// Machine type of virtual machines that name none.
     fn default_machine_type(&self) -> Option<String>;
+    /// Eviction strategy of guests that name none.
+    fn eviction_strategy(&self) -> Option<EvictionStrategy>;
+    /// A reservation pod with its guest; `None` for any other pod.
+    fn reserved(&self, namespace: &str, pod: &str)
+    -> impl Future<Output = Result<Option<Reserved>, FactsError>> + Send;
+    /// Writes into a guest's status that it is to leave a node; with dry run that is only tried.
+    fn mark_evacuation(
+        &self,
+        vmi: &VirtualMachineInstance,
+        node: &str,
+        dry_run: bool,
+    ) -> impl Future<Output = Result<(), FactsError>> + Send;
     /// Whether a user may copy a claim of a namespace.
     fn may_clone(
         &self,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::vmi::EvictionStrategy;
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachineInstance, Vlan};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
 use super::causes::Cause;
-use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
+use super::facts::{AddressHolder, Facts, FactsError, MacHolder, Reserved};
 use super::review::{Answer, Request};
 
 /// The fake.
@@ -23,6 +24,11 @@ pub(super) struct FakeCluster {
     /// Namespaces that every user may copy from.
     pub(super) open_namespaces: Vec<String>,
     pub(super) broken: bool,
+    pub(super) eviction_strategy: Option<EvictionStrategy>,
+    /// What every pod that is asked for reserves.
+    pub(super) reserved: Option<Reserved>,
+    /// Nodes that guests were marked to leave, and whether that was only tried.
+    pub(super) marks: std::sync::Mutex<Vec<(String, bool)>>,
 }
 
 impl FakeCluster {
@@ -82,6 +88,22 @@ impl Facts for FakeCluster {
         None
     }
 
+    fn eviction_strategy(&self) -> Option<EvictionStrategy> {
+        self.eviction_strategy.clone()
+    }
+
+    async fn reserved(&self, _: &str, _: &str) -> Result<Option<Reserved>, FactsError> {
+        Ok(self.reserved.clone())
+    }
+
+    async fn mark_evacuation(&self, _: &VirtualMachineInstance, node: &str, dry_run: bool) -> Result<(), FactsError> {
+        if self.broken {
+            return Err(FactsError("write".into()));
+        }
+        self.marks.lock().unwrap().push((node.to_owned(), dry_run));
+        Ok(())
+    }
+
     async fn may_clone(&self, _: &UserInfo, namespace: &str, _: &str) -> Result<bool, FactsError> {
         if self.broken {
             Err(FactsError("ask".into()))
@@ -99,7 +121,7 @@ pub(super) fn create(object: Value) -> Request {
         user_info: UserInfo { username: Some("ann".into()), ..UserInfo::default() },
         namespace: Some("shop".into()),
         object,
-        old_object: Value::Null,
+        ..Request::default()
     }
 }
 
