@@ -124,6 +124,25 @@ pub(crate) fn render(
     })
 }
 
+/// The patch of subresource `resize` that makes a guest's pod reserve what its spec says now.
+///
+/// # Errors
+/// As [`render`].
+pub(crate) fn resources(
+    vmi: &VirtualMachineInstance,
+    settings: Option<&KubeVirt>,
+) -> Result<serde_json::Value, RenderError> {
+    let Container { name, resources, .. } = container(&taken(&vmi.spec, settings)?);
+    Ok(serde_json::json!({"spec": {"containers": [{"name": name, "resources": resources}]}}))
+}
+
+/// Virtual processors for each one that is requested of a node.
+pub(crate) fn cpu_ratio(settings: Option<&KubeVirt>) -> i64 {
+    let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
+    let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
+    developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from)
+}
+
 fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
     OwnerReference {
         api_version: VirtualMachineInstance::api_version(&()).into_owned(),
@@ -166,7 +185,7 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
         .and_then(|kubevirt| kubevirt.spec.configuration.as_ref())
         .and_then(|configuration| configuration.developer_configuration.as_ref());
     let percent = developer.and_then(|developer| developer.memory_overcommit).map_or(100, i64::from).max(1);
-    let ratio = developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from);
+    let ratio = cpu_ratio(settings);
     let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
     let guest = bytes("spec.domain.memory.guest", guest)?;

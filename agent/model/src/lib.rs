@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod datavolume;
 pub mod dhcp;
 pub mod domain;
+pub mod eviction;
 pub mod flows;
 pub mod guest;
 pub mod import;

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use furrow_api::quantity;
+use furrow_model::vm::plug;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Map, Value, json};
 
 use super::facts::{Facts, FactsError};
+use super::guest::compute::VCPUS_MAX;
 use super::review::{Answer, Request};
 use super::{instancetypes, is_own, presets, settled, verdict, vm};
 
@@ -51,6 +53,10 @@ pub(super) async fn of_vmi<F: Facts>(facts: Arc<F>, request: Request) -> Result<
     if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
         machine(spec, facts.default_machine_type());
         guest(spec);
+        let strategy = facts.eviction_strategy();
+        if let (Some(spec), Some(strategy)) = (spec.as_object_mut(), strategy) {
+            spec.entry("evictionStrategy").or_insert_with(|| json!(strategy));
+        }
     }
     // An object that was exported from a running guest must not claim to run.
     if !is_own(&request)
@@ -179,6 +185,22 @@ fn topology(spec: &mut Value) {
             *value = json!(default);
         }
     }
+    max_sockets(cpu);
+}
+
+/// Room for processors that are plugged in later. A guest whose processors are pinned one by one has none to spare.
+fn max_sockets(cpu: &mut Map<String, Value>) {
+    let says = |part: &str| cpu.get(part).is_some_and(|value| !value.is_null() && value != &Value::Bool(false));
+    let count = |part: &str| cpu.get(part).and_then(Value::as_i64).filter(|count| *count > 0);
+    if says("maxSockets") {
+        return;
+    }
+    let (Some(sockets), Some(cores), Some(threads)) = (count("sockets"), count("cores"), count("threads")) else {
+        return;
+    };
+    let pinned = ["dedicatedCpuPlacement", "numa", "realtime"].into_iter().any(says);
+    let most = if pinned { sockets } else { plug::room(sockets, cores, threads, VCPUS_MAX) };
+    cpu.insert("maxSockets".to_owned(), json!(most));
 }
 
 /// The source's namespace, which CDI leaves to its webhook, and the volume mode: CDI leaves that to Kubernetes, whose

@@ -6,7 +6,8 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstancePreset, Vlan};
+use furrow_api::vmi::EvictionStrategy;
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
 use furrow_model::instancetype::{Source, Which};
 use furrow_model::mac::Mac;
 use k8s_openapi::api::authentication::v1::UserInfo;
@@ -40,6 +41,16 @@ pub(crate) struct AddressHolder {
 /// Labels and spec of an object.
 pub(crate) type Labelled = (BTreeMap<String, String>, Value);
 
+/// A reservation pod and its guest.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reserved {
+    pub(crate) vmi: VirtualMachineInstance,
+    /// The pod's node; empty before it is bound.
+    pub(crate) node: String,
+    /// The pod ended.
+    pub(crate) over: bool,
+}
+
 /// The cluster, as far as admission needs it.
 pub(crate) trait Facts: Send + Sync + 'static {
     /// Provisioner of a storage class; `None` when there is no such class.
@@ -66,6 +77,18 @@ pub(crate) trait Facts: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Result<Option<Value>, String>, FactsError>> + Send;
     /// Labels and spec of what a volume's defaults may come from; `None` when there is no such object.
     fn labels_of(&self, source: &Source) -> impl Future<Output = Result<Option<Labelled>, FactsError>> + Send;
+    /// Eviction strategy of guests that name none.
+    fn eviction_strategy(&self) -> Option<EvictionStrategy>;
+    /// A reservation pod with its guest; `None` for any other pod.
+    fn reserved(&self, namespace: &str, pod: &str)
+    -> impl Future<Output = Result<Option<Reserved>, FactsError>> + Send;
+    /// Writes into a guest's status that it is to leave a node; with dry run that is only tried.
+    fn mark_evacuation(
+        &self,
+        vmi: &VirtualMachineInstance,
+        node: &str,
+        dry_run: bool,
+    ) -> impl Future<Output = Result<(), FactsError>> + Send;
     /// Whether a user may copy a claim of a namespace.
     fn may_clone(
         &self,

@@ -1,6 +1,7 @@
 //! Admission: what is let into the cluster, and with which defaults. One webhook a kind, called by the API server over
-//! loopback. Owns the rules that a schema cannot say and the list of what is not realised yet. Refuses to write anything,
-//! and to be in the way of status: the webhooks' `matchConditions` call it only for what it judges.
+//! loopback. Owns the rules that a schema cannot say and the list of what is not realised yet. Refuses to write anything
+//! but the node that a guest is to leave (`eviction`), and to be in the way of status: the webhooks' `matchConditions`
+//! call it only for what it judges.
 //!
 //! ```text
 //!  API server ──AdmissionReview──> route ──> kind (vm, vmi, ...) ──> guest rules, supported fields ──> causes ──> answer
@@ -10,6 +11,7 @@
 mod causes;
 mod datavolume;
 mod defaults;
+mod eviction;
 mod facts;
 mod guest;
 mod instancetypes;
@@ -65,6 +67,7 @@ pub(crate) fn router<F: Facts>(facts: Arc<F>) -> Router {
         .route("/validate/pool", post(|facts, review| answer::<F, _>(facts, review, replicas::pool)))
         .route("/validate/preset", post(|facts, review| answer::<F, _>(facts, review, presets::validate)))
         .route("/validate/preference", post(|facts, review| answer::<F, _>(facts, review, instancetypes::preference)))
+        .route("/validate/eviction", post(|facts, review| answer::<F, _>(facts, review, eviction::validate)))
         .route("/validate/ip", post(|facts, review| answer::<F, _>(facts, review, ip::validate)))
         .route("/mutate/vm", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vm)))
         .route("/mutate/vmi", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vmi)))

@@ -11,6 +11,7 @@ const GUEST_REALISED: &[&str] = &[
     "domain.clock",
     "domain.cpu.cores",
     "domain.cpu.features",
+    "domain.cpu.maxSockets",
     "domain.cpu.model",
     "domain.cpu.sockets",
     "domain.cpu.threads",
@@ -69,7 +70,9 @@ const GUEST_REALISED: &[&str] = &[
     "domain.memory.guest",
     "domain.memory.hugepages",
     "domain.memory.reservedOverhead",
+    "domain.rebootPolicy",
     "domain.resources",
+    "evictionStrategy",
     "hostname",
     "networks[].multus.networkName",
     "networks[].name",
@@ -198,7 +201,8 @@ fn what_is_off_is_not_used() {
     check(json!({"domain": {"devices": {"gpus": [], "useVirtioTransitional": false, "tpm": {"enabled": false}}}}), &[]);
     check(json!({"domain": {"devices": {"tpm": {}}}}), &["domain.devices.tpm"]);
     check(json!({"evictionStrategy": "LiveMigrateIfPossible", "architecture": "amd64", "subdomain": ""}), &[]);
-    check(json!({"evictionStrategy": "LiveMigrate"}), &["evictionStrategy"]);
+    check(json!({"evictionStrategy": "LiveMigrate", "domain": {"cpu": {"maxSockets": 4}}}), &[]);
+    check(json!({"domain": {"memory": {"maxGuest": "2Gi"}}}), &["domain.memory.maxGuest"]);
 }
 
 #[test]

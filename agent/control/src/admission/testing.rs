@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstancePreset, Vlan};
+use furrow_api::vmi::EvictionStrategy;
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
 use furrow_model::instancetype::{Source, Which};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
 use super::causes::Cause;
-use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder};
+use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder, Reserved};
 use super::review::{Answer, Request};
 
 /// The fake.
@@ -29,6 +30,11 @@ pub(super) struct FakeCluster {
     /// Claims, DataVolumes and DataSources.
     pub(super) labelled: Vec<(Source, Labelled)>,
     pub(super) broken: bool,
+    pub(super) eviction_strategy: Option<EvictionStrategy>,
+    /// What every pod that is asked for reserves.
+    pub(super) reserved: Option<Reserved>,
+    /// Nodes that guests were marked to leave, and whether that was only tried.
+    pub(super) marks: std::sync::Mutex<Vec<(String, bool)>>,
 }
 
 impl FakeCluster {
@@ -108,6 +114,22 @@ impl Facts for FakeCluster {
         Ok(self.labelled.iter().find(|(there, _)| there == source).map(|(_, labelled)| labelled.clone()))
     }
 
+    fn eviction_strategy(&self) -> Option<EvictionStrategy> {
+        self.eviction_strategy.clone()
+    }
+
+    async fn reserved(&self, _: &str, _: &str) -> Result<Option<Reserved>, FactsError> {
+        Ok(self.reserved.clone())
+    }
+
+    async fn mark_evacuation(&self, _: &VirtualMachineInstance, node: &str, dry_run: bool) -> Result<(), FactsError> {
+        if self.broken {
+            return Err(FactsError("write".into()));
+        }
+        self.marks.lock().unwrap().push((node.to_owned(), dry_run));
+        Ok(())
+    }
+
     async fn may_clone(&self, _: &UserInfo, namespace: &str, _: &str) -> Result<bool, FactsError> {
         if self.broken {
             Err(FactsError("ask".into()))
@@ -125,7 +147,7 @@ pub(super) fn create(object: Value) -> Request {
         user_info: UserInfo { username: Some("ann".into()), ..UserInfo::default() },
         namespace: Some("shop".into()),
         object,
-        old_object: Value::Null,
+        ..Request::default()
     }
 }
 

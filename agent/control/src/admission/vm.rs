@@ -31,7 +31,7 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
         guest::check("spec.template.spec", &template.raw, &template.spec, (identity, &holders), &mut causes);
     }
     data_volume_templates(facts.as_ref(), &request, &vm.spec, &mut causes).await?;
-    Ok(verdict(causes, Vec::new()))
+    Ok(verdict(causes, guest::warnings("spec.template.spec", &vm.spec.template.spec)))
 }
 
 fn run_strategy(spec: &VirtualMachineSpec, causes: &mut Causes) {

@@ -91,6 +91,8 @@ pub struct DomainRecord {
     pub taps: Vec<String>,
     /// The RBD images it may write to, as `pool/image`.
     pub images: Vec<String>,
+    /// vCPUs that it has, and has room for.
+    pub vcpus: Option<(u32, u32)>,
 }
 
 impl Libvirt {
@@ -227,6 +229,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         agent_connected: live.agent_connected,
         taps: live.taps,
         images: live.images,
+        vcpus: live.vcpus,
     })
 }
 

@@ -35,16 +35,27 @@ pub(super) struct Live {
     pub(super) agent_connected: bool,
     pub(super) taps: Vec<String>,
     pub(super) images: Vec<String>,
+    pub(super) vcpus: Option<(u32, u32)>,
 }
 
 #[derive(Deserialize)]
 struct Document {
     #[serde(rename = "@type")]
     kind: String,
+    vcpu: Option<Vcpu>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
     devices: Devices,
+}
+
+/// How many there is room for; `current` is absent when the domain has them all.
+#[derive(Deserialize)]
+struct Vcpu {
+    #[serde(rename = "@current")]
+    current: Option<u32>,
+    #[serde(rename = "$text")]
+    most: u32,
 }
 
 #[derive(Deserialize, Default)]
@@ -120,6 +131,7 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
     };
     for device in document.devices.devices {
         match device {
@@ -154,7 +166,7 @@ mod tests {
     #[test]
     fn reads_owner_agent_taps_and_writable_images() {
         let live = read(
-            "<domain type='qemu' id='3'><name>a_b</name>
+            "<domain type='qemu' id='3'><name>a_b</name><vcpu placement='static' current='2'>8</vcpu>
                <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
                <devices>
                  <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source></disk>
@@ -175,6 +187,7 @@ mod tests {
                 agent_connected: true,
                 taps: vec!["fw0123456789a".into()],
                 images: vec!["volumes/x".into()],
+                vcpus: Some((2, 8)),
             }
         );
     }

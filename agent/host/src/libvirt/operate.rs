@@ -57,6 +57,15 @@ impl Libvirt {
         self.on_domain(name, "resume the domain", QUERY, Domain::resume).await
     }
 
+    /// Plugs vCPUs in or out until the running domain has so many. The guest sees each as it comes.
+    ///
+    /// # Errors
+    /// When the domain does not exist, does not run, or has no room for them.
+    pub async fn plug_vcpus(&self, name: &str, count: u32) -> Result<(), LibvirtError> {
+        let plug = move |domain: &Domain| domain.set_vcpus_flags(count, sys::VIR_DOMAIN_VCPU_LIVE);
+        self.on_domain(name, "plug vCPUs into the domain", AGENT, plug).await
+    }
+
     /// Presses the reset button.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     features(spec, &mut domain);
     cpu(spec, facts, &mut domain);
     clock(spec, &mut domain);
-    life_cycle(&mut domain);
+    life_cycle(spec, &mut domain);
     domain.devices.emulator.clone_from(&facts.emulator);
     disks::configure(spec, &mut domain);
     interfaces(spec, &mut domain);
@@ -137,7 +137,8 @@ fn hyperv(spec: &HypervSpec) -> Hyperv {
 }
 
 fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
-    domain.vcpu = Some(Vcpu { placement: "static", count: spec.cpu.count() });
+    let (count, most) = (spec.cpu.count(), spec.cpu.max_count());
+    domain.vcpu = Some(Vcpu { placement: "static", current: Some(count).filter(|count| *count < most), count: most });
     let (mode, model) = match (&spec.cpu.model, facts.virtualization) {
         (CpuModelSpec::Named(name), _) => ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() })),
         // The translator has no host CPU to copy. Its largest model boots as fast as its smallest (proofs/boot.md).
@@ -145,7 +146,9 @@ fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         (CpuModelSpec::HostModel, Virtualization::Kvm) => ("host-model", None),
         (CpuModelSpec::HostPassthrough, Virtualization::Kvm) => ("host-passthrough", None),
     };
-    let CpuSpec { sockets, cores, threads, .. } = spec.cpu;
+    let CpuSpec { cores, threads, .. } = spec.cpu;
+    // What the guest is told of: libvirt wants room and topology to agree.
+    let sockets = spec.cpu.max_sockets.max(spec.cpu.sockets);
     domain.cpu = Some(Cpu {
         mode,
         model,
@@ -187,9 +190,9 @@ fn clock(spec: &DomainSpec, domain: &mut Domain) {
 }
 
 /// A guest that powers off or crashes ends; whether it comes back is its run strategy's decision, not libvirt's.
-fn life_cycle(domain: &mut Domain) {
+fn life_cycle(spec: &DomainSpec, domain: &mut Domain) {
     domain.on_poweroff = "destroy";
-    domain.on_reboot = "restart";
+    domain.on_reboot = if spec.ends_on_reboot { "destroy" } else { "restart" };
     domain.on_crash = "destroy";
 }
 

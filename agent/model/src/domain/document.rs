@@ -102,6 +102,8 @@ pub(super) struct Page {
 pub(super) struct Vcpu {
     #[serde(rename = "@placement")]
     pub(super) placement: &'static str,
+    #[serde(rename = "@current", skip_serializing_if = "Option::is_none")]
+    pub(super) current: Option<u32>,
     #[serde(rename = "$text")]
     pub(super) count: u32,
 }

@@ -27,6 +27,8 @@ pub struct DomainSpec {
     pub machine: Option<String>,
     /// ACPI, APIC, Hyper-V and the like.
     pub features: FeatureSpec,
+    /// A reboot from inside the guest ends the domain, instead of resetting it.
+    pub ends_on_reboot: bool,
     /// Clock and timers.
     pub clock: ClockSpec,
     /// Disks in the order of the spec.
@@ -71,8 +73,10 @@ impl Owner {
 /// vCPU count and model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpuSpec {
-    /// Sockets.
+    /// Sockets that the guest starts with.
     pub sockets: u32,
+    /// Sockets that there is room for, at least as many: the rest can be plugged in while it runs.
+    pub max_sockets: u32,
     /// Cores a socket.
     pub cores: u32,
     /// Threads a core.
@@ -84,9 +88,14 @@ pub struct CpuSpec {
 }
 
 impl CpuSpec {
-    /// vCPUs in total.
+    /// vCPUs that the guest starts with.
     pub fn count(&self) -> u32 {
         self.sockets * self.cores * self.threads
+    }
+
+    /// vCPUs that there is room for.
+    pub fn max_count(&self) -> u32 {
+        self.max_sockets.max(self.sockets) * self.cores * self.threads
     }
 }
 
@@ -446,7 +455,10 @@ impl DomainSpec {
         if cpu.sockets == 0 || cpu.cores == 0 || cpu.threads == 0 {
             return Err(DomainError::NoCpu);
         }
-        let count = [cpu.sockets, cpu.cores, cpu.threads].into_iter().map(u64::from).fold(1, u64::saturating_mul);
+        let count = [cpu.max_sockets.max(cpu.sockets), cpu.cores, cpu.threads]
+            .into_iter()
+            .map(u64::from)
+            .fold(1, u64::saturating_mul);
         if count > u64::from(MAX_VCPUS) {
             return Err(DomainError::TooManyCpus { count, max: MAX_VCPUS });
         }

@@ -35,6 +35,8 @@ pub struct Wanted {
     pub volumes: usize,
     /// Images it writes to and does not share, as `pool/image`.
     pub images: Vec<String>,
+    /// vCPUs that it should have; `None` where that is not known.
+    pub vcpus: Option<u32>,
 }
 
 /// What should become of the guest.
@@ -80,6 +82,8 @@ pub struct Observed {
     pub ports_ensured: bool,
     /// When the guest was last asked to shut down, in milliseconds since 1970.
     pub asked_ms: Option<i64>,
+    /// vCPUs that the domain has, and has room for.
+    pub vcpus: Option<(u32, u32)>,
 }
 
 /// The domain as observed.
@@ -142,6 +146,11 @@ pub enum Step {
     Prepare,
     /// Ensure the ports of a running guest.
     EnsurePorts,
+    /// Plug vCPUs into a running guest.
+    PlugVcpus {
+        /// How many it has then.
+        count: u32,
+    },
     /// Define and start the domain.
     Start,
     /// Publish that it runs, with everything known of it.

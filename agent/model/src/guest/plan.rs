@@ -83,7 +83,15 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
     Ok(match state {
         Some(DomainState::Active) => {
             let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
-            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+            match vcpus_to_plug(wanted, observed) {
+                // What the guest has got is observed before it is published.
+                Some(count) => {
+                    Plan { steps: ensure.into_iter().chain([Step::PlugVcpus { count }]).collect(), next: Next::Now }
+                }
+                None => {
+                    Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+                }
+            }
         }
         Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
         // Defined but not started, by an agent that was stopped in between: begin again.
@@ -99,6 +107,13 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
             Plan { steps: vec![Step::Prepare, Step::Start], next: Next::Now }
         }
     })
+}
+
+/// More vCPUs than the guest has, if its domain has room for them. Fewer are control's to refuse: a guest that uses a
+/// processor does not give it back.
+fn vcpus_to_plug(wanted: &Wanted, observed: &Observed) -> Option<u32> {
+    let (now, most) = observed.vcpus?;
+    wanted.vcpus.filter(|count| *count > now && *count <= most)
 }
 
 fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), PlanError> {

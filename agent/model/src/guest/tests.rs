@@ -14,6 +14,7 @@ fn wanted(intent: Intent, phase: Phase) -> Wanted {
         taps: vec!["fw1".into()],
         volumes: 1,
         images: vec!["volumes/a".into()],
+        vcpus: Some(2),
     }
 }
 
@@ -210,4 +211,21 @@ proptest! {
             prop_assert!(!plan.steps.contains(&Step::Undefine), "{:?}", plan);
         }
     }
+}
+
+#[test]
+fn processors_are_plugged_in_before_the_guest_is_published_and_never_out() {
+    let check = |vcpus, expected: &[Step], next| {
+        let seen = Observed { vcpus, ..observed(Some(("new", DomainState::Active))) };
+        let plan = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan");
+        assert_eq!((plan.steps.as_slice(), plan.next), (expected, next), "{vcpus:?}");
+    };
+    check(Some((1, 4)), &[Step::PlugVcpus { count: 2 }], Next::Now);
+    for settled in [Some((2, 4)), Some((3, 4)), Some((1, 1)), None] {
+        check(settled, &[Step::PublishRunning], Next::OnChange);
+    }
+    let seen = Observed { vcpus: Some((1, 4)), ..observed(Some(("new", DomainState::Active))) };
+    let stop = Intent::Stop { deadline_ms: NOW + 1 };
+    let plan = plan(&wanted(stop, Phase::Running), &seen, NOW).expect("a plan");
+    assert!(!plan.steps.contains(&Step::PlugVcpus { count: 2 }), "a guest on its way out gets nothing");
 }

@@ -147,7 +147,7 @@ impl GuestRequest {
             None => owner.default_uuid(),
         };
         let cpu = cpu(spec, defaults)?;
-        let queues = Some(cpu.count().min(MAX_QUEUES)).filter(|count| *count > 1);
+        let queues = Some(queues(&cpu)).filter(|count| *count > 1);
         let devices = &spec.devices;
         let machine = spec.machine.as_ref().map(|machine| machine.type_.clone()).filter(|kind| !kind.is_empty());
         Ok(DomainSpec {
@@ -159,6 +159,7 @@ impl GuestRequest {
             firmware: bootloader(&firmware),
             machine: machine.or_else(|| defaults.machine_type.clone()),
             features: platform::features(spec.features.as_ref())?,
+            ends_on_reboot: spec.reboot_policy == Some(vmi::RebootPolicy::Terminate),
             clock: platform::clock(spec.clock.as_ref()),
             disks: self.disks(sources, seed_path, queues.filter(|_| devices.block_multi_queue == Some(true)))?,
             nics: self.nics(queues.filter(|_| devices.network_interface_multiqueue == Some(true)))?,
@@ -237,6 +238,13 @@ pub(crate) fn owner(vmi: &VirtualMachineInstance) -> Owner {
     }
 }
 
+/// Queues of a device that has one for each vCPU. Several where vCPUs can be plugged in: a tap made for one queue could not
+/// stay when there are more.
+fn queues(cpu: &CpuSpec) -> u32 {
+    let least = cpu.max_count().min(2);
+    cpu.count().max(least).min(MAX_QUEUES)
+}
+
 fn present_interfaces(vmi: &VirtualMachineInstance) -> impl Iterator<Item = &Interface> {
     let interfaces = vmi.spec.domain.devices.interfaces.iter();
     interfaces.filter(|interface| interface.state != Some(vmi::InterfaceState::Absent))
@@ -245,8 +253,8 @@ fn present_interfaces(vmi: &VirtualMachineInstance) -> impl Iterator<Item = &Int
 fn ports(vmi: &VirtualMachineInstance, reservation: &Reservation) -> Result<Vec<PortSpec>, ConvertError> {
     let devices = &vmi.spec.domain.devices;
     let multi_queue = devices.network_interface_multiqueue == Some(true);
-    let vcpus = cpu(&vmi.spec.domain, &ClusterDefaults::default())?.count();
-    let queues = if multi_queue { vcpus.min(MAX_QUEUES) } else { 1 };
+    let cpu = cpu(&vmi.spec.domain, &ClusterDefaults::default())?;
+    let queues = if multi_queue { queues(&cpu) } else { 1 };
     present_interfaces(vmi)
         .map(|interface| {
             let name = &interface.name;
@@ -316,8 +324,11 @@ fn cpu(spec: &vmi::DomainSpec, defaults: &ClusterDefaults) -> Result<CpuSpec, Co
     // KubeVirt derives the number of sockets from the resources when the topology is silent.
     let implied = if named { None } else { implied_vcpus(spec)? };
     let model = cpu.model.filter(|model| !model.is_empty()).or_else(|| defaults.cpu_model.clone());
+    let sockets = sockets.or(implied).unwrap_or(1);
+    let room = count_option(cpu.max_sockets, "domain.cpu.maxSockets")?;
     Ok(CpuSpec {
-        sockets: sockets.or(implied).unwrap_or(1),
+        sockets,
+        max_sockets: room.unwrap_or(sockets).max(sockets),
         cores: count_option(cpu.cores, "domain.cpu.cores")?.unwrap_or(1),
         threads: count_option(cpu.threads, "domain.cpu.threads")?.unwrap_or(1),
         model: match model.as_deref() {

@@ -23,6 +23,7 @@ use super::convert::GuestRequest;
 use super::guest_info::GuestReport;
 use super::observe::Subject;
 use super::owner::Known;
+use super::plug;
 use super::ports::HostError;
 use super::publish::{PublishError, publish};
 use super::settings::Settings;
@@ -136,6 +137,10 @@ impl Pass<'_> {
             Step::Prepare => return self.prepare(known).await,
             Step::Start => return self.start(known).await,
             Step::EnsurePorts => self.ensure_ports(known).await?,
+            Step::PlugVcpus { count } => {
+                domains.plug_vcpus(&name, count).await?;
+                tracing::info!(vm = %self.key, count, "processors plugged in");
+            }
             Step::PublishRunning => return self.publish_running(known, domain).await,
             Step::PublishEnd(end) => self.publish_end(known, end).await?,
         }
@@ -352,7 +357,8 @@ impl Pass<'_> {
         };
         let renewed = self.renew_report(known, domain).await;
         let spec = request.domain(&named_sources(request), None, &self.settings().defaults);
-        let spec = spec.map_err(|error| Failure::from(&error))?;
+        let mut spec = spec.map_err(|error| Failure::from(&error))?;
+        plug::in_force(&mut spec, domain.vcpus);
         let guest = RunningGuest {
             request,
             spec: &spec,
@@ -362,7 +368,11 @@ impl Pass<'_> {
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
         };
         let node = self.context.facts.node.as_str();
-        let written = publish(&self.context.client, vmi, |vmi| status::running(vmi, &guest, node, &now())).await?;
+        let change = |vmi: &mut VirtualMachineInstance| {
+            status::running(vmi, &guest, node, &now());
+            plug::settle(vmi, guest.spec);
+        };
+        let written = publish(&self.context.client, vmi, change).await?;
         known.latest = Some(Arc::new(written));
         known.reported = None;
         Ok(renewed.map_or(ControlFlow::Continue(()), ControlFlow::Break))

@@ -18,6 +18,7 @@ use super::dispatch::Snapshot;
 use super::execute::{Failure, Pass, Prepared};
 use super::guest_info::GuestReport;
 use super::observe::{Place, Subject, observed};
+use super::plug;
 use super::{Context, Key, now_ms};
 
 /// A pass without a cause, in case one was lost.
@@ -183,6 +184,7 @@ impl Owner {
             (Some(Ok(request)), _) => {
                 wanted.images = request.exclusive_images();
                 wanted.volumes = request.volumes().count();
+                wanted.vcpus = plug::vcpus(&request.vmi);
                 wanted.taps = request.ports.iter().map(|port| port.tap().as_str().to_owned()).collect();
                 return Ok(Some(request));
             }

@@ -79,6 +79,8 @@ pub(crate) trait Domains: Send + Sync {
     fn observe<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<DomainRecord>, LibvirtError>>;
     /// Defines and starts, `paused` without letting the guest execute.
     fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>>;
+    /// Plugs vCPUs in until the running domain has so many.
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Asks the guest to shut down.
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Kills QEMU.
@@ -100,6 +102,10 @@ impl Domains for Libvirt {
 
     fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
         Box::pin(self.start_domain(xml, paused))
+    }
+
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(Libvirt::plug_vcpus(self, name, count))
     }
 
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {

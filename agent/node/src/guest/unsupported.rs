@@ -51,7 +51,6 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
         (spec.io_threads.is_some(), "ioThreads"),
         (spec.chassis.is_some(), "chassis"),
         (spec.launch_security.is_some(), "launchSecurity"),
-        (spec.reboot_policy.as_ref().is_some_and(|policy| policy.as_str() == "Terminate"), "rebootPolicy"),
     ]);
     used.extend(spec.features.as_ref().map(features).unwrap_or_default());
     used

@@ -238,3 +238,29 @@ fn names_are_host_names() {
     check(&"x".repeat(63), 0);
     check(&"x".repeat(64), 1);
 }
+
+#[test]
+fn sockets_stay_within_the_room_for_them() {
+    let refused = |cpu: Value| {
+        let causes = causes_of(&with("/domain/cpu", cpu));
+        causes.fields().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(refused(json!({"sockets": 2, "maxSockets": 2})).is_empty());
+    assert_eq!(refused(json!({"sockets": 3, "maxSockets": 2})), ["spec.domain.cpu.sockets"]);
+    assert_eq!(refused(json!({"sockets": 1, "cores": 4, "maxSockets": 64})), ["spec.domain.cpu.maxSockets"]);
+    let causes = causes_of(&with("/domain/cpu", json!({"sockets": 3, "maxSockets": 2})));
+    assert!(causes.text().contains("Number of sockets in CPU topology is greater than the maximum sockets allowed"));
+}
+
+#[test]
+fn eviction_strategies_are_known_and_waiting_ones_are_pointed_out() {
+    let warned = |strategy: &str| {
+        let spec = with("/evictionStrategy", json!(strategy));
+        let typed = serde_json::from_value(spec.clone()).unwrap();
+        assert!(causes_of(&spec).fields().is_empty(), "{strategy}");
+        warnings("spec", &typed).len()
+    };
+    assert_eq!(["None", "External", "LiveMigrate", "LiveMigrateIfPossible"].map(warned), [0, 0, 1, 1]);
+    let causes = causes_of(&with("/evictionStrategy", json!("Fly")));
+    assert_eq!(causes.text(), "spec.evictionStrategy is set with an unrecognized option: Fly");
+}

@@ -260,6 +260,16 @@ impl Domains for World {
         ready(Ok(()))
     }
 
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let result = self.check_libvirt("plug vCPUs into the domain");
+        if result.is_ok()
+            && let Some(record) = self.state().domains.get_mut(name)
+        {
+            record.vcpus = record.vcpus.map(|(_, most)| (count, most));
+        }
+        ready(result)
+    }
+
     fn ask_shutdown<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
         self.state().asked += 1;
         ready(Ok(()))
@@ -304,6 +314,9 @@ fn read_record(xml: &str) -> DomainRecord {
         uid: between(" uid=\"", "\""),
         generation: 1,
     };
+    let number = |text: String| text.parse().expect("a number");
+    let most = number(between("<vcpu placement=\"static\"", "</vcpu>").split_once('>').expect("a number").1.to_owned());
+    let vcpus = (if xml.contains(" current=\"") { number(between(" current=\"", "\"")) } else { most }, most);
     DomainRecord {
         name: between("<name>", "</name>"),
         owner: Some(owner),
@@ -312,5 +325,6 @@ fn read_record(xml: &str) -> DomainRecord {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        vcpus: Some(vcpus),
     }
 }

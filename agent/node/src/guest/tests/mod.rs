@@ -1,6 +1,7 @@
 //! One guest from binding to its end, over the fakes: the same owner, plan, executor and status as on a node.
 
 mod fakes;
+mod plug;
 
 use std::sync::Arc;
 use std::time::Duration;
