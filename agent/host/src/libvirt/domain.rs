@@ -91,6 +91,10 @@ pub struct DomainRecord {
     pub taps: Vec<String>,
     /// The RBD images it may write to, as `pool/image`.
     pub images: Vec<String>,
+    /// Memory that the guest has now, in KiB.
+    pub current_memory_kib: Option<u64>,
+    /// User that QEMU runs as; unknown while it does not run.
+    pub user: Option<u32>,
 }
 
 impl Libvirt {
@@ -227,6 +231,8 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         agent_connected: live.agent_connected,
         taps: live.taps,
         images: live.images,
+        current_memory_kib: live.current_memory_kib,
+        user: live.user,
     })
 }
 

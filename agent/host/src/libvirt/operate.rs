@@ -108,8 +108,15 @@ impl Libvirt {
     /// # Errors
     /// As [`Libvirt::guest_info`].
     pub async fn guest_command(&self, name: &str, command: &'static str) -> Result<String, LibvirtError> {
-        let command = format!("{{\"execute\":\"{command}\"}}");
-        let ask = move |domain: &Domain| domain.qemu_agent_command(&command, COMMAND_S, 0);
+        self.guest_request(name, format!("{{\"execute\":\"{command}\"}}")).await
+    }
+
+    /// The guest agent's own answer to a request, both as JSON (<https://qemu.readthedocs.io/en/latest/interop/qemu-ga-ref.html>).
+    ///
+    /// # Errors
+    /// As [`Libvirt::guest_info`]; also when the agent refuses the request.
+    pub async fn guest_request(&self, name: &str, request: String) -> Result<String, LibvirtError> {
+        let ask = move |domain: &Domain| domain.qemu_agent_command(&request, COMMAND_S, 0);
         self.on_domain(name, "ask the guest agent", AGENT, ask).await
     }
 }

@@ -12,12 +12,17 @@
 //! domain's definition, which says why it stopped, is taken away only after that has been published.
 //! Refuses I/O, clocks and wire types.
 
+mod inside;
 mod migratable;
 mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use migratable::{MigrationBlocker, SharedVolume, migration_blocker};
+pub use inside::{AgentNeeds, agent_lacks, next_pause};
+pub use migratable::{
+    Confidential, MigrationBlocker, MigrationTraits, SharedVolume, migration_blocker, migration_method,
+    storage_migration_blocker,
+};
 pub use plan::plan;
 
 /// What Kubernetes wants of this node for one `namespace/name`.

@@ -138,13 +138,6 @@ fn two_domains_never_share_a_writable_image() {
     assert_eq!(error, PlanError::ImageInUse { image: "volumes/a".into(), domain: "other_vm".into() });
 }
 
-#[test]
-fn only_claims_that_many_nodes_may_write_can_be_migrated() {
-    let volume = |shared| SharedVolume { claim: "root", shared };
-    assert_eq!(migration_blocker(&[volume(true)]), None);
-    assert_eq!(migration_blocker(&[volume(true), volume(false)]).map(|b| b.reason), Some("DisksNotLiveMigratable"));
-}
-
 fn any_observed() -> impl Strategy<Value = Observed> {
     let reason = prop_oneof![
         Just(OffReason::Shutdown),

@@ -9,12 +9,14 @@
 //! Refuses to decide (the model does) and to poll: every pass has a cause, and a slow resync in case one was lost.
 
 mod bound;
+mod conditions;
 mod convert;
 mod dispatch;
 mod execute;
 mod files;
 mod guest_info;
 mod images;
+mod inside;
 mod observe;
 mod owner;
 mod platform;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::convert::{ConvertError, GuestRequest};
 use super::dispatch::Snapshot;
 use super::execute::{Failure, Pass, Prepared};
-use super::guest_info::GuestReport;
+use super::inside::Heard;
 use super::observe::{Place, Subject, observed};
 use super::{Context, Key, now_ms};
 
@@ -47,8 +47,8 @@ pub(super) struct Known {
     pub(super) asked_ms: Option<i64>,
     /// The VMI as last written.
     pub(super) latest: Option<Arc<VirtualMachineInstance>>,
-    /// The guest agent's last report, and when it was made.
-    pub(super) report: Option<(GuestReport, Instant)>,
+    /// What the guest's own agent said last.
+    pub(super) heard: Option<Heard>,
     /// What the start that is under way works from.
     pub(super) prepared: Option<Prepared>,
     /// The last failure that was reported, so that it is reported once.
@@ -257,7 +257,7 @@ impl Known {
         if !active {
             self.ports_ensured = false;
             self.asked_ms = None;
-            self.report = None;
+            self.heard = None;
         }
     }
 }

@@ -87,6 +87,8 @@ pub(crate) trait Domains: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// What the guest agent says.
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// The guest agent's own answer to a request, both as JSON.
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>>;
 }
 
 impl Domains for Libvirt {
@@ -116,5 +118,9 @@ impl Domains for Libvirt {
 
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Status))
+    }
+
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
+        Box::pin(self.guest_request(name, request))
     }
 }
