@@ -13,6 +13,7 @@ mod defaults;
 mod facts;
 mod guest;
 mod ip;
+mod kubevirt;
 mod live;
 #[cfg(test)]
 mod network_tests;
@@ -55,6 +56,7 @@ pub(crate) fn router<F: Facts>(facts: Arc<F>) -> Router {
             "/validate/providernetwork",
             post(|facts, review| answer::<F, _>(facts, review, underlay::validate_provider_network)),
         )
+        .route("/validate/kubevirt", post(|facts, review| answer::<F, _>(facts, review, kubevirt::validate)))
         .route("/validate/ip", post(|facts, review| answer::<F, _>(facts, review, ip::validate)))
         .route("/mutate/vm", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vm)))
         .route("/mutate/vmi", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vmi)))
