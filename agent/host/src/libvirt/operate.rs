@@ -119,4 +119,22 @@ impl Libvirt {
         let ask = move |domain: &Domain| domain.qemu_agent_command(&request, COMMAND_S, 0);
         self.on_domain(name, "ask the guest agent", AGENT, ask).await
     }
+
+    /// Statistics of every active domain, by its name: processor, memory, vCPUs, interfaces and disks, in libvirt's names
+    /// (`cpu.time`, `net.0.rx.bytes`), each with its value as text. One call, whatever their number.
+    ///
+    /// # Errors
+    /// When libvirtd does not answer.
+    pub async fn all_stats(&self) -> Result<HashMap<String, HashMap<String, String>>, LibvirtError> {
+        let types = sys::VIR_DOMAIN_STATS_CPU_TOTAL
+            | sys::VIR_DOMAIN_STATS_BALLOON
+            | sys::VIR_DOMAIN_STATS_VCPU
+            | sys::VIR_DOMAIN_STATS_INTERFACE
+            | sys::VIR_DOMAIN_STATS_BLOCK;
+        self.call("read the domains' statistics", QUERY, move |connection| {
+            let stats = raw::all_stats(connection, types);
+            stats.map_err(|error| LibvirtError::from_virt("read the domains' statistics", &error))
+        })
+        .await
+    }
 }

@@ -83,11 +83,7 @@ fn common_blockers(traits: &MigrationTraits<'_>) -> Vec<MigrationBlocker> {
         (traits.host_device, "HostDeviceNotLiveMigratable", "VMI uses a PCI host devices"),
         (confidential(Confidential::Sev), "SEVNotLiveMigratable", "VMI uses SEV"),
         (confidential(Confidential::Tdx), "TDXNotLiveMigratable", "VMI uses TDX"),
-        (
-            confidential(Confidential::SecureExecution),
-            "SecureExecutionNotLiveMigratable",
-            "VMI uses Secure Execution",
-        ),
+        (confidential(Confidential::SecureExecution), "SecureExecutionNotLiveMigratable", "VMI uses Secure Execution"),
         (
             traits.persistent_reservation,
             "PersistentReservationNotLiveMigratable",

@@ -106,6 +106,20 @@ fn a_stopped_guest_is_published_before_its_definition_goes() {
 }
 
 #[test]
+fn a_guest_that_fails_its_liveness_probe_is_asked_killed_and_has_failed() {
+    let want = wanted(Intent::Restart { deadline_ms: NOW + 30_000 }, Phase::Running);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    assert_eq!(plan(&want, &seen, NOW).expect("a plan").steps, [Step::AskShutdown]);
+    seen.asked_ms = Some(NOW);
+    assert_eq!(plan(&want, &seen, NOW + 30_000).expect("a plan").steps, [Step::Destroy]);
+    for reason in [OffReason::Shutdown, OffReason::Destroyed] {
+        let seen = observed(Some(("new", DomainState::Off(reason))));
+        let end = end_of(&plan(&want, &seen, NOW).expect("a plan")).expect("an end");
+        assert_eq!((end.succeeded, end.reason), (false, "LivenessProbeFailed"), "{reason:?}");
+    }
+}
+
+#[test]
 fn an_unclaimed_guest_that_is_deleted_leaves_no_word() {
     let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Unclaimed);
     assert_eq!(plan(&want, &observed(None), NOW).expect("a plan"), Plan { steps: vec![], next: Next::OnChange });
@@ -169,7 +183,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
     let intent = prop_oneof![
         Just(Intent::Run),
         Just(Intent::Clear),
-        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset })
+        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset }),
+        (-1_i64..2).prop_map(|offset| Intent::Restart { deadline_ms: NOW + offset }),
     ];
     (phase, intent).prop_map(|(phase, intent)| wanted(intent, phase))
 }

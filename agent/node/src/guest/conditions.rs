@@ -1,6 +1,6 @@
 //! The conditions that a node knows of a guest, with KubeVirt's reasons and words (`pkg/virt-handler/vm.go` and, for what
 //! KubeVirt copies from a launcher's pod, the kubelet's). Pure. Refuses the conditions of others (PodScheduled,
-//! DataVolumesReady, AccessCredentialsSynchronized).
+//! DataVolumesReady).
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::meta::Condition;
@@ -62,10 +62,7 @@ pub(super) fn running(guest: &RunningGuest<'_>, evacuate: bool) -> Vec<(&'static
             "SoftwareEmulation",
             emulated.then(|| wanted("True", "KVMUnavailable", "the guest runs in software emulation, without KVM")),
         ),
-        (
-            "EvictionRequested",
-            evacuate.then(|| wanted("True", "EvictionRequested", "the guest is to leave its node")),
-        ),
+        ("EvictionRequested", evacuate.then(|| wanted("True", "EvictionRequested", "the guest is to leave its node"))),
         ("Synchronized", None),
     ]
 }
@@ -73,7 +70,8 @@ pub(super) fn running(guest: &RunningGuest<'_>, evacuate: bool) -> Vec<(&'static
 /// KubeVirt's launcher pod is not ready while its guest is paused (a readiness gate) or fails its readiness probe.
 fn ready(guest: &RunningGuest<'_>, paused: bool) -> WantedCondition {
     if paused {
-        let gate = "the status of pod readiness gate \"kubevirt.io/virtual-machine-unpaused\" is not \"True\", but False";
+        let gate =
+            "the status of pod readiness gate \"kubevirt.io/virtual-machine-unpaused\" is not \"True\", but False";
         return wanted("False", "ReadinessGatesNotReady", gate);
     }
     if !guest.answers {

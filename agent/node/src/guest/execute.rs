@@ -11,7 +11,7 @@ use furrow_api::VirtualMachineInstance;
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{EvictionStrategy, StartStrategy, VmiPhase};
-use furrow_host::libvirt::{DomainRecord, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError};
 use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
 use furrow_model::guest::{End, Next, Step};
 use furrow_model::port::TapName;
@@ -21,10 +21,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
+use super::credentials;
 use super::inside;
 use super::observe::Subject;
 use super::owner::Known;
 use super::ports::HostError;
+use super::probes;
 use super::publish::{PublishError, publish};
 use super::settings::Settings;
 use super::status::{self, Here, RunningGuest};
@@ -83,7 +85,7 @@ impl From<DomainError> for Failure {
 
 /// One pass over one guest.
 pub(super) struct Pass<'a> {
-    pub(super) context: &'a Context,
+    pub(super) context: &'a Arc<Context>,
     pub(super) key: &'a Key,
     pub(super) subject: &'a Subject,
     pub(super) request: Option<&'a GuestRequest>,
@@ -354,7 +356,11 @@ impl Pass<'_> {
             return Ok(ControlFlow::Continue(()));
         };
         let frozen = vmi.status.as_ref().is_some_and(|status| status.fs_freeze_status.is_some());
-        let asked = inside::ask(self.context, known, domain, frozen).await;
+        let asked = inside::ask((&**self.context, self.key), known, domain, frozen).await;
+        if asked.now {
+            Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
+        }
+        let answers = self.probe(known, vmi, domain.state == DomainState::Running && !(frozen && !asked.thawed));
         let spec = request.domain(&named_sources(request), None, &self.settings().defaults);
         let spec = spec.map_err(|error| Failure::from(&error))?;
         let guest = RunningGuest {
@@ -364,12 +370,13 @@ impl Pass<'_> {
             agent_connected: domain.agent_connected,
             report: known.heard.as_ref().map(|heard| &heard.report),
             thawed: asked.thawed,
-            answers: true,
+            answers,
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
             memory_kib: domain.current_memory_kib,
             user: domain.user,
             selinux: Path::new(SELINUX).exists(),
             seed_bytes: self.seed_bytes().await,
+            handed: &known.handed,
         };
         let here = self.here();
         let written = publish(&self.context.client, vmi, |vmi| status::running(vmi, &guest, here, &now())).await?;
@@ -377,6 +384,17 @@ impl Pass<'_> {
         known.latest = Some(Arc::new(written));
         known.reported = None;
         Ok(asked.again.map_or(ControlFlow::Continue(()), |pause| ControlFlow::Break(inside::later(pause))))
+    }
+
+    /// Whether the guest's readiness probe, if it has one, is content. Starts the probes. `answering`: it can be asked.
+    fn probe(&self, known: &mut Known, vmi: &Arc<VirtualMachineInstance>, answering: bool) -> bool {
+        if known.probes.is_none() {
+            known.probes = probes::start(self.context, self.key, vmi);
+        }
+        known.probes.as_ref().is_none_or(|probes| {
+            probes.answering.send_replace(answering);
+            probes.health.borrow().ready
+        })
     }
 
     /// Where the guest is, as its status says it.

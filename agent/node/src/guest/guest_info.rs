@@ -5,12 +5,15 @@
 use std::collections::HashMap;
 
 use furrow_api::vmi::GuestOsInfo;
+use furrow_model::metrics::guest::GuestFilesystem;
 
 use super::status;
 
 /// Interfaces and addresses beyond these are left out: a guest may claim any number.
 const MAX_INTERFACES: usize = 32;
 const MAX_ADDRESSES: usize = 16;
+/// File systems beyond these are left out.
+const MAX_FILESYSTEMS: usize = 64;
 /// More commands than an agent has.
 const MAX_COMMANDS: usize = 256;
 /// Longest text taken from a guest, in characters.
@@ -59,6 +62,26 @@ impl GuestReport {
             .collect();
         Self { os: status::os_info(&values), interfaces, commands: None }
     }
+}
+
+/// The file systems of a guest.
+pub(crate) fn filesystems(values: &HashMap<String, String>) -> Vec<GuestFilesystem> {
+    let count = values.get("fs.count").and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+    let one = |index: usize| {
+        let text = |name: &str| {
+            let value = values.get(&format!("fs.{index}.{name}")).map(String::as_str).unwrap_or_default();
+            value.chars().take(MAX_TEXT).collect::<String>()
+        };
+        let bytes = |name: &str| text(name).parse().unwrap_or(0);
+        GuestFilesystem {
+            disk: text("name"),
+            mount_point: text("mountpoint"),
+            kind: text("fstype"),
+            used_bytes: bytes("used-bytes"),
+            total_bytes: bytes("total-bytes"),
+        }
+    };
+    (0..count.min(MAX_FILESYSTEMS)).map(one).collect()
 }
 
 /// The commands that an agent knows and allows, from its answer to `guest-info`.

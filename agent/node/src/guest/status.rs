@@ -20,6 +20,7 @@ use kube::ResourceExt as _;
 
 use super::conditions::{self, apply, wanted};
 use super::convert::{self, GuestRequest};
+use super::credentials::Handed;
 use super::guest_info::GuestReport;
 
 /// What is known of a running guest.
@@ -49,6 +50,8 @@ pub(crate) struct RunningGuest<'a> {
     pub(crate) selinux: bool,
     /// Size of its seed in bytes.
     pub(crate) seed_bytes: Option<i64>,
+    /// Credentials that its own agent was handed.
+    pub(super) handed: &'a Handed,
 }
 
 /// Where a guest is.
@@ -99,6 +102,9 @@ pub(crate) fn running(vmi: &mut VirtualMachineInstance, guest: &RunningGuest<'_>
     let evacuate = status.evacuation_node_name.as_ref().is_some_and(|node| !node.is_empty());
     for (type_, wanted) in conditions::running(guest, evacuate) {
         apply(&mut status.conditions, type_, wanted, now);
+    }
+    if let Some(credentials) = guest.handed.condition() {
+        apply(&mut status.conditions, "AccessCredentialsSynchronized", Some(credentials), now);
     }
 }
 
@@ -191,8 +197,7 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
     let reserved: HashMap<&str, &ReservedVolume> =
         guest.request.reservation.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
     let disks = &guest.spec.disks;
-    let targets: HashMap<&str, String> =
-        disks.iter().map(|disk| disk.name.as_str()).zip(target_names(disks)).collect();
+    let targets: HashMap<&str, String> = disks.iter().map(|disk| disk.name.as_str()).zip(target_names(disks)).collect();
     let volumes = guest.request.vmi.spec.volumes.iter().map(|volume| {
         let name = volume.name.as_str();
         let known = old.iter().find(|status| status.name == name).cloned().unwrap_or_default();

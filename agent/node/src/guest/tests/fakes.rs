@@ -295,6 +295,10 @@ impl Domains for World {
         ready(Ok(info.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
     }
 
+    fn filesystems<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        ready(Ok(HashMap::from([("fs.count".to_owned(), "0".to_owned())])))
+    }
+
     fn agent<'a>(&'a self, _: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
         let request: Value = serde_json::from_str(&request).unwrap_or_default();
         let command = request["execute"].as_str().unwrap_or_default().to_owned();
