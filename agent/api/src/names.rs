@@ -81,3 +81,7 @@ pub const SUBRESOURCES_SERVICE: &str = "furrow-control";
 pub const SUBRESOURCES_PORT: u16 = 8444;
 /// Port of every node on which its agent answers control.
 pub const AGENT_PORT: u16 = 8445;
+/// Port of every node on which its agent shows metrics.
+pub const AGENT_METRICS_PORT: u16 = 8446;
+/// Port of the servers on which control shows metrics.
+pub const CONTROL_METRICS_PORT: u16 = 8447;

@@ -20,6 +20,7 @@ mod ipam;
 mod kubevirt;
 mod leader;
 mod marks;
+mod metrics;
 mod network;
 mod pod;
 mod pool;
@@ -37,7 +38,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -91,6 +92,9 @@ struct Run {
     /// Where the subresource API is served to the API servers of all server nodes.
     #[arg(long, default_value = "[::]:8444")]
     subresources: SocketAddr,
+    /// Where metrics are shown.
+    #[arg(long, default_value = "[::]:8447")]
+    metrics: SocketAddr,
     /// Held locked while running: one process a node.
     #[arg(long, default_value = "/var/lib/furrow/control/lock")]
     lock: PathBuf,
@@ -130,7 +134,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let client = client(&options).await?;
     let events = Events::start(client.clone(), &identity);
     let cluster = Cluster::start(client.clone(), events);
-    let filled = Arc::new(AtomicBool::new(false));
+    let standing = metrics::Standing::default();
+    let filled = Arc::clone(&standing.ready);
     let webhooks = admission::router(Arc::new(cluster.clone()));
     let settings = subresources::Settings {
         listen: options.subresources,
@@ -141,6 +146,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut servers = Servers {
         webhooks: server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?,
         subresources: subresources::start(&settings, cluster.clone()).await?,
+        metrics: metrics::start(options.metrics, &options.pki, cluster.clone(), standing.clone()).await?,
     };
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
@@ -166,6 +172,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         // A Lease that was taken by a cancelled call is taken again by this node at once.
         result = leader::acquire(client, &identity, &options.lock) => result?,
     };
+    standing.leading.store(true, Ordering::Release);
     let stop = CancellationToken::new();
     let controllers = start_controllers(&cluster, &stop);
     tokio::select! {

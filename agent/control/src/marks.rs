@@ -167,6 +167,8 @@ pub(crate) fn of_storage<K>(cluster: &Cluster, _: &K, _: bool) -> Vec<Mark> {
 pub(crate) fn of_node(cluster: &Cluster, _: &Node, _: bool) -> Vec<Mark> {
     let mut marks = unfinished_data_volumes(cluster);
     marks.push(Mark::Endpoints(crate::subresources::endpoints::key()));
+    // It says how the nodes are.
+    marks.extend(cluster.kubevirts.state().iter().map(|kubevirt| Mark::KubeVirt(key_of(kubevirt.as_ref()))));
     marks
 }
 

@@ -181,9 +181,9 @@ fn container(taken: &Taken) -> Container {
 /// What the guest takes: its own request where it names one, else what its hardware costs.
 fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
     let domain = &spec.domain;
-    let developer = settings
-        .and_then(|kubevirt| kubevirt.spec.configuration.as_ref())
-        .and_then(|configuration| configuration.developer_configuration.as_ref());
+    let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
+    let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
+    let usual = configuration.and_then(|configuration| configuration.cpu_request.as_ref());
     let percent = developer.and_then(|developer| developer.memory_overcommit).map_or(100, i64::from).max(1);
     let ratio = cpu_ratio(settings);
     let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
@@ -208,8 +208,9 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
     };
     let backed = requested.unwrap_or_else(|| visible.saturating_mul(100) / percent);
     let cpu_request = millis("spec.domain.resources.requests.cpu", requests.get("cpu"))?;
+    let usual = millis("the KubeVirt object's spec.configuration.cpuRequest", usual)?;
     Ok(Taken {
-        cpu_millis: cpu_request.unwrap_or_else(|| cpu_request_millis(vcpus, ratio)),
+        cpu_millis: cpu_request.or(usual).unwrap_or_else(|| cpu_request_millis(vcpus, ratio)),
         memory_bytes: backed.saturating_add(overhead),
         cpu_limit_millis: millis("spec.domain.resources.limits.cpu", limits.get("cpu"))?,
         memory_limit_bytes: memory_limit.map(|limit| limit.max(visible).saturating_add(overhead)),
@@ -299,6 +300,19 @@ mod tests {
         let taken = check(own, 250, 512 + 108);
         assert_eq!(taken.cpu_limit_millis, Some(2000));
         assert_eq!(taken.memory_limit_bytes.map(|bytes| bytes / MIB), Some(1024 + 108), "never below the guest's own");
+    }
+
+    #[test]
+    fn the_clusters_settings_count_where_the_guest_says_nothing() {
+        let settings: KubeVirt = serde_json::from_value(json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
+            "metadata": {"name": "kubevirt"}, "spec": {"configuration": {"cpuRequest": "50m",
+                "developerConfiguration": {"memoryOvercommit": 200}}}}))
+        .unwrap();
+        let silent = vmi(json!({"devices": {}, "memory": {"guest": "1Gi"}}));
+        let guest = taken(&silent.spec, Some(&settings)).unwrap();
+        assert_eq!((guest.cpu_millis, guest.memory_bytes / MIB), (50, 512 + 100));
+        let own = json!({"devices": {}, "memory": {"guest": "1Gi"}, "resources": {"requests": {"cpu": "250m"}}});
+        assert_eq!(taken(&vmi(own).spec, Some(&settings)).unwrap().cpu_millis, 250);
     }
 
     #[test]

@@ -104,20 +104,23 @@ pub(crate) struct Servers {
     pub(crate) webhooks: Server,
     /// Of the subresource API.
     pub(crate) subresources: Server,
+    /// Of metrics.
+    pub(crate) metrics: Server,
 }
 
 impl Servers {
     /// Waits until one ends, which it does only on an error.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            // Either may be asked again.
+            // Each may be asked again.
             error = self.webhooks.ended() => error,
             error = self.subresources.ended() => error,
+            error = self.metrics.ended() => error,
         }
     }
 
-    /// As [`Server::stop`], both at once.
+    /// As [`Server::stop`], all at once.
     pub(crate) async fn stop(self) {
-        tokio::join!(self.webhooks.stop(), self.subresources.stop());
+        tokio::join!(self.webhooks.stop(), self.subresources.stop(), self.metrics.stop());
     }
 }

@@ -5,6 +5,7 @@ mod channel;
 mod config;
 mod guest;
 mod identity;
+mod metrics;
 mod network;
 mod storage;
 
@@ -66,6 +67,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
     let (parts, events, libvirt) = parts(&options, &node, client, &stop).await?;
+    start_metrics(&options, &parts, libvirt.clone(), &stop);
     start_channel(&options, &parts, libvirt, &stop);
     feed_watchdog(&stop);
     let ready = || {
@@ -110,6 +112,7 @@ async fn parts(
         volumes: Arc::new(volumes),
         ports: Arc::new(ports),
         domains: Arc::new(libvirt.clone()),
+        shown: Arc::default(),
         client,
     };
     Ok((parts, events, libvirt))
@@ -124,6 +127,17 @@ fn start_channel(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &Canc
         thaw_dir: options.guests_dir.with_file_name("thaw"),
     };
     channel::start(channel, stop.clone());
+}
+
+fn start_metrics(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &CancellationToken) {
+    let metrics = metrics::Parts {
+        client: parts.client.clone(),
+        statistics: Arc::new(libvirt),
+        shown: Arc::clone(&parts.shown),
+        node: parts.facts.node.clone(),
+        kubeconfig: options.kubeconfig.clone(),
+    };
+    metrics::start(metrics, stop.clone());
 }
 
 fn start_libvirt(options: &Options) -> anyhow::Result<(Libvirt, EventStream)> {

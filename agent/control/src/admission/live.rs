@@ -79,10 +79,12 @@ impl Facts for Cluster {
     }
 
     fn default_machine_type(&self) -> Option<String> {
-        let settings = self.kubevirts.state();
-        let configured =
-            settings.iter().find_map(|kubevirt| kubevirt.spec.configuration.as_ref()?.machine_type.clone());
-        configured.filter(|machine| !machine.is_empty())
+        let settings = crate::kubevirt::settings(&self.kubevirts)?;
+        let configuration = settings.spec.configuration.as_ref()?;
+        let amd64 = configuration.architecture_configuration.as_ref().and_then(|all| all.amd64.as_ref());
+        // The one of the architecture came later, and wins in KubeVirt as well.
+        let named = [amd64.and_then(|amd64| amd64.machine_type.clone()), configuration.machine_type.clone()];
+        named.into_iter().flatten().find(|machine| !machine.is_empty())
     }
 
     fn presets(&self, namespace: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {

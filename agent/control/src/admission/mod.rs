@@ -16,6 +16,7 @@ mod facts;
 mod guest;
 mod instancetypes;
 mod ip;
+mod kubevirt;
 mod live;
 #[cfg(test)]
 mod network_tests;
@@ -68,6 +69,7 @@ pub(crate) fn router<F: Facts>(facts: Arc<F>) -> Router {
         .route("/validate/preset", post(|facts, review| answer::<F, _>(facts, review, presets::validate)))
         .route("/validate/preference", post(|facts, review| answer::<F, _>(facts, review, instancetypes::preference)))
         .route("/validate/eviction", post(|facts, review| answer::<F, _>(facts, review, eviction::validate)))
+        .route("/validate/kubevirt", post(|facts, review| answer::<F, _>(facts, review, kubevirt::validate)))
         .route("/validate/ip", post(|facts, review| answer::<F, _>(facts, review, ip::validate)))
         .route("/mutate/vm", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vm)))
         .route("/mutate/vmi", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vmi)))

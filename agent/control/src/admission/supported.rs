@@ -46,7 +46,9 @@ const NO_HOTPLUG: &str = "plugging in while running is not supported yet";
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
 const NO_IO_THREADS: &str = "I/O threads are not supported yet";
 const NO_PINNING: &str = "dedicated CPUs are not supported yet";
-const NO_PROBES: &str = "probes are not supported yet";
+const NO_PROBES: &str = "a node has no way to a guest's address yet: use exec or guestAgentPing";
+const NO_SEED_KEYS: &str =
+    "keys in the seed's metadata are not supported yet: use qemuGuestAgent, or cloud-init's user data";
 const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
 const NO_CONTAINER: &str =
@@ -57,12 +59,15 @@ const NO_DNS: &str = "guests have no DNS of their own yet; name servers are thos
 
 /// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
 pub(crate) const GUEST: &[Refused] = &[
-    set("accessCredentials", "credentials for the guest are not supported yet: use cloud-init"),
+    set("accessCredentials[].sshPublicKey.propagationMethod.configDrive", NO_SEED_KEYS),
+    set("accessCredentials[].sshPublicKey.propagationMethod.noCloud", NO_SEED_KEYS),
     only("architecture", &["amd64"], "only amd64 is supported"),
     set("dnsConfig", NO_DNS),
     set("dnsPolicy", NO_DNS),
-    set("livenessProbe", NO_PROBES),
-    set("readinessProbe", NO_PROBES),
+    set("livenessProbe.httpGet", NO_PROBES),
+    set("livenessProbe.tcpSocket", NO_PROBES),
+    set("readinessProbe.httpGet", NO_PROBES),
+    set("readinessProbe.tcpSocket", NO_PROBES),
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
     only("startStrategy", &["Paused"], "only Paused is known"),

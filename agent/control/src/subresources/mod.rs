@@ -102,7 +102,7 @@ pub(crate) async fn start(settings: &Settings<'_>, cluster: Cluster) -> anyhow::
 }
 
 /// A node may have no IPv6; then it is IPv4 alone.
-fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let listener = match std::net::TcpListener::bind(address) {
         Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
             tracing::info!(%error, "listening on IPv4 only");

@@ -93,6 +93,10 @@ pub struct DomainRecord {
     pub images: Vec<String>,
     /// vCPUs that it has, and has room for.
     pub vcpus: Option<(u32, u32)>,
+    /// Memory that the guest has now, in KiB.
+    pub current_memory_kib: Option<u64>,
+    /// User that QEMU runs as; unknown while it does not run.
+    pub user: Option<u32>,
 }
 
 impl Libvirt {
@@ -230,6 +234,8 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         taps: live.taps,
         images: live.images,
         vcpus: live.vcpus,
+        current_memory_kib: live.current_memory_kib,
+        user: live.user,
     })
 }
 

@@ -117,8 +117,33 @@ impl Libvirt {
     /// # Errors
     /// As [`Libvirt::guest_info`].
     pub async fn guest_command(&self, name: &str, command: &'static str) -> Result<String, LibvirtError> {
-        let command = format!("{{\"execute\":\"{command}\"}}");
-        let ask = move |domain: &Domain| domain.qemu_agent_command(&command, COMMAND_S, 0);
+        self.guest_request(name, format!("{{\"execute\":\"{command}\"}}")).await
+    }
+
+    /// The guest agent's own answer to a request, both as JSON (<https://qemu.readthedocs.io/en/latest/interop/qemu-ga-ref.html>).
+    ///
+    /// # Errors
+    /// As [`Libvirt::guest_info`]; also when the agent refuses the request.
+    pub async fn guest_request(&self, name: &str, request: String) -> Result<String, LibvirtError> {
+        let ask = move |domain: &Domain| domain.qemu_agent_command(&request, COMMAND_S, 0);
         self.on_domain(name, "ask the guest agent", AGENT, ask).await
+    }
+
+    /// Statistics of every active domain, by its name: processor, memory, vCPUs, interfaces and disks, in libvirt's names
+    /// (`cpu.time`, `net.0.rx.bytes`), each with its value as text. One call, whatever their number.
+    ///
+    /// # Errors
+    /// When libvirtd does not answer.
+    pub async fn all_stats(&self) -> Result<HashMap<String, HashMap<String, String>>, LibvirtError> {
+        let types = sys::VIR_DOMAIN_STATS_CPU_TOTAL
+            | sys::VIR_DOMAIN_STATS_BALLOON
+            | sys::VIR_DOMAIN_STATS_VCPU
+            | sys::VIR_DOMAIN_STATS_INTERFACE
+            | sys::VIR_DOMAIN_STATS_BLOCK;
+        self.call("read the domains' statistics", QUERY, move |connection| {
+            let stats = raw::all_stats(connection, types);
+            stats.map_err(|error| LibvirtError::from_virt("read the domains' statistics", &error))
+        })
+        .await
     }
 }

@@ -107,6 +107,20 @@ fn a_stopped_guest_is_published_before_its_definition_goes() {
 }
 
 #[test]
+fn a_guest_that_fails_its_liveness_probe_is_asked_killed_and_has_failed() {
+    let want = wanted(Intent::Restart { deadline_ms: NOW + 30_000 }, Phase::Running);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    assert_eq!(plan(&want, &seen, NOW).expect("a plan").steps, [Step::AskShutdown]);
+    seen.asked_ms = Some(NOW);
+    assert_eq!(plan(&want, &seen, NOW + 30_000).expect("a plan").steps, [Step::Destroy]);
+    for reason in [OffReason::Shutdown, OffReason::Destroyed] {
+        let seen = observed(Some(("new", DomainState::Off(reason))));
+        let end = end_of(&plan(&want, &seen, NOW).expect("a plan")).expect("an end");
+        assert_eq!((end.succeeded, end.reason), (false, "LivenessProbeFailed"), "{reason:?}");
+    }
+}
+
+#[test]
 fn an_unclaimed_guest_that_is_deleted_leaves_no_word() {
     let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Unclaimed);
     assert_eq!(plan(&want, &observed(None), NOW).expect("a plan"), Plan { steps: vec![], next: Next::OnChange });
@@ -137,13 +151,6 @@ fn two_domains_never_share_a_writable_image() {
     seen.foreign_images = vec![("volumes/a".into(), "other_vm".into())];
     let error = plan(&wanted(Intent::Run, Phase::Unclaimed), &seen, NOW).expect_err("it is refused");
     assert_eq!(error, PlanError::ImageInUse { image: "volumes/a".into(), domain: "other_vm".into() });
-}
-
-#[test]
-fn only_claims_that_many_nodes_may_write_can_be_migrated() {
-    let volume = |shared| SharedVolume { claim: "root", shared };
-    assert_eq!(migration_blocker(&[volume(true)]), None);
-    assert_eq!(migration_blocker(&[volume(true), volume(false)]).map(|b| b.reason), Some("DisksNotLiveMigratable"));
 }
 
 fn any_observed() -> impl Strategy<Value = Observed> {
@@ -177,7 +184,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
     let intent = prop_oneof![
         Just(Intent::Run),
         Just(Intent::Clear),
-        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset })
+        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset }),
+        (-1_i64..2).prop_map(|offset| Intent::Restart { deadline_ms: NOW + offset }),
     ];
     (phase, intent).prop_map(|(phase, intent)| wanted(intent, phase))
 }

@@ -17,7 +17,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod thaw;
-mod tls;
+pub(crate) mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ async fn serve(
     let path = kubeconfig.display();
     let document = Kubeconfig::read_from(kubeconfig).with_context(|| format!("could not read {path}"))?;
     let config = tls::server(&document, &clients).with_context(|| format!("could not serve with {path}"))?;
-    let listener = listen().with_context(|| format!("could not listen on port {AGENT_PORT}"))?;
+    let listener = listen(AGENT_PORT).with_context(|| format!("could not listen on port {AGENT_PORT}"))?;
     let handle = axum_server::Handle::new();
     let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(config)))
         .context("could not use the socket")?
@@ -119,8 +119,8 @@ async fn serve(
 }
 
 /// Every address: the node's may change while the agent runs. A node may have no IPv6.
-fn listen() -> std::io::Result<std::net::TcpListener> {
-    let all = |address: IpAddr| std::net::TcpListener::bind(SocketAddr::new(address, AGENT_PORT));
+pub(crate) fn listen(port: u16) -> std::io::Result<std::net::TcpListener> {
+    let all = |address: IpAddr| std::net::TcpListener::bind(SocketAddr::new(address, port));
     let listener = match all(Ipv6Addr::UNSPECIFIED.into()) {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => all(Ipv4Addr::UNSPECIFIED.into())?,
         bound => bound?,

@@ -34,15 +34,7 @@ pub(super) async fn clients_ca(client: &Client) -> anyhow::Result<String> {
 
 /// The server's side. `clients`: the CA of the cluster's clients, as PEM.
 pub(super) fn server(kubeconfig: &Kubeconfig, clients: &str) -> anyhow::Result<ServerConfig> {
-    // Its fields are kept from being printed by mistake; the document is not.
-    let document = serde_json::to_value(kubeconfig).context("could not read the kubeconfig's user")?;
-    let decoded = |field: &str| -> anyhow::Result<Vec<u8>> {
-        let text = document.pointer(&format!("/users/0/user/{field}")).and_then(|value| value.as_str());
-        let text = text.with_context(|| format!("the kubeconfig's user has no {field}"))?;
-        BASE64_STANDARD.decode(text).with_context(|| format!("could not decode the kubeconfig's {field}"))
-    };
-    let certificates = certificates(&decoded("client-certificate-data")?)?;
-    let key = PrivateKeyDer::from_pem_slice(&decoded("client-key-data")?).context("could not read the key")?;
+    let (certificates, key) = identity(kubeconfig)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for certificate in self::certificates(clients.as_bytes())? {
@@ -58,6 +50,22 @@ pub(super) fn server(kubeconfig: &Kubeconfig, clients: &str) -> anyhow::Result<S
         .context("could not use the certificate")?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The certificate and key of the kubeconfig's user, which is who the agent is.
+pub(crate) fn identity(
+    kubeconfig: &Kubeconfig,
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    // Its fields are kept from being printed by mistake; the document is not.
+    let document = serde_json::to_value(kubeconfig).context("could not read the kubeconfig's user")?;
+    let decoded = |field: &str| -> anyhow::Result<Vec<u8>> {
+        let text = document.pointer(&format!("/users/0/user/{field}")).and_then(|value| value.as_str());
+        let text = text.with_context(|| format!("the kubeconfig's user has no {field}"))?;
+        BASE64_STANDARD.decode(text).with_context(|| format!("could not decode the kubeconfig's {field}"))
+    };
+    let certificates = certificates(&decoded("client-certificate-data")?)?;
+    let key = PrivateKeyDer::from_pem_slice(&decoded("client-key-data")?).context("could not read the key")?;
+    Ok((certificates, key))
 }
 
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {

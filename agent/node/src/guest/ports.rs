@@ -89,6 +89,10 @@ pub(crate) trait Domains: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// What the guest agent says.
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// What the guest agent says of file systems.
+    fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// The guest agent's own answer to a request, both as JSON.
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>>;
 }
 
 impl Domains for Libvirt {
@@ -122,5 +126,13 @@ impl Domains for Libvirt {
 
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Status))
+    }
+
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
+        Box::pin(self.guest_request(name, request))
+    }
+
+    fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Filesystems))
     }
 }

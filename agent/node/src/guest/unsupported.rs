@@ -11,10 +11,18 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
     let spec = &vmi.spec;
     let mut found = Vec::new();
     let mut check = |used: bool, path: &str| found.extend(used.then(|| format!("spec.{path}")));
-    check(!spec.access_credentials.is_empty(), "accessCredentials");
+    for (index, credential) in spec.access_credentials.iter().enumerate() {
+        let Some(key) = &credential.ssh_public_key else { continue };
+        let path = format!("accessCredentials[{index}].sshPublicKey.propagationMethod");
+        check(key.propagation_method.config_drive.is_some(), &format!("{path}.configDrive"));
+        check(key.propagation_method.no_cloud.is_some(), &format!("{path}.noCloud"));
+    }
     check(!spec.resource_claims.is_empty(), "resourceClaims");
-    check(spec.liveness_probe.is_some(), "livenessProbe");
-    check(spec.readiness_probe.is_some(), "readinessProbe");
+    for (probe, name) in [(&spec.liveness_probe, "livenessProbe"), (&spec.readiness_probe, "readinessProbe")] {
+        let Some(probe) = probe else { continue };
+        check(probe.http_get.is_some(), &format!("{name}.httpGet"));
+        check(probe.tcp_socket.is_some(), &format!("{name}.tcpSocket"));
+    }
     check(spec.start_strategy.as_ref().is_some_and(|strategy| *strategy != StartStrategy::Paused), "startStrategy");
     check(spec.architecture.as_deref().is_some_and(|arch| !arch.is_empty() && arch != "amd64"), "architecture");
     found.extend(domain(&spec.domain).into_iter().map(|path| format!("spec.domain.{path}")));

@@ -2,8 +2,10 @@
 //! search for it. Pure; refuses to look at the cluster, except for the hardware addresses it is told of.
 
 pub(in crate::admission) mod compute;
+mod credentials;
 mod disks;
 mod networks;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,8 @@ pub(crate) fn check(
     compute::check(base, spec, causes);
     disks::check(base, spec, causes);
     networks::check(base, spec, causes);
+    probes::check(base, spec, causes);
+    credentials::check(base, spec, causes);
     networks::check_hardware_addresses(base, spec, identity, holders, causes);
 }
 

@@ -46,6 +46,10 @@ pub(super) struct State {
     pub(super) ensured: u32,
     /// Images that were opened.
     pub(super) open: BTreeSet<String>,
+    /// What guests' agents were asked, in order.
+    pub(super) questions: Vec<String>,
+    /// What guests' agents answer, by command.
+    pub(super) answers: BTreeMap<String, Value>,
     /// Operations that fail, by name.
     pub(super) failing: BTreeSet<&'static str>,
 }
@@ -297,7 +301,25 @@ impl Domains for World {
             ("if.0.addr.count", "1"),
             ("if.0.addr.0.addr", "192.168.10.2"),
         ];
+        self.state().questions.push("info".to_owned());
         ready(Ok(info.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+    }
+
+    fn filesystems<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        ready(Ok(HashMap::from([("fs.count".to_owned(), "0".to_owned())])))
+    }
+
+    fn agent<'a>(&'a self, _: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
+        let request: Value = serde_json::from_str(&request).unwrap_or_default();
+        let command = request["execute"].as_str().unwrap_or_default().to_owned();
+        let mut state = self.state();
+        let answer = state.answers.get(&command).cloned();
+        state.questions.push(command);
+        drop(state);
+        ready(answer.map(|answer| json!({"return": answer}).to_string()).ok_or(LibvirtError::Failed {
+            operation: "ask the guest agent",
+            message: "told to say nothing".to_owned(),
+        }))
     }
 }
 
@@ -326,5 +348,7 @@ fn read_record(xml: &str) -> DomainRecord {
         taps: Vec::new(),
         images: Vec::new(),
         vcpus: Some(vcpus),
+        current_memory_kib: Some(131_072),
+        user: Some(64_055),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
-use furrow_host::libvirt::OffReason;
+use furrow_host::libvirt::{DomainState, OffReason, PauseReason};
 use furrow_model::port::TapName;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -163,9 +163,11 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         ports: Arc::new(world.clone()),
         domains: Arc::new(world.clone()),
         facts,
+        shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
         images: Images::default(),
         starts: Semaphore::new(1),
+        probes: Semaphore::new(1),
         stop: stop.clone(),
     };
     Owner::new(Arc::new(context), Key { namespace: "default".to_owned(), name: "vm".to_owned() }, Artefacts::default())
@@ -372,6 +374,88 @@ async fn a_connected_guest_agent_completes_the_status() {
     let nic = &bench.status()["interfaces"][0];
     assert_eq!((&nic["interfaceName"], &nic["infoSource"]), (&json!("enp1s0"), &json!("domain, guest-agent")));
     assert_eq!(nic["ipAddresses"], json!(["192.168.10.2"]));
+}
+
+#[tokio::test]
+async fn an_agent_that_lacks_commands_is_told_and_asked_for_them_once() {
+    let mut bench = Bench::new();
+    let commands = json!({"supported_commands": [{"name": "guest-ping", "enabled": true}]});
+    bench.world.state().answers.insert("guest-info".to_owned(), commands);
+    bench.pass().await;
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").agent_connected = true;
+    bench.pass().await;
+    bench.pass().await;
+    assert_eq!(bench.world.state().questions, ["info", "guest-info"], "nothing is asked again at once");
+    let condition = bench.condition("AgentVersionNotSupported");
+    assert_eq!(condition["status"], "True");
+    assert!(condition["reason"].as_str().is_some_and(|reason| reason.contains("required basic commands")));
+}
+
+#[tokio::test]
+async fn a_paused_guest_is_not_ready_and_tells_when_it_goes_on() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(PauseReason::User);
+    bench.pass().await;
+    let ready = bench.condition("Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Running;
+    bench.pass().await;
+    assert_eq!(bench.condition("Ready")["status"], "True");
+    assert!(bench.condition("Paused").is_null());
+}
+
+#[tokio::test]
+async fn the_status_names_pods_users_memory_and_every_volume() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    let status = bench.status();
+    assert_eq!(status["activePods"], json!({"pod-of-uid-1": "node-1"}));
+    assert_eq!((&status["runtimeUser"], &status["migrationMethod"]), (&json!(64_055), &json!("LiveMigration")));
+    let memory = json!({"guestAtBoot": "128Mi", "guestCurrent": "128Mi", "guestRequested": "128Mi"});
+    assert_eq!(status["memory"], memory);
+    let volumes = status["volumeStatus"].as_array().expect("volumes");
+    let shown: Vec<_> = volumes.iter().map(|v| (v["name"].clone(), v["phase"].clone())).collect();
+    assert_eq!(shown, [(json!("root"), json!("Ready")), (json!("seed"), json!("Ready"))]);
+    assert!(volumes[1]["size"].as_i64().is_some_and(|size| size > 0), "{}", volumes[1]);
+    assert_eq!(bench.condition("StorageLiveMigratable")["status"], "True");
+}
+
+#[tokio::test]
+async fn a_guest_with_a_readiness_probe_is_ready_when_that_says_so() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["readinessProbe"] = json!({"guestAgentPing": {}, "periodSeconds": 1}));
+    bench.pass().await;
+    let ready = bench.condition("Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ContainersNotReady")));
+    bench.world.state().answers.insert("guest-ping".to_owned(), json!({}));
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.pass().await;
+        if bench.condition("Ready")["status"] == "True" {
+            return;
+        }
+    }
+    panic!("its probe passes and it never gets ready");
+}
+
+#[tokio::test]
+async fn a_guest_that_fails_its_liveness_probe_ends_as_failed() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| {
+        vmi["spec"]["terminationGracePeriodSeconds"] = json!(0);
+        vmi["spec"]["livenessProbe"] = json!({"guestAgentPing": {}, "failureThreshold": 1});
+    });
+    bench.pass().await;
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.pass().await;
+        if bench.phase() == "Failed" {
+            assert_eq!(bench.status()["reason"], "LivenessProbeFailed");
+            return bench.assert_nothing_left();
+        }
+    }
+    panic!("its probe fails and it goes on");
 }
 
 #[tokio::test]
