@@ -59,7 +59,7 @@ impl Access {
     }
 
     async fn ask(&self, token: &str) -> Result<Decision, CallError> {
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let (tokens, params) = (Api::<TokenReview>::all(self.client.clone()), PostParams::default());
         let answer = calls::within(|| "ask whose token this is".to_owned(), tokens.create(&params, &review)).await?;

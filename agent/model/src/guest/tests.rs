@@ -175,6 +175,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             foreign_images,
             ports_ensured,
             asked_ms: None,
+            vcpus: None,
         },
     )
 }

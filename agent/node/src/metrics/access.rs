@@ -59,7 +59,7 @@ impl Access {
     }
 
     async fn ask(&self, token: &str) -> Result<Decision, PublishError> {
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let tokens: Api<TokenReview> = Api::all(self.client.clone());
         let status = answered(tokens.create(&PostParams::default(), &review)).await?.status.unwrap_or_default();
