@@ -63,8 +63,8 @@ pub fn apply(domain: &mut Value, presets: &[Preset<'_>]) -> Result<Vec<Outcome>,
 
 /// A part that says something: an empty object does everywhere but in the requests.
 fn there<'a>(domain: &'a Value, path: &str) -> Option<&'a Value> {
-    let is_empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-    domain.pointer(path).filter(|value| !value.is_null() && !(path == "/resources/requests" && is_empty(value)))
+    let is_empty = |value: &Value| path == "/resources/requests" && value.as_object().is_some_and(Map::is_empty);
+    domain.pointer(path).filter(|value| !value.is_null() && !is_empty(value))
 }
 
 /// Parts of which both say something, and not the same.
