@@ -11,11 +11,15 @@ mod causes;
 mod datavolume;
 mod defaults;
 mod facts;
+#[cfg(test)]
+mod fields_tests;
 mod guest;
 mod ip;
 mod live;
 #[cfg(test)]
 mod network_tests;
+#[cfg(test)]
+mod realised_tests;
 mod review;
 mod subnet;
 mod supported;

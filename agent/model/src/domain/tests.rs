@@ -35,6 +35,7 @@ fn rbd(name: &str, image: &str) -> DiskSpec {
         io: None,
         error_policy: None,
         queues: None,
+        tuning: DiskTuning::default(),
     }
 }
 
@@ -56,6 +57,7 @@ fn nic() -> NicSpec {
         queues: None,
         link_down: false,
         boot_order: None,
+        place: NicPlace::default(),
     }
 }
 
@@ -70,13 +72,24 @@ fn tiny() -> DomainSpec {
         cpu: CpuSpec { sockets: 1, cores: 1, threads: 1, model: CpuModelSpec::HostModel, features: Vec::new() },
         firmware: Firmware::Bios { use_serial: false },
         machine: None,
-        features: FeatureSpec { acpi: true, apic: true, smm: false, kvm_hidden: false, hyperv: None },
+        features: FeatureSpec {
+            acpi: true,
+            apic: true,
+            apic_eoi: None,
+            pvspinlock: None,
+            smm: false,
+            kvm_hidden: false,
+            hyperv: None,
+            hyperv_passthrough: false,
+        },
         clock: ClockSpec::default(),
         disks: vec![rbd("root", "csi-vol-1"), seed()],
         nics: vec![nic()],
         inputs: Vec::new(),
         watchdog: None,
-        extras: Extras { serial_console: true, graphics: true, balloon: true, rng: false },
+        io_threads: IoThreadPolicy::None,
+        devices: DeviceSpec::default(),
+        extras: Extras { console_log: true, serial_console: true, graphics: true, balloon: true, rng: false },
     }
 }
 
@@ -156,7 +169,7 @@ fn a_large_guest_with_everything() {
 #[test]
 fn a_headless_guest_without_extras() {
     let mut spec = tiny();
-    spec.extras = Extras { serial_console: false, graphics: false, balloon: false, rng: false };
+    spec.extras = Extras { console_log: false, serial_console: false, graphics: false, balloon: false, rng: false };
     check("headless-kvm", &spec, Virtualization::Kvm);
 }
 
@@ -207,3 +220,6 @@ fn two_namespaces_get_different_uuids_for_one_name() {
         |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
     assert_ne!(owner("x").default_uuid(), owner("y").default_uuid());
 }
+
+#[path = "field_tests.rs"]
+mod fields;

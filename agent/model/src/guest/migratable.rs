@@ -32,3 +32,9 @@ pub fn migration_blocker(volumes: &[SharedVolume<'_>]) -> Option<MigrationBlocke
         ),
     })
 }
+
+/// Why a guest with a file of its node as a disk cannot be migrated.
+pub fn host_disk_blocker(volume: &str) -> MigrationBlocker {
+    let message = format!("cannot migrate VMI with non-shared HostDisk, volume {volume}");
+    MigrationBlocker { reason: "DisksNotLiveMigratable", message }
+}

@@ -17,7 +17,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use migratable::{MigrationBlocker, SharedVolume, migration_blocker};
+pub use migratable::{MigrationBlocker, SharedVolume, host_disk_blocker, migration_blocker};
 pub use plan::plan;
 
 /// What Kubernetes wants of this node for one `namespace/name`.

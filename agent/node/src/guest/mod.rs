@@ -10,11 +10,14 @@
 
 mod bound;
 mod convert;
+mod devices;
 mod dispatch;
 mod execute;
 mod files;
 mod guest_info;
+mod host_disk;
 mod images;
+mod media;
 mod observe;
 mod owner;
 mod platform;

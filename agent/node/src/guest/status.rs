@@ -14,7 +14,7 @@ use furrow_api::vmi::{
 use furrow_api::{VirtualMachineInstance, names};
 use furrow_host::libvirt::{DomainState, PauseReason};
 use furrow_model::domain::{DomainSpec, Virtualization, target_names};
-use furrow_model::guest::{End, SharedVolume, migration_blocker};
+use furrow_model::guest::{End, SharedVolume, host_disk_blocker, migration_blocker};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
@@ -141,7 +141,8 @@ fn live_migratable(request: &GuestRequest) -> WantedCondition {
             shared: volume.access_modes.iter().any(|mode| mode == "ReadWriteMany"),
         })
         .collect();
-    match migration_blocker(&volumes) {
+    let host_disk = request.vmi.spec.volumes.iter().find(|volume| volume.host_disk.is_some());
+    match host_disk.map(|volume| host_disk_blocker(&volume.name)).or_else(|| migration_blocker(&volumes)) {
         None => wanted("True", "", ""),
         Some(blocker) => wanted("False", blocker.reason, &blocker.message),
     }

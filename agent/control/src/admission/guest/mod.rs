@@ -2,8 +2,11 @@
 //! search for it. Pure; refuses to look at the cluster, except for the hardware addresses it is told of.
 
 mod compute;
+mod devices;
 mod disks;
 mod networks;
+mod objects;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +41,9 @@ pub(crate) fn check(
         causes.invalid(&field, format!("{field} does not conform to the kubernetes DNS_LABEL rules: {hostname:?}"));
     }
     compute::check(base, spec, causes);
+    devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
+    objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
     networks::check_hardware_addresses(base, spec, identity, holders, causes);
 }
