@@ -46,6 +46,8 @@ pub const FINALIZER_VM: &str = "kubevirt.io/virtualMachineControllerFinalize";
 pub const STORAGE_CLASS: &str = "csi-rbd-sc";
 /// CSI driver and provisioner.
 pub const CSI_DRIVER: &str = "rbd.furrow.io";
+/// Volume of the reservation pod that the kubelet puts a service account's token into.
+pub const SERVICE_ACCOUNT_VOLUME: &str = "service-account";
 /// Image of the reservation pod's only container.
 pub const PAUSE_IMAGE: &str = "localhost/furrow/pause:1";
 

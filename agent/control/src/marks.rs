@@ -12,8 +12,9 @@ use furrow_api::{
     VirtualMachineInstanceReplicaSet, VirtualMachinePool,
 };
 
-use crate::cluster::{Cluster, controller, key_of};
+use crate::cluster::{Cluster, controller, find, key_of};
 use crate::dispatch::Key;
+use crate::vmi::copies_claim;
 
 /// An object to be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,9 +124,13 @@ pub(crate) fn of_volume(cluster: &Cluster, volume: &PersistentVolume, _: bool) -
 
 fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
     let mut marks = vec![Mark::DataVolume(Key::new(namespace, name))];
+    // A guest's own claims, see `vmi::scratch`.
+    let owner = find(&cluster.claims, namespace, name);
+    let owner = owner.and_then(|claim| controller::<VirtualMachineInstance>(claim.as_ref()).map(|o| o.name.clone()));
+    marks.extend(owner.map(|owner| Mark::Vmi(Key::new(namespace, &owner))));
+    let uses = |volume: &Volume| claim_name(volume) == Some(name) || copies_claim(volume, name);
     for vmi in cluster.vmis.state() {
-        if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(|v| claim_name(v) == Some(name))
-        {
+        if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(uses) {
             marks.push(Mark::Vmi(key_of(vmi.as_ref())));
         }
     }

@@ -13,6 +13,8 @@ mod datavolume;
 mod defaults;
 mod eviction;
 mod facts;
+#[cfg(test)]
+mod fields_tests;
 mod guest;
 mod instancetypes;
 mod ip;
@@ -21,6 +23,8 @@ mod live;
 #[cfg(test)]
 mod network_tests;
 mod presets;
+#[cfg(test)]
+mod realised_tests;
 mod replicas;
 mod review;
 mod subnet;

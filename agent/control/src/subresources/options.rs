@@ -10,11 +10,12 @@ use super::failure::Failure;
 /// # Errors
 /// 400 when it cannot be read.
 pub(super) fn decode<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
-    let value = document(body)?;
-    if value.is_null() {
-        return Ok(T::default());
+    match document(body)? {
+        Value::Null => Ok(T::default()),
+        value @ Value::Object(_) => serde_json::from_value(value).map_err(|error| unreadable(&error)),
+        // Of a list serde would take the elements for the fields in their order.
+        _ => Err(unreadable(&"options are an object")),
     }
-    serde_json::from_value(value).map_err(|error| unreadable(&error))
 }
 
 /// Reads a document; null when there is none.
@@ -87,6 +88,10 @@ mod tests {
             let (code, text) = failure.told();
             assert_eq!(code, 400, "{body}");
             assert!(text.starts_with("Can not unmarshal Request body to struct, error: "), "{text}");
+        }
+        // A list is no grace period of one second.
+        for body in ["[1]", "- 1\n", "7", "\"word\""] {
+            assert!(decode::<StopOptions>(body.as_bytes()).is_err(), "{body}");
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod scratch;
 mod status;
 mod volumes;
 
@@ -26,7 +27,9 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+use self::scratch::ScratchError;
 use self::status::HeldUp;
+pub(crate) use self::scratch::copies as copies_claim;
 pub(crate) use self::status::condition;
 pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
 
@@ -154,6 +157,11 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
+        match scratch::ensure(&self.cluster, vmi).await {
+            Ok(()) => {}
+            Err(ScratchError::Call(error)) => return Err(error.into()),
+            Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
+        }
         let volumes = match volumes::reserved(&self.cluster, vmi) {
             Ok(volumes) => volumes,
             Err(held_up) => return self.hold_up(vmi, held_up).await,

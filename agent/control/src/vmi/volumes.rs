@@ -9,6 +9,7 @@ use furrow_api::vmi::{PersistentVolumeClaimInfo, Volume, VolumePhase, VolumeStat
 use furrow_api::{DataVolume, VirtualMachineInstance, names, quantity};
 use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
 
+use super::scratch;
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
 use crate::marks::claim_name;
@@ -22,7 +23,8 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
     let mut reserved = Vec::new();
     let mut worst: Option<(VolumeState, String)> = None;
     for volume in &vmi.spec.volumes {
-        let Some(claim) = claim_name(volume) else { continue };
+        let own = scratch::claim_name(vmi, volume);
+        let Some(claim) = claim_name(volume).or(own.as_deref()) else { continue };
         let (state, found) = judge(cluster, &namespace, volume, claim);
         match found {
             Some((claim, persistent)) => reserved.push(image(volume, &claim, &persistent)?),

@@ -35,6 +35,7 @@ fn rbd(name: &str, image: &str) -> DiskSpec {
         io: None,
         error_policy: None,
         queues: None,
+        tuning: DiskTuning::default(),
     }
 }
 
@@ -56,6 +57,7 @@ fn nic() -> NicSpec {
         queues: None,
         link_down: false,
         boot_order: None,
+        place: NicPlace::default(),
     }
 }
 
@@ -77,14 +79,25 @@ fn tiny() -> DomainSpec {
         },
         firmware: Firmware::Bios { use_serial: false },
         machine: None,
-        features: FeatureSpec { acpi: true, apic: true, smm: false, kvm_hidden: false, hyperv: None },
+        features: FeatureSpec {
+            acpi: true,
+            apic: true,
+            apic_eoi: None,
+            pvspinlock: None,
+            smm: false,
+            kvm_hidden: false,
+            hyperv: None,
+            hyperv_passthrough: false,
+        },
         ends_on_reboot: false,
         clock: ClockSpec::default(),
         disks: vec![rbd("root", "csi-vol-1"), seed()],
         nics: vec![nic()],
         inputs: Vec::new(),
         watchdog: None,
-        extras: Extras { serial_console: true, graphics: true, balloon: true, rng: false },
+        io_threads: IoThreadPolicy::None,
+        devices: DeviceSpec::default(),
+        extras: Extras { console_log: true, serial_console: true, graphics: true, balloon: true, rng: false },
     }
 }
 
@@ -165,7 +178,7 @@ fn a_large_guest_with_everything() {
 #[test]
 fn a_headless_guest_without_extras() {
     let mut spec = tiny();
-    spec.extras = Extras { serial_console: false, graphics: false, balloon: false, rng: false };
+    spec.extras = Extras { console_log: false, serial_console: false, graphics: false, balloon: false, rng: false };
     check("headless-kvm", &spec, Virtualization::Kvm);
 }
 
@@ -235,3 +248,6 @@ fn a_reboot_ends_the_domain_where_the_policy_says_so() {
     spec.ends_on_reboot = true;
     assert!(render(&spec, &facts(Virtualization::Kvm)).expect("a domain").contains("<on_reboot>destroy</on_reboot>"));
 }
+
+#[path = "field_tests.rs"]
+mod fields;

@@ -36,8 +36,6 @@ pub struct MigrationTraits<'a> {
     pub hyperv_passthrough: bool,
     /// It has a file of the node as a disk.
     pub host_disk: bool,
-    /// It writes to a disk that only its node has.
-    pub local_disk: bool,
     /// Its claims.
     pub volumes: Vec<SharedVolume<'a>>,
 }
@@ -55,7 +53,7 @@ pub struct MigrationBlocker {
 #[must_use]
 pub fn migration_method(traits: &MigrationTraits<'_>) -> &'static str {
     let shared = traits.volumes.iter().all(|volume| volume.shared);
-    if shared && !traits.local_disk && !traits.host_disk { "LiveMigration" } else { "BlockMigration" }
+    if shared && !traits.host_disk { "LiveMigration" } else { "BlockMigration" }
 }
 
 /// The first reason against a live migration; `None` when there is none.
@@ -180,6 +178,6 @@ mod tests {
     fn a_disk_that_only_its_node_has_is_copied() {
         assert_eq!(migration_method(&claim(true)), "LiveMigration");
         assert_eq!(migration_method(&claim(false)), "BlockMigration");
-        assert_eq!(migration_method(&MigrationTraits { local_disk: true, ..claim(true) }), "BlockMigration");
+        assert_eq!(migration_method(&MigrationTraits { host_disk: true, ..claim(true) }), "BlockMigration");
     }
 }

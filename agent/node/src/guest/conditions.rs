@@ -138,8 +138,7 @@ pub(super) fn migration_traits(request: &GuestRequest) -> MigrationTraits<'_> {
         unpinned_clock: hyperv.and_then(|hyperv| hyperv.reenlightenment.as_ref()).is_some_and(on),
         hyperv_passthrough: passthrough.is_some_and(|passthrough| passthrough.enabled != Some(false)),
         host_disk: spec.volumes.iter().any(|volume| volume.host_disk.is_some()),
-        // Files of a node (seeds) are shown read-only and made anew where the guest goes.
-        local_disk: spec.volumes.iter().any(|volume| volume.empty_disk.is_some() || volume.ephemeral.is_some()),
+        // Scratch volumes are claims too. Files (seeds) are shown read-only and made anew where the guest goes.
         volumes: volumes.collect(),
     }
 }

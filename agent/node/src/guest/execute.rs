@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use super::probes;
 use super::publish::{PublishError, publish};
 use super::settings::Settings;
 use super::status::{self, Here, RunningGuest};
-use super::{Context, Key, now_ms, seed};
+use super::{Context, Key, host_disk, media, now_ms, seed};
 
 /// Longest that ports or volumes may take to be prepared; their own waits are shorter.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
@@ -99,7 +99,6 @@ pub(super) struct Pass<'a> {
 pub(super) struct Prepared {
     claimed: VirtualMachineInstance,
     sources: HashMap<String, RbdSource>,
-    seed_path: Option<PathBuf>,
     stages: Stages,
 }
 
@@ -258,12 +257,13 @@ impl Pass<'_> {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
             within("PortTimeout", try_join_all(ensure)).await
         });
-        let seed = timed(self.write_seed(vmi, uid));
+        let seed = timed(self.write_media(vmi, uid));
         // Nothing is cancelled when one fails: the others finish, so that what they made is known.
         let (claim, volumes, ports, seed) = tokio::join!(claim, volumes, ports, seed);
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
         ports.0?;
-        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, seed_path: seed.0?, stages })
+        seed.0?;
+        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, stages })
     }
 
     /// Starts the guest from what was prepared.
@@ -275,10 +275,10 @@ impl Pass<'_> {
         let settings = self.settings();
         let paused = prepared.claimed.spec.start_strategy == Some(StartStrategy::Paused);
         let started = async {
-            let spec = request
-                .domain(&prepared.sources, prepared.seed_path.clone(), &settings.defaults)
-                .map_err(|error| Failure::from(&error))?;
             let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
+            let spec = request
+                .domain(&prepared.sources, &facts.guest_dir, &settings.defaults)
+                .map_err(|error| Failure::from(&error))?;
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
             let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
@@ -301,22 +301,31 @@ impl Pass<'_> {
         Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
     }
 
-    /// Makes the guest's directory and, if a volume asks for it, the seed in it.
-    async fn write_seed(&self, vmi: &VirtualMachineInstance, uid: &str) -> Result<Option<PathBuf>, Failure> {
+    /// Makes the guest's directory and in it the volumes that are files: the seed, and what is made of objects.
+    async fn write_media(&self, vmi: &VirtualMachineInstance, uid: &str) -> Result<(), Failure> {
         let seed_failure = |error: seed::SeedError| Failure {
             reason: error.reason(),
             permanent: error.is_permanent(),
             message: chain(&error),
         };
         let found = seed::find(&vmi.spec.volumes).map_err(seed_failure)?;
-        let iso = match found {
-            Some(volume) => Some(seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?),
-            None => None,
-        };
+        let mut files = Vec::new();
+        if let Some(volume) = found {
+            let iso = seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?;
+            files.push((seed::SEED_FILE.to_owned(), iso));
+        }
+        let pod_uid = self.subject.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default();
+        let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
+        for volume in &vmi.spec.volumes {
+            let iso = media::gather(&place, volume).await.map_err(seed_failure)?;
+            files.extend(iso.map(|iso| (media::file_name(&volume.name), iso)));
+        }
         let dir = self.context.facts.guests_dir.join(uid);
+        let (namespace, volumes) = (self.key.namespace.clone(), vmi.spec.volumes.clone());
         let written = tokio::task::spawn_blocking(move || {
             super::files::ensure_guest_dir(&dir)?;
-            iso.map(|iso| seed::write(&dir, &iso).map(|()| dir.join(seed::SEED_FILE))).transpose()
+            host_disk::ensure(&namespace, &volumes)?;
+            files.iter().try_for_each(|(name, iso)| seed::write(&dir, name, iso))
         });
         let written = written.await.map_err(|error| Failure {
             reason: "CloudInitSeedFailed",
@@ -366,7 +375,8 @@ impl Pass<'_> {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
         }
         let answers = self.probe(known, vmi, domain.state == DomainState::Running && !(frozen && !asked.thawed));
-        let spec = request.domain(&named_sources(request), None, &self.settings().defaults);
+        let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
+        let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
         let mut spec = spec.map_err(|error| Failure::from(&error))?;
         plug::in_force(&mut spec, domain.vcpus);
         let guest = RunningGuest {

@@ -1,7 +1,7 @@
-//! Credentials: one kind each, from a Secret that is named, for users that are named. Which ways into the guest are open is
-//! the list of supported fields.
+//! Credentials: one kind each, from a Secret that is named, for users that are named; keys in a seed where the guest has
+//! that seed.
 
-use furrow_api::vmi::{CredentialSource, VirtualMachineInstanceSpec};
+use furrow_api::vmi::{CredentialSource, SshPropagation, VirtualMachineInstanceSpec, Volume};
 
 use crate::admission::causes::Causes;
 
@@ -21,7 +21,9 @@ pub(super) fn check(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut 
                     );
                 }
                 let ways = [method.config_drive.is_some(), method.no_cloud.is_some(), agent.is_some()];
-                one_way(&format!("{field}.sshPublicKey.propagationMethod"), &ways, causes);
+                let field = format!("{field}.sshPublicKey.propagationMethod");
+                one_way(&field, &ways, causes);
+                carried(&field, method, &spec.volumes, causes);
             }
             (None, Some(password)) => {
                 source(&format!("{field}.userPassword.source"), &password.source, causes);
@@ -37,6 +39,19 @@ pub(super) fn check(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut 
 fn source(field: &str, source: &CredentialSource, causes: &mut Causes) {
     if source.secret.as_ref().is_none_or(|secret| secret.secret_name.is_empty()) {
         causes.required(format!("{field}.secret.secretName"), "the Secret is missing");
+    }
+}
+
+/// A key that goes by a seed needs the volume which is that seed.
+fn carried(field: &str, method: &SshPropagation, volumes: &[Volume], causes: &mut Causes) {
+    let has = |there: fn(&Volume) -> bool| volumes.iter().any(there);
+    if method.no_cloud.is_some() && !has(|volume| volume.cloud_init_no_cloud.is_some()) {
+        let text = "requires a volume of kind cloudInitNoCloud, which carries the keys";
+        causes.invalid(format!("{field}.noCloud"), text);
+    }
+    if method.config_drive.is_some() && !has(|volume| volume.cloud_init_config_drive.is_some()) {
+        let text = "requires a volume of kind cloudInitConfigDrive, which carries the keys";
+        causes.invalid(format!("{field}.configDrive"), text);
     }
 }
 
@@ -76,7 +91,7 @@ mod tests {
         let two = json!({"qemuGuestAgent": {"users": ["root"]}, "noCloud": {}});
         check(
             json!({"sshPublicKey": {"source": source, "propagationMethod": two}}),
-            &[".sshPublicKey.propagationMethod"],
+            &[".sshPublicKey.propagationMethod", ".sshPublicKey.propagationMethod.noCloud"],
         );
     }
 }

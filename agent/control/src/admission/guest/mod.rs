@@ -3,8 +3,11 @@
 
 pub(in crate::admission) mod compute;
 mod credentials;
+mod devices;
 mod disks;
 mod networks;
+mod objects;
+mod ports;
 mod probes;
 #[cfg(test)]
 mod tests;
@@ -41,7 +44,9 @@ pub(crate) fn check(
     }
     eviction_strategy(base, spec, causes);
     compute::check(base, spec, causes);
+    devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
+    objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
     probes::check(base, spec, causes);
     credentials::check(base, spec, causes);

@@ -2,6 +2,7 @@
 
 mod fakes;
 mod plug;
+mod fields;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -461,13 +462,13 @@ async fn a_guest_that_fails_its_liveness_probe_ends_as_failed() {
 #[tokio::test]
 async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     let mut bench = Bench::new();
-    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({}));
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({"persistent": true}));
     let wake = bench.pass().await.expect("a next look");
     assert!(wake > Duration::from_secs(60), "{wake:?}");
     let condition = bench.condition("Synchronized");
     assert_eq!(condition["reason"], "FieldNotSupported");
     assert_eq!(bench.status()["nodeName"], "node-1", "only the node that is named may write");
-    assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm")), "{condition}");
+    assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm.persistent")), "{condition}");
     assert!(bench.world.state().started.is_empty());
 }
 
@@ -491,4 +492,42 @@ async fn what_a_failing_start_causes_itself_does_not_cut_its_pause_short() {
 #[test]
 fn what_the_model_writes_into_a_domain_is_what_the_host_looks_for() {
     assert_eq!(furrow_model::domain::METADATA_NAMESPACE, furrow_host::libvirt::METADATA_NAMESPACE);
+}
+
+#[tokio::test]
+async fn objects_are_shown_as_files() {
+    let mut bench = Bench::new();
+    let object =
+        |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "o"}, "data": data});
+    let path = |plural: &str| format!("/api/v1/namespaces/default/{plural}/o");
+    bench.world.put(&path("configmaps"), object("ConfigMap", json!({"settings.ini": "colour=blue"})));
+    bench.world.put(&path("secrets"), object("Secret", json!({"password": "b3BlbiBzZXNhbWU="})));
+    bench.world.change(VMI, |vmi| {
+        vmi["metadata"]["labels"] = json!({"app": "shown"});
+        let volumes = [
+            json!({"name": "map", "configMap": {"name": "o"}}),
+            json!({"name": "secret", "secret": {"secretName": "o", "volumeLabel": "keys"}}),
+            json!({"name": "setup", "sysprep": {"configMap": {"name": "o"}}}),
+            json!({"name": "down", "downwardAPI": {"fields": [
+                {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
+        ];
+        for volume in volumes {
+            let disk = json!({"name": volume["name"], "disk": {"bus": "virtio"}});
+            vmi["spec"]["domain"]["devices"]["disks"].as_array_mut().expect("disks").push(disk);
+            vmi["spec"]["volumes"].as_array_mut().expect("volumes").push(volume);
+        }
+    });
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+    let expected = [
+        ("map", "cfgdata", "colour=blue"),
+        ("secret", "keys", "open sesame"),
+        ("setup", "unattendCD", "colour=blue"),
+        ("down", "cfgdata", "app=\"shown\""),
+    ];
+    for (volume, label, text) in expected {
+        let iso = std::fs::read(bench.guests.path().join(format!("uid-1/volume-{volume}.iso"))).expect("a volume");
+        let iso = String::from_utf8_lossy(&iso);
+        assert!(iso.contains(text) && iso.contains(label), "{volume}");
+    }
 }
