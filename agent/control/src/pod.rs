@@ -150,7 +150,8 @@ pub(crate) fn cpu_ratio(settings: Option<&KubeVirt>) -> i64 {
     developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from)
 }
 
-fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
+/// The guest, as owner of what is made for it.
+pub(crate) fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
     OwnerReference {
         api_version: VirtualMachineInstance::api_version(&()).into_owned(),
         kind: VirtualMachineInstance::kind(&()).into_owned(),
