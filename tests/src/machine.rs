@@ -358,7 +358,7 @@ impl Machine {
     pub(crate) fn power_cut(&self) {
         if let Some(pid) = self.pid() {
             host::kill(pid, libc::SIGKILL);
-            let _ = host::until("QEMU to end", Duration::from_secs(10), || {
+            let _ = host::until("QEMU to end", Duration::from_secs(30), || {
                 ensure!(!host::alive(pid), "it lives");
                 Ok(())
             });
