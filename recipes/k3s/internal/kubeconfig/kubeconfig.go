@@ -50,7 +50,8 @@ func Write(file string, mode os.FileMode, config *api.Config) error {
 	return Replace(file, mode, content)
 }
 
-// Replace writes a file by renaming a complete one over it.
+// Replace writes a file by renaming a complete one over it. It is on the disk then,
+// whatever happens to the machine.
 func Replace(file string, mode os.FileMode, content []byte) error {
 	temporary, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
 	if err != nil {
@@ -70,8 +71,20 @@ func Replace(file string, mode os.FileMode, content []byte) error {
 	if err == nil {
 		err = os.Rename(temporary.Name(), file)
 	}
+	if err == nil {
+		err = syncDirectory(filepath.Dir(file))
+	}
 	if err != nil {
 		return fmt.Errorf("could not write %s: %w", file, err)
 	}
 	return nil
+}
+
+func syncDirectory(path string) error {
+	directory, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	return directory.Sync()
 }
