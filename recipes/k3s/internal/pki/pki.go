@@ -21,7 +21,7 @@ import (
 	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/util/pkiutil"
 
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 )
 
 const (
@@ -170,7 +170,7 @@ func writePair(path string, cert *x509.Certificate, key crypto.Signer) error {
 	if err := writeKey(path, key); err != nil {
 		return err
 	}
-	return kubeconfig.Replace(path+".crt", 0o644, pkiutil.EncodeCertPEM(cert))
+	return files.Replace(path+".crt", 0o644, pkiutil.EncodeCertPEM(cert))
 }
 
 // writeKey writes a key so that a power cut leaves it whole or not there.
@@ -182,7 +182,7 @@ func writeKey(path string, key crypto.Signer) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("could not make the directory of %s.key: %w", path, err)
 	}
-	return kubeconfig.Replace(path+".key", 0o600, content)
+	return files.Replace(path+".key", 0o600, content)
 }
 
 func exists(path string) bool {
