@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// What a finished command said.
 #[derive(Debug)]
@@ -118,6 +118,14 @@ pub(crate) fn alive(pid: i32) -> bool {
             .ok()
             .and_then(|stat| stat.rsplit(") ").next().map(|rest| !rest.starts_with(['Z', 'X'])))
             .unwrap_or(false)
+    })
+}
+
+/// Waits until a process is gone.
+pub(crate) fn ended(what: &str, pid: i32, timeout: Duration) -> Result<()> {
+    until(&format!("{what} to end"), timeout, || {
+        ensure!(!alive(pid), "pid {pid} lives");
+        Ok(())
     })
 }
 
