@@ -142,7 +142,8 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Mounts a device or a file on `dir`, lets `work` use it, and takes it off again whatever happened.
+/// Mounts a device or a file on `dir`, lets `work` use it, and takes it off again whatever happened. What was written is on
+/// the disk then.
 ///
 /// # Errors
 /// What failed first.
@@ -155,9 +156,11 @@ pub(crate) async fn mounted<T>(
     std::fs::create_dir_all(dir).map_err(file(dir))?;
     Cmd::new("/usr/bin/mount").args(["--options", options]).arg(device).arg(dir).timeout(MOUNT_TIMEOUT).run().await?;
     let done = work(dir).await;
-    // Everything written goes to the disk first.
+    // Taking it off writes nothing out while it is mounted elsewhere as well, as systemd does with the ESP.
+    let written = std::fs::File::open(dir).and_then(|open| Ok(nix::unistd::syncfs(open)?)).map_err(file(dir));
     let off = Cmd::new("/usr/bin/umount").arg(dir).timeout(UNMOUNT_TIMEOUT).run().await;
     let done = done?;
+    written?;
     off?;
     Ok(done)
 }

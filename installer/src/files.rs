@@ -21,6 +21,8 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
+    // On FAT, the ESP, a new name leads to an empty file until the file is written out under it.
+    file.sync_all()?;
     File::open(parent)?.sync_all()
 }
 

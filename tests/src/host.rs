@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// What a finished command said.
 #[derive(Debug)]
@@ -110,12 +110,23 @@ pub(crate) fn kill(pid: i32, signal: i32) {
     }
 }
 
-/// Whether a process exists and is no zombie.
+/// Whether a process exists and is no zombie. One whose first thread has ended lives on in the others, and holds its files.
 pub(crate) fn alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|s| s.rsplit(") ").next().map(|rest| !rest.starts_with('Z')))
-        .unwrap_or(false)
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        std::fs::read_to_string(thread.path().join("stat"))
+            .ok()
+            .and_then(|stat| stat.rsplit(") ").next().map(|rest| !rest.starts_with(['Z', 'X'])))
+            .unwrap_or(false)
+    })
+}
+
+/// Waits until a process is gone.
+pub(crate) fn ended(what: &str, pid: i32, timeout: Duration) -> Result<()> {
+    until(&format!("{what} to end"), timeout, || {
+        ensure!(!alive(pid), "pid {pid} lives");
+        Ok(())
+    })
 }
 
 /// Calls `probe` until it gives a value. The last error is the reason when the deadline passes.

@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::host::{self, run, run_quietly, run_with};
 use crate::layout::{Layout, living_pid};
@@ -74,8 +74,7 @@ impl Lan {
         for file in ["switch.pid", "switch-db.pid"] {
             if let Some(pid) = living_pid(&self.state.join(file)) {
                 host::kill(pid, libc::SIGKILL);
-                let gone = || if host::alive(pid) { bail!("pid {pid} is still there") } else { Ok(()) };
-                let _ = host::until("the switch to end", Duration::from_secs(10), gone);
+                let _ = host::ended("the switch", pid, Duration::from_secs(10));
             }
         }
         for name in [H100.name, H200.name, "lan"] {

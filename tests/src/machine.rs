@@ -358,18 +358,12 @@ impl Machine {
     pub(crate) fn power_cut(&self) {
         if let Some(pid) = self.pid() {
             host::kill(pid, libc::SIGKILL);
-            let _ = host::until("QEMU to end", Duration::from_secs(10), || {
-                ensure!(!host::alive(pid), "it lives");
-                Ok(())
-            });
+            let _ = host::ended("QEMU", pid, Duration::from_secs(30));
         }
         // It ends by itself as soon as it has seen that QEMU is gone, if it is not told.
         if let Some(tpm) = living_pid(&self.dir.join(TPM_PID)) {
             host::kill(tpm, libc::SIGTERM);
-            let _ = host::until("the TPM to end", Duration::from_secs(5), || {
-                ensure!(!host::alive(tpm), "it lives");
-                Ok(())
-            });
+            let _ = host::ended("the TPM", tpm, Duration::from_secs(5));
         }
     }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::host::{self, Output, run, run_quietly, run_with, spawn_detached};
 use crate::inject::{self, Join, NodeConfig};
@@ -223,8 +223,7 @@ impl NodeBox {
         if let (Some(supervisor), Some(leader)) = (living_pid(&self.file("nspawn.pid")), self.leader()) {
             // SIGRTMIN+4 is systemd's poweroff.target.
             host::kill(leader, libc::SIGRTMIN() + 4);
-            let gone = || if host::alive(supervisor) { bail!("still running") } else { Ok(()) };
-            let _ = host::until("the box to power off", Duration::from_secs(60), gone);
+            let _ = host::ended("the box", supervisor, Duration::from_secs(60));
         }
         self.power_cut(lan);
     }
@@ -236,11 +235,10 @@ impl NodeBox {
         if let Some(leader) = self.leader() {
             host::kill(leader, libc::SIGKILL);
         }
-        if let Some(supervisor) = living_pid(&self.file("nspawn.pid")) {
-            let gone = || if host::alive(supervisor) { bail!("still running") } else { Ok(()) };
-            if host::until("nspawn to end", Duration::from_secs(20), gone).is_err() {
-                host::kill(supervisor, libc::SIGKILL);
-            }
+        if let Some(supervisor) = living_pid(&self.file("nspawn.pid"))
+            && host::ended("nspawn", supervisor, Duration::from_secs(20)).is_err()
+        {
+            host::kill(supervisor, libc::SIGKILL);
         }
         self.clean_up(lan);
     }

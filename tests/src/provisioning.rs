@@ -139,10 +139,7 @@ impl Provisioning {
     pub(crate) fn end(&self) -> Result<String> {
         let pid = self.pid().context("the server does not run")?;
         host::kill(pid, libc::SIGTERM);
-        host::until("the server to end", Duration::from_secs(20), || {
-            ensure!(!host::alive(pid), "it lives");
-            Ok(())
-        })?;
+        host::ended("the server", pid, Duration::from_secs(20))?;
         run(&["ip", "netns", "pids", &self.netns])
     }
 
@@ -158,8 +155,7 @@ impl Provisioning {
     pub(crate) fn down(&self) {
         if let Some(pid) = self.pid() {
             host::kill(pid, libc::SIGTERM);
-            let gone = || if host::alive(pid) { anyhow::bail!("it lives") } else { Ok(()) };
-            if host::until("the server to end", Duration::from_secs(10), gone).is_err() {
+            if host::ended("the server", pid, Duration::from_secs(10)).is_err() {
                 host::kill(pid, libc::SIGKILL);
             }
         }

@@ -46,7 +46,7 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     enrol(&journey, checks, &words(&server)?)?;
     install(&journey, checks, &collector)?;
     disk(&journey, checks)?;
-    altered(&layout, &journey, checks, (&medium, &iso))?;
+    altered(&layout, &journey, checks, &iso)?;
     memory_test(&layout, &journey, checks, &iso);
     updates(&journey, checks, &iso, &server)?;
     fallback(&journey, checks);
@@ -185,8 +185,9 @@ fn disk(journey: &Journey, checks: &mut Checks) -> Result<()> {
 }
 
 /// The medium with one byte of its boot image changed, on firmware that has the keys.
-fn altered(layout: &Layout, journey: &Journey, checks: &mut Checks, (medium, iso): (&Path, &Path)) -> Result<()> {
-    let image = journey::file_ending(medium, ".efi")?;
+fn altered(layout: &Layout, journey: &Journey, checks: &mut Checks, iso: &Path) -> Result<()> {
+    // Beside the medium is the boot loader as well.
+    let image = iso.with_extension("efi");
     let changed = layout.dir.join("altered.iso");
     let mut machine = Machine::new(&layout.dir.join("m2"), &[])?;
     machine.set_firmware(Firmware::SecureBoot);

@@ -26,8 +26,8 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/util/crypto"
 
 	"furrow/k3s/internal/config"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/join"
-	"furrow/k3s/internal/kubeconfig"
 	"furrow/k3s/internal/token"
 )
 
@@ -107,7 +107,7 @@ func (b Bundle) Write(c *config.Config) error {
 		if filepath.Ext(name) == ".crt" {
 			mode = 0o644
 		}
-		if err := kubeconfig.Replace(c.Layout.TLS(filepath.FromSlash(name)), mode, b.Files[name]); err != nil {
+		if err := files.Replace(c.Layout.TLS(filepath.FromSlash(name)), mode, b.Files[name]); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	configutil "k8s.io/kubernetes/cmd/kubeadm/app/util/kubeconfig"
 
 	"furrow/k3s/internal/config"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/kubeconfig"
 	"furrow/k3s/internal/token"
 )
@@ -156,7 +157,7 @@ func first(ctx context.Context, c *config.Config, t token.Token) (Facts, error) 
 	if err != nil {
 		return Facts{}, err
 	}
-	if err := kubeconfig.Replace(c.Layout.Agent("server-ca.crt"), 0o644, found.CA); err != nil {
+	if err := files.Replace(c.Layout.Agent("server-ca.crt"), 0o644, found.CA); err != nil {
 		return Facts{}, err
 	}
 	if err := forget(c); err != nil {

@@ -11,7 +11,7 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 
 	"furrow/k3s/internal/config"
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 )
 
 func factsFile(c *config.Config) string { return c.Layout.Agent("etc", "cluster.json") }
@@ -22,10 +22,10 @@ func store(c *config.Config, facts Facts) error {
 	if err != nil {
 		return fmt.Errorf("could not encode the cluster's facts: %w", err)
 	}
-	if err := kubeconfig.Replace(factsFile(c), 0o600, content); err != nil {
+	if err := files.Replace(factsFile(c), 0o600, content); err != nil {
 		return err
 	}
-	return kubeconfig.Replace(c.Layout.Agent("client-ca.crt"), 0o644, []byte(facts.ClientCA))
+	return files.Replace(c.Layout.Agent("client-ca.crt"), 0o644, []byte(facts.ClientCA))
 }
 
 func stored(c *config.Config) (Facts, error) {

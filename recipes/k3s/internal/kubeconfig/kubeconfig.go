@@ -4,10 +4,11 @@ package kubeconfig
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
+
+	"furrow/k3s/internal/files"
 )
 
 // k3s names cluster, user and context alike.
@@ -47,31 +48,5 @@ func Write(file string, mode os.FileMode, config *api.Config) error {
 	if err != nil {
 		return fmt.Errorf("could not encode the kubeconfig %s: %w", file, err)
 	}
-	return Replace(file, mode, content)
-}
-
-// Replace writes a file by renaming a complete one over it.
-func Replace(file string, mode os.FileMode, content []byte) error {
-	temporary, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
-	if err != nil {
-		return fmt.Errorf("could not write %s: %w", file, err)
-	}
-	defer os.Remove(temporary.Name())
-	_, err = temporary.Write(content)
-	if err == nil {
-		err = temporary.Chmod(mode)
-	}
-	if err == nil {
-		err = temporary.Sync()
-	}
-	if closed := temporary.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(temporary.Name(), file)
-	}
-	if err != nil {
-		return fmt.Errorf("could not write %s: %w", file, err)
-	}
-	return nil
+	return files.Replace(file, mode, content)
 }

@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"furrow/k3s/internal/config"
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/notify"
 )
 
@@ -304,5 +304,5 @@ func (n *Node) store(k known) error {
 	if present, err := os.ReadFile(n.knownFile()); err == nil && string(present) == string(content) {
 		return nil
 	}
-	return kubeconfig.Replace(n.knownFile(), 0o600, content)
+	return files.Replace(n.knownFile(), 0o600, content)
 }

@@ -12,7 +12,7 @@ import (
 
 	"furrow/k3s/internal/component"
 	"furrow/k3s/internal/config"
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/layout"
 	"furrow/k3s/internal/notify"
 )
@@ -78,7 +78,7 @@ func writeContainerdConfig(c *config.Config) error {
 			return err
 		}
 	}
-	return kubeconfig.Replace(dir+"/config.toml", 0o600, base)
+	return files.Replace(dir+"/config.toml", 0o600, base)
 }
 
 func expand(custom, base []byte) ([]byte, error) {

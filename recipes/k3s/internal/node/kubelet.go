@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"furrow/k3s/internal/config"
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/layout"
 )
 
@@ -70,7 +70,7 @@ func writeKubeletConfig(c *config.Config, cluster Cluster) error {
 	if err != nil {
 		return fmt.Errorf("could not encode the kubelet's configuration: %w", err)
 	}
-	return kubeconfig.Replace(kubeletFile(c), 0o600, content)
+	return files.Replace(kubeletFile(c), 0o600, content)
 }
 
 // resolvConf chooses what pods with DNS policy Default inherit. A resolver on a

@@ -12,7 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"furrow/k3s/internal/component"
-	"furrow/k3s/internal/kubeconfig"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/layout"
 	"furrow/k3s/internal/shimbin"
 )
@@ -61,10 +61,10 @@ func installShim(file string, compressed []byte) error {
 	if err != nil {
 		return fmt.Errorf("could not unpack the container shim: %w", err)
 	}
-	if err := kubeconfig.Replace(file, 0o755, content); err != nil {
+	if err := files.Replace(file, 0o755, content); err != nil {
 		return err
 	}
-	return kubeconfig.Replace(stamp, 0o644, wanted)
+	return files.Replace(stamp, 0o644, wanted)
 }
 
 func link(target, path string) error {

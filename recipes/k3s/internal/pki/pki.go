@@ -17,8 +17,11 @@ import (
 	"time"
 
 	certutil "k8s.io/client-go/util/cert"
+	"k8s.io/client-go/util/keyutil"
 	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/util/pkiutil"
+
+	"furrow/k3s/internal/files"
 )
 
 const (
@@ -48,11 +51,16 @@ type Leaf struct {
 }
 
 // EnsureAuthority loads the authority at path, or makes it if nothing is there.
-// Half a pair is an error: making a new authority over it would strand every node.
+// A certificate whose key is missing is an error: making a new authority over it
+// would strand every node. A key alone is what a power cut left, and nobody has
+// seen a certificate of it.
 func EnsureAuthority(path, name string) (*Authority, error) {
 	dir, base := filepath.Split(path)
-	if pkiutil.CertOrKeyExist(dir, base) {
+	if exists(path + ".crt") {
 		cert, key, err := pkiutil.TryLoadCertAndKeyFromDisk(dir, base)
+		if err == nil && !belong(cert, key) {
+			err = errors.New("the key is that of another certificate")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("could not load the certificate authority %s: %w", path, err)
 		}
@@ -70,8 +78,8 @@ func EnsureAuthority(path, name string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("could not make the certificate authority %s: %w", path, err)
 	}
-	if err := pkiutil.WriteCertAndKey(dir, base, cert, key); err != nil {
-		return nil, fmt.Errorf("could not write the certificate authority %s: %w", path, err)
+	if err := writePair(path, cert, key); err != nil {
+		return nil, err
 	}
 	return &Authority{cert, key}, nil
 }
@@ -79,7 +87,6 @@ func EnsureAuthority(path, name string) (*Authority, error) {
 // EnsureLeaf keeps a certificate that is valid for long enough, made by this
 // authority and says what the description says; otherwise it makes a new one.
 func (a *Authority) EnsureLeaf(leaf Leaf) error {
-	dir, base := filepath.Split(leaf.Path)
 	reason := a.staleness(leaf)
 	if reason == "" {
 		return nil
@@ -103,21 +110,20 @@ func (a *Authority) EnsureLeaf(leaf Leaf) error {
 	if err != nil {
 		return fmt.Errorf("could not sign the certificate %s: %w", leaf.Path, err)
 	}
-	if err := pkiutil.WriteCertAndKey(dir, base, cert, key); err != nil {
-		return fmt.Errorf("could not write the certificate %s: %w", leaf.Path, err)
-	}
-	return nil
+	return writePair(leaf.Path, cert, key)
 }
 
 // staleness says why a certificate has to be made; empty when it may stay.
 func (a *Authority) staleness(leaf Leaf) string {
 	dir, base := filepath.Split(leaf.Path)
-	cert, _, err := pkiutil.TryLoadCertAndKeyFromDisk(dir, base)
-	if err != nil {
-		if _, statErr := os.Stat(leaf.Path + ".crt"); errors.Is(statErr, fs.ErrNotExist) {
-			return "it does not exist"
-		}
+	cert, key, err := pkiutil.TryLoadCertAndKeyFromDisk(dir, base)
+	switch {
+	case err != nil && !exists(leaf.Path+".crt"):
+		return "it does not exist"
+	case err != nil:
 		return err.Error()
+	case !belong(cert, key):
+		return "its key is another's"
 	}
 	return a.compare(cert, leaf, time.Now())
 }
@@ -149,17 +155,46 @@ func EnsureKey(path string) error {
 	dir, base := filepath.Split(path)
 	if _, err := pkiutil.TryLoadKeyFromDisk(dir, base); err == nil {
 		return nil
-	} else if _, statErr := os.Stat(path + ".key"); !errors.Is(statErr, fs.ErrNotExist) {
+	} else if exists(path + ".key") {
 		return fmt.Errorf("could not load the key %s.key: %w", path, err)
 	}
 	key, err := pkiutil.GeneratePrivateKey(algorithm)
 	if err != nil {
 		return fmt.Errorf("could not make the key %s.key: %w", path, err)
 	}
-	if err := pkiutil.WriteKey(dir, base, key); err != nil {
-		return fmt.Errorf("could not write the key %s.key: %w", path, err)
+	return writeKey(path, key)
+}
+
+// writePair writes the key first: a certificate that is there has its key.
+func writePair(path string, cert *x509.Certificate, key crypto.Signer) error {
+	if err := writeKey(path, key); err != nil {
+		return err
 	}
-	return nil
+	return files.Replace(path+".crt", 0o644, pkiutil.EncodeCertPEM(cert))
+}
+
+// writeKey writes a key so that a power cut leaves it whole or not there.
+func writeKey(path string, key crypto.Signer) error {
+	content, err := keyutil.MarshalPrivateKeyToPEM(key)
+	if err != nil {
+		return fmt.Errorf("could not encode the key %s.key: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("could not make the directory of %s.key: %w", path, err)
+	}
+	return files.Replace(path+".key", 0o600, content)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func belong(cert *x509.Certificate, key crypto.Signer) bool {
+	public, ok := key.Public().(interface {
+		Equal(other crypto.PublicKey) bool
+	})
+	return ok && public.Equal(cert.PublicKey)
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -82,6 +82,31 @@ func TestHalfAnAuthorityIsAnErrorAndNotReplaced(t *testing.T) {
 	}
 }
 
+func TestWhatAPowerCutLeftIsMadeWhole(t *testing.T) {
+	a, leaf := authority(t)
+	first := ensured(t, a, leaf)
+	other, otherLeaf := authority(t)
+	ensured(t, other, otherLeaf)
+	// The key of a renewal is there, its certificate is not.
+	key, err := os.ReadFile(otherLeaf.Path + ".key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(leaf.Path+".key", key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if ensured(t, a, leaf).Equal(first) {
+		t.Error("a certificate with another's key stayed")
+	}
+	path := filepath.Join(filepath.Dir(leaf.Path), "ca")
+	if err := os.Remove(path + ".crt"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureAuthority(path, "test-ca"); err != nil {
+		t.Errorf("an authority's key that was never used: %v", err)
+	}
+}
+
 func TestAServersCertificatesHoldForTheirUses(t *testing.T) {
 	l := layout.Layout{DataDir: t.TempDir()}
 	for _, dir := range []string{l.TLS("etcd"), l.Agent()} {

@@ -9,6 +9,7 @@ import (
 
 	"furrow/k3s/internal/bootstrap"
 	"furrow/k3s/internal/config"
+	"furrow/k3s/internal/files"
 	"furrow/k3s/internal/kubeconfig"
 	"furrow/k3s/internal/layout"
 	"furrow/k3s/internal/members"
@@ -38,7 +39,7 @@ func prepare(ctx context.Context, c *config.Config) (tokens, error) {
 	if err := writeKubeconfigs(c); err != nil {
 		return tokens{}, err
 	}
-	if err := kubeconfig.Replace(authenticationFile(c), 0o600, []byte(authentication)); err != nil {
+	if err := files.Replace(authenticationFile(c), 0o600, []byte(authentication)); err != nil {
 		return tokens{}, err
 	}
 	return ensureTokens(c, fetched.AgentSecret)
@@ -69,7 +70,7 @@ func copyCAs(c *config.Config) error {
 		if err != nil {
 			return fmt.Errorf("could not read the certificate authority: %w", err)
 		}
-		if err := kubeconfig.Replace(c.Layout.Agent(name), 0o644, content); err != nil {
+		if err := files.Replace(c.Layout.Agent(name), 0o644, content); err != nil {
 			return err
 		}
 	}
@@ -160,7 +161,7 @@ func (t tokens) write(c *config.Config, ca []byte) error {
 		"node-token":  t.server.Full(token.ServerUser, ca),
 		"agent-token": t.agent.Full(token.AgentUser, ca),
 	} {
-		if err := kubeconfig.Replace(c.Layout.Server(name), 0o600, []byte(text+"\n")); err != nil {
+		if err := files.Replace(c.Layout.Server(name), 0o600, []byte(text+"\n")); err != nil {
 			return err
 		}
 	}
