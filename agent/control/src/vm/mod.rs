@@ -198,7 +198,7 @@ impl Machines {
     ) -> Result<Next, VmError> {
         let mut started = None;
         match &plan.decision.action {
-            Action::Start { paused } => match self.start(vm, *paused, plan.foreign).await? {
+            Action::Start { paused } => match Box::pin(self.start(vm, *paused, plan.foreign)).await? {
                 Ok(vmi) => started = Some(vmi),
                 Err(message) => {
                     // What was asked for is not done: it stays remembered as it was.

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
@@ -28,8 +30,8 @@ use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
 use self::scratch::ScratchError;
-use self::status::HeldUp;
 pub(crate) use self::scratch::copies as copies_claim;
+use self::status::HeldUp;
 pub(crate) use self::status::condition;
 pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
 
@@ -145,13 +147,14 @@ impl Guests {
         Ok(pod.filter(|pod| belongs(pod, vmi)))
     }
 
-    async fn write(
-        &self,
-        old: &VirtualMachineInstance,
+    /// In a box: a guest has thousands of bytes, which the future of each caller would hold twice.
+    fn write<'a>(
+        &'a self,
+        old: &'a VirtualMachineInstance,
         new: VirtualMachineInstance,
-    ) -> Result<VirtualMachineInstance, CallError> {
+    ) -> BoxFuture<'a, Result<VirtualMachineInstance, CallError>> {
         let api = self.cluster.api::<VirtualMachineInstance>(&old.namespace().unwrap_or_default());
-        Ok(calls::update(&api, old, &new).await?.unwrap_or(new))
+        async move { Ok(calls::update(&api, old, &new).await?.unwrap_or(new)) }.boxed()
     }
 
     /// Volumes, addresses, pod, phase Scheduling.

@@ -374,7 +374,7 @@ impl Pass<'_> {
         if asked.now {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
         }
-        let answers = self.probe(known, vmi, domain.state == DomainState::Running && !(frozen && !asked.thawed));
+        let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
         let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
         let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
         let mut spec = spec.map_err(|error| Failure::from(&error))?;

@@ -39,7 +39,7 @@ pub(crate) enum MediaError {
         kind: &'static str,
         name: String,
         #[source]
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     /// The kubelet has not put the token into the pod yet.
     #[error("the service account token of volume {volume} is not there yet: {} cannot be read", path.display())]
@@ -202,6 +202,9 @@ fn read<T>(
     match answer {
         Ok(found) => Ok(Some(found)),
         Err(kube::Error::Api(status)) if optional && status.code == 404 => Ok(None),
-        Err(source) => Err(MediaError::Object { volume: volume.to_owned(), kind, name: name.to_owned(), source }),
+        Err(error) => {
+            let source = Box::new(error);
+            Err(MediaError::Object { volume: volume.to_owned(), kind, name: name.to_owned(), source })
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum SeedError {
         volume: String,
         secret: String,
         #[source]
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     /// The Secret has none of the keys.
     #[error("could not make the seed: secret {secret} of volume {volume} has no key {key}")]
@@ -175,10 +175,10 @@ async fn public_keys(
         };
         let Some(source) = credential.source.secret.as_ref().filter(|_| here) else { continue };
         let name = &source.secret_name;
-        let secret = secrets.get(name).await.map_err(|source| SeedError::Secret {
+        let secret = secrets.get(name).await.map_err(|error| SeedError::Secret {
             volume: seed.name.to_owned(),
             secret: name.clone(),
-            source,
+            source: Box::new(error),
         })?;
         for data in secret.data.unwrap_or_default().into_values() {
             keys.extend(ssh_keys::lines(&String::from_utf8_lossy(&data.0)));
@@ -211,10 +211,10 @@ impl Piece<'_> {
 
     async fn read_secret(&self, secrets: &Api<Secret>, name: &str) -> Result<Vec<u8>, SeedError> {
         let volume = || self.volume.to_owned();
-        let secret = secrets.get(name).await.map_err(|source| SeedError::Secret {
+        let secret = secrets.get(name).await.map_err(|error| SeedError::Secret {
             volume: volume(),
             secret: name.to_owned(),
-            source,
+            source: Box::new(error),
         })?;
         let mut data = secret.data.unwrap_or_default();
         self.keys.iter().find_map(|key| data.remove(*key)).map(|bytes| bytes.0).ok_or_else(|| SeedError::Key {

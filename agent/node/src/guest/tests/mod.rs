@@ -1,8 +1,8 @@
 //! One guest from binding to its end, over the fakes: the same owner, plan, executor and status as on a node.
 
 mod fakes;
-mod plug;
 mod fields;
+mod plug;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -468,7 +468,10 @@ async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     let condition = bench.condition("Synchronized");
     assert_eq!(condition["reason"], "FieldNotSupported");
     assert_eq!(bench.status()["nodeName"], "node-1", "only the node that is named may write");
-    assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm.persistent")), "{condition}");
+    assert!(
+        condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm.persistent")),
+        "{condition}"
+    );
     assert!(bench.world.state().started.is_empty());
 }
 
