@@ -102,7 +102,10 @@ fn start_all(bed: &Testbed, cluster: &Cluster) -> Result<BTreeMap<String, String
     let all: Vec<String> = (0..GUESTS).map(|number| manifest.replace("${NAME}", &name(number))).collect();
     let started = Instant::now();
     let made = std::thread::scope(|scope| -> Result<_> {
-        let applied = scope.spawn(|| cluster.apply(&all.join("\n---\n")));
+        // Few at a time, since kubectl waits for each answer, beside guests that take both processors.
+        let applied = scope.spawn(|| -> Result<()> {
+            all.chunks(10).try_for_each(|some| cluster.apply(&some.join("\n---\n")).map(|_| ()))
+        });
         host::until(&format!("{KILLED_AT} running guests"), Duration::from_secs(START_S / 2), || {
             let count = running(cluster)?;
             ensure!(count >= KILLED_AT, "{count} run");
