@@ -154,7 +154,7 @@ fn all_there_once(bed: &Testbed, cluster: &Cluster, made: &BTreeMap<String, Stri
     same("domains", lines(bed, "virsh -q -c qemu:///system list --name")?, &expected)?;
     same(
         "QEMU processes",
-        lines(bed, "ps -C qemu-system-x86_64,qemu-system-x86 -o args= | sed 's/.*guest=\\([^,]*\\),.*/\\1/'")?,
+        lines(bed, "ps -e -o args= | sed -n 's/^[^ ]*qemu-system-x86_64 .*guest=\\([^,]*\\),.*/\\1/p'")?,
         &expected,
     )?;
     let pods = cluster.list("pods")?;
