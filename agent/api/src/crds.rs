@@ -8,22 +8,29 @@ use serde_json::Value;
 
 use crate::{
     CDIConfig, DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet,
-    VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration, Vlan,
+    VirtualMachine, VirtualMachineClusterInstancetype, VirtualMachineClusterPreference, VirtualMachineInstance,
+    VirtualMachineInstanceMigration, VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet,
+    VirtualMachineInstancetype, VirtualMachinePool, VirtualMachinePreference, Vlan,
 };
 
 /// Clients of the field report's time use this version of kubevirt.io; it has the schema of `v1`.
 const OLD_KUBEVIRT_VERSION: &str = "v1alpha3";
 
+/// Clients of VirtualMachinePools of KubeVirt before 1.7.
+const OLD_POOL_VERSION: &str = "v1alpha1";
+
 /// Fields whose type is Kubernetes' own: `kubectl explain pod` describes what is below them.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 14] = [
     "affinity",
     "dnsConfig",
     "exec",
     "fields",
     "gatewayNodeSelectors",
     "httpGet",
+    "labelSelector",
     "namespaceSelectors",
     "nodeSelector",
+    "nodeSelectorRequirementMatcher",
     "selector",
     "tcpSocket",
     "tolerations",
@@ -48,6 +55,13 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         Vlan::crd(),
         Subnet::crd(),
         IP::crd(),
+        with_old_version(VirtualMachineInstanceReplicaSet::crd()),
+        with_version(VirtualMachinePool::crd(), OLD_POOL_VERSION, None),
+        with_old_version(deprecated(VirtualMachineInstancePreset::crd())),
+        VirtualMachineInstancetype::crd(),
+        VirtualMachineClusterInstancetype::crd(),
+        VirtualMachinePreference::crd(),
+        VirtualMachineClusterPreference::crd(),
     ];
     kinds.into_iter().map(described_once).collect()
 }
@@ -56,7 +70,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 /// a copy of what it applies in an annotation, which takes 256 KiB; with every word repeated the copy would not fit.
 fn described_once(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
-        let is_old = version.name == OLD_KUBEVIRT_VERSION;
+        let is_old = !version.storage;
         let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
             continue;
         };
@@ -91,13 +105,33 @@ fn keep_descriptions(schema: &mut Value, keep: bool) {
     }
 }
 
-fn with_old_version(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    let mut old = crd.spec.versions[0].clone();
-    old.name = OLD_KUBEVIRT_VERSION.to_owned();
-    old.storage = false;
-    old.deprecated = Some(true);
-    old.deprecation_warning = Some(format!("kubevirt.io/{OLD_KUBEVIRT_VERSION} is deprecated; use kubevirt.io/v1"));
-    crd.spec.versions.push(old);
+fn with_old_version(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let warning = format!("kubevirt.io/{OLD_KUBEVIRT_VERSION} is deprecated; use kubevirt.io/v1");
+    with_version(crd, OLD_KUBEVIRT_VERSION, Some(warning))
+}
+
+/// Serves the same schema under another version; `deprecation`: what clients of that version are told.
+fn with_version(
+    mut crd: CustomResourceDefinition,
+    name: &str,
+    deprecation: Option<String>,
+) -> CustomResourceDefinition {
+    let mut other = crd.spec.versions[0].clone();
+    other.name = name.to_owned();
+    other.storage = false;
+    other.deprecated = deprecation.is_some().then_some(true);
+    other.deprecation_warning = deprecation;
+    crd.spec.versions.push(other);
+    crd
+}
+
+/// A kind that upstream will remove, in its newest version too.
+fn deprecated(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        version.deprecated = Some(true);
+        let warning = format!("{} is deprecated; use instancetypes and preferences", crd.spec.names.kind);
+        version.deprecation_warning = Some(warning);
+    }
     crd
 }
 
@@ -179,8 +213,56 @@ mod tests {
         check("DataVolume", &format!("datavolumes.cdi.kubevirt.io {cdi}"));
         check("CDIConfig", "cdiconfigs.cdi.kubevirt.io v1beta1 Cluster   status:true ");
         check("StorageProfile", "storageprofiles.cdi.kubevirt.io v1beta1 Cluster   status:true ");
+        let columns = "Desired,Current,Ready,Age";
+        check(
+            "VirtualMachineInstanceReplicaSet",
+            &format!("virtualmachineinstancereplicasets.kubevirt.io {old} vmirs,vmirss all status:true {columns}"),
+        );
+        check(
+            "VirtualMachinePool",
+            &format!(
+                "virtualmachinepools.pool.kubevirt.io v1beta1+v1alpha1 Namespaced vmpool,vmpools all status:true {columns}"
+            ),
+        );
+        check(
+            "VirtualMachineInstancePreset",
+            &format!("virtualmachineinstancepresets.kubevirt.io {old} vmipreset,vmipresets all status:false "),
+        );
+        check(
+            "VirtualMachineInstancetype",
+            "virtualmachineinstancetypes.instancetype.kubevirt.io v1beta1 Namespaced \
+             vminstancetype,vminstancetypes,vmf,vmfs all status:false ",
+        );
+        check(
+            "VirtualMachineClusterInstancetype",
+            "virtualmachineclusterinstancetypes.instancetype.kubevirt.io v1beta1 Cluster \
+             vmclusterinstancetype,vmclusterinstancetypes,vmcf,vmcfs  status:false ",
+        );
+        check(
+            "VirtualMachinePreference",
+            "virtualmachinepreferences.instancetype.kubevirt.io v1beta1 Namespaced \
+             vmpref,vmprefs,vmp,vmps all status:false ",
+        );
+        check(
+            "VirtualMachineClusterPreference",
+            "virtualmachineclusterpreferences.instancetype.kubevirt.io v1beta1 Cluster vmcp,vmcps  status:false ",
+        );
         check("IP", "ips.kubeovn.io v1 Cluster ip  status:false V4IP,V6IP,Mac,Node,Subnet");
         check("Vlan", "vlans.kubeovn.io v1 Cluster vlan  status:true ID,Provider,conflict");
+    }
+
+    /// `kubectl scale` and autoscalers find them by these.
+    #[test]
+    fn what_has_replicas_can_be_scaled() {
+        for kind in ["VirtualMachineInstanceReplicaSet", "VirtualMachinePool"] {
+            let crd = all().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+            for version in &crd.spec.versions {
+                let scale = version.subresources.clone().unwrap().scale.unwrap();
+                let paths = (scale.spec_replicas_path.as_str(), scale.status_replicas_path.as_str());
+                assert_eq!(paths, (".spec.replicas", ".status.replicas"), "{kind} {}", version.name);
+                assert_eq!(scale.label_selector_path.as_deref(), Some(".status.labelSelector"), "{kind}");
+            }
+        }
     }
 
     /// The API server warns about formats that it does not know.

@@ -1,7 +1,6 @@
 //! The KubeVirt object: the cluster's configuration, and the health that every KubeVirt tool reads.
 //!
-//! Only the settings that Furrow reads are typed. Others are kept as they came, so that an object exported from another
-//! cluster can be applied; they have no effect.
+//! Only the settings that Furrow reads are typed. Others pass the schema, and admission refuses them with their path.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
@@ -48,6 +47,9 @@ pub struct KubeVirtSpec {
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[serde(rename_all = "camelCase")]
 pub struct KubeVirtConfiguration {
+    /// Settings by architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture_configuration: Option<ArchitectureConfiguration>,
     /// Default CPU model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
@@ -78,6 +80,29 @@ pub struct KubeVirtConfiguration {
     pub virtual_machine_options: Option<VirtualMachineOptions>,
 }
 
+/// Settings by architecture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+#[serde(rename_all = "camelCase")]
+pub struct ArchitectureConfiguration {
+    /// Of guests that name no architecture; `amd64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_architecture: Option<String>,
+    /// Of amd64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amd64: Option<ArchitectureSettings>,
+}
+
+/// Settings of one architecture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+#[serde(rename_all = "camelCase")]
+pub struct ArchitectureSettings {
+    /// Default machine type; before the one for all architectures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_type: Option<String>,
+}
+
 /// Settings for developers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -90,6 +115,9 @@ pub struct DeveloperConfiguration {
     /// Gates to open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feature_gates: Vec<String>,
+    /// Gates to keep closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disabled_feature_gates: Vec<String>,
     /// Guest memory in percent of requested memory; absent: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]

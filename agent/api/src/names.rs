@@ -46,6 +46,8 @@ pub const FINALIZER_VM: &str = "kubevirt.io/virtualMachineControllerFinalize";
 pub const STORAGE_CLASS: &str = "csi-rbd-sc";
 /// CSI driver and provisioner.
 pub const CSI_DRIVER: &str = "rbd.furrow.io";
+/// Volume of the reservation pod that the kubelet puts a service account's token into.
+pub const SERVICE_ACCOUNT_VOLUME: &str = "service-account";
 /// Image of the reservation pod's only container.
 pub const PAUSE_IMAGE: &str = "localhost/furrow/pause:1";
 
@@ -68,3 +70,20 @@ pub const AGENT_GROUP: &str = "furrow:agents";
 pub const CONTROL_USER: &str = "furrow:control";
 /// Group of control.
 pub const CONTROL_GROUP: &str = "furrow:controls";
+
+/// Namespace of Kubernetes' own objects.
+pub const KUBE_NAMESPACE: &str = "kube-system";
+/// ConfigMap there in which the API server says which certificates to trust: those of clients, and its own as a proxy.
+pub const AUTHENTICATION_CONFIG: &str = "extension-apiserver-authentication";
+/// Group of the subresource API.
+pub const SUBRESOURCES_GROUP: &str = "subresources.kubevirt.io";
+/// Service in [`SYSTEM_NAMESPACE`] behind which control serves it.
+pub const SUBRESOURCES_SERVICE: &str = "furrow-control";
+/// Port of the servers on which control serves it.
+pub const SUBRESOURCES_PORT: u16 = 8444;
+/// Port of every node on which its agent answers control.
+pub const AGENT_PORT: u16 = 8445;
+/// Port of every node on which its agent shows metrics.
+pub const AGENT_METRICS_PORT: u16 = 8446;
+/// Port of the servers on which control shows metrics.
+pub const CONTROL_METRICS_PORT: u16 = 8447;

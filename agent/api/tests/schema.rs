@@ -4,7 +4,9 @@
 
 use furrow_api::{
     CDIConfig, DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet,
-    VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration, Vlan, crds,
+    VirtualMachine, VirtualMachineClusterInstancetype, VirtualMachineClusterPreference, VirtualMachineInstance,
+    VirtualMachineInstanceMigration, VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet,
+    VirtualMachineInstancetype, VirtualMachinePool, VirtualMachinePreference, Vlan, crds,
 };
 use kube::Resource;
 use serde::Serialize;
@@ -105,6 +107,13 @@ fn every_field_survives_reading_and_writing() {
     check_round_trip::<Vlan>();
     check_round_trip::<Subnet>();
     check_round_trip::<IP>();
+    check_round_trip::<VirtualMachineInstanceReplicaSet>();
+    check_round_trip::<VirtualMachinePool>();
+    check_round_trip::<VirtualMachineInstancePreset>();
+    check_round_trip::<VirtualMachineInstancetype>();
+    check_round_trip::<VirtualMachineClusterInstancetype>();
+    check_round_trip::<VirtualMachinePreference>();
+    check_round_trip::<VirtualMachineClusterPreference>();
 }
 
 #[test]

@@ -47,7 +47,8 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
-    fn status(&self) -> Option<&kube::core::Status> {
+    /// What the API server answered, if it did.
+    pub(crate) fn status(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => Some(status),

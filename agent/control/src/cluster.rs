@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use furrow_api::{
     DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet, VirtualMachine,
-    VirtualMachineInstance, Vlan, names,
+    VirtualMachineInstance, VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet, VirtualMachinePool, Vlan,
+    names,
 };
 use furrow_model::certificate::CLIENT_SIGNER;
 
@@ -65,6 +66,12 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Store<Node>,
     /// Requests for certificates of clients of the API server.
     pub(crate) requests: Store<CertificateSigningRequest>,
+    /// Sets of guests.
+    pub(crate) replica_sets: Store<VirtualMachineInstanceReplicaSet>,
+    /// Pools of virtual machines.
+    pub(crate) pools: Store<VirtualMachinePool>,
+    /// Presets of guests.
+    pub(crate) presets: Store<VirtualMachineInstancePreset>,
     queues: Arc<OnceLock<Queues>>,
 }
 
@@ -85,6 +92,14 @@ pub(crate) struct Queues {
     pub(crate) kubevirt: mpsc::Sender<Key>,
     /// Of the controller of certificate requests.
     pub(crate) request: mpsc::Sender<Key>,
+    /// Of the controller of the subresource API's endpoints.
+    pub(crate) endpoints: mpsc::Sender<Key>,
+    /// Of the controller of what virtual machines refer to.
+    pub(crate) types: mpsc::Sender<Key>,
+    /// Of the controller of sets of guests.
+    pub(crate) replica_set: mpsc::Sender<Key>,
+    /// Of the controller of pools.
+    pub(crate) pool: mpsc::Sender<Key>,
 }
 
 impl Cluster {
@@ -109,6 +124,9 @@ impl Cluster {
         let (nodes, node_feed) = feed::<Node>(&client, all());
         let of_clients = all().fields(&format!("spec.signerName={CLIENT_SIGNER}"));
         let (requests, request_feed) = feed::<CertificateSigningRequest>(&client, of_clients);
+        let (replica_sets, replica_set_feed) = feed::<VirtualMachineInstanceReplicaSet>(&client, all());
+        let (pools, pool_feed) = feed::<VirtualMachinePool>(&client, all());
+        let (presets, preset_feed) = feed::<VirtualMachineInstancePreset>(&client, all());
         let queues = Arc::new(OnceLock::new());
         let cluster = Self {
             client,
@@ -129,6 +147,9 @@ impl Cluster {
             kubevirts,
             nodes,
             requests,
+            replica_sets,
+            pools,
+            presets,
             queues,
         };
         cluster.run(vm_feed, marks::of_vm);
@@ -147,6 +168,9 @@ impl Cluster {
         cluster.run(kubevirt_feed, marks::of_kubevirt);
         cluster.run(node_feed, marks::of_node);
         cluster.run(request_feed, marks::of_request);
+        cluster.run(replica_set_feed, marks::of_replica_set);
+        cluster.run(pool_feed, marks::of_pool);
+        cluster.run(preset_feed, marks::of_preset);
         cluster
     }
 
@@ -168,6 +192,9 @@ impl Cluster {
         self.kubevirts.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
         self.requests.wait_until_ready().await?;
+        self.replica_sets.wait_until_ready().await?;
+        self.pools.wait_until_ready().await?;
+        self.presets.wait_until_ready().await?;
         Ok(())
     }
 
@@ -221,6 +248,10 @@ impl Cluster {
                 Mark::Ip(key) => (&queues.ip, key),
                 Mark::KubeVirt(key) => (&queues.kubevirt, key),
                 Mark::Request(key) => (&queues.request, key),
+                Mark::Endpoints(key) => (&queues.endpoints, key),
+                Mark::Types(key) => (&queues.types, key),
+                Mark::ReplicaSet(key) => (&queues.replica_set, key),
+                Mark::Pool(key) => (&queues.pool, key),
             };
             // It fails only when the controllers end, and with them the process.
             drop(queue.send(key).await);

@@ -242,10 +242,35 @@ pub(crate) async fn alive(cluster: &Cluster, owner: &Owner) -> Result<bool, Call
     }
     if owner.kind == VirtualMachine::kind(&()) {
         let vm = calls::get(&cluster.api::<VirtualMachine>(&owner.namespace), &owner.name).await?;
-        return Ok(vm.is_some_and(|vm| lives(&vm, &owner.uid)));
+        if vm.is_some_and(|vm| lives(&vm, &owner.uid)) {
+            return Ok(true);
+        }
     }
     let vmi = calls::get(&cluster.api::<VirtualMachineInstance>(&owner.namespace), &owner.name).await?;
-    Ok(vmi.is_some_and(|vmi| lives(&vmi, &owner.uid)))
+    // A guest that was left behind when its virtual machine was deleted keeps its addresses for as long as it is there.
+    let left_behind = |vmi: &VirtualMachineInstance| {
+        owner.kind == VirtualMachine::kind(&())
+            && !vmi.owner_references().iter().any(|owner| owner.controller == Some(true))
+    };
+    Ok(vmi.is_some_and(|vmi| lives(&vmi, &owner.uid) || left_behind(&vmi)))
+}
+
+/// Gives the addresses of a guest to a virtual machine of its name that takes it over.
+///
+/// # Errors
+/// When one could not be written.
+pub(crate) async fn hand_over(cluster: &Cluster, owner: &Owner) -> Result<(), CallError> {
+    let Ok(text) = serde_json::to_string(owner) else { return Ok(()) };
+    for ip in cluster.ips.state() {
+        let is_its = ip.spec.namespace == owner.namespace && ip.spec.pod_name == owner.name;
+        let other = owner_of(&ip).is_some_and(|known| known.uid != owner.uid);
+        if is_its && other {
+            let mut new = ip.as_ref().clone();
+            new.annotations_mut().insert(ANNOTATION_OWNER.to_owned(), text.clone());
+            calls::update(&cluster.api_all::<IP>(), ip.as_ref(), &new).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The IP object of a claim.

@@ -1,9 +1,10 @@
-//! `furrow-control`: controllers, admission and, later, the subresource API, on control-plane nodes, unprivileged. Here
-//! only the parts are put together.
+//! `furrow-control`: controllers, admission and the subresource API, on control-plane nodes, unprivileged. Here only the
+//! parts are put together.
 //!
 //! ```text
 //!   watches ──> caches ──marks──> queues ──> controllers ──> API server
 //!                  └──────────> admission (always)     (only while this process holds the Lease)
+//!   API server ──> subresources (always) ──> API server, agents
 //! ```
 
 mod address;
@@ -14,14 +15,22 @@ mod cluster;
 mod datavolume;
 mod dispatch;
 mod events;
+mod instancetype;
 mod ipam;
 mod kubevirt;
 mod leader;
 mod marks;
+mod metrics;
 mod network;
 mod pod;
+mod pool;
+mod replicaset;
+#[cfg(test)]
+mod roles_tests;
+mod selector;
 mod server;
 mod subnet;
+mod subresources;
 mod vm;
 mod vmi;
 
@@ -29,10 +38,11 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use furrow_api::names::AGENT_PORT;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +57,7 @@ use crate::cluster::{Cluster, Queues};
 use crate::dispatch::{MARKS, Reconcile};
 use crate::events::Events;
 use crate::ipam::Ipam;
+use crate::server::Servers;
 
 /// Controllers of guests and DataVolumes wait for the API server most of the time; so many passes hide that.
 const BUSY: usize = 16;
@@ -78,6 +89,12 @@ struct Run {
     /// Where webhooks are served.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Where the subresource API is served to the API servers of all server nodes.
+    #[arg(long, default_value = "[::]:8444")]
+    subresources: SocketAddr,
+    /// Where metrics are shown.
+    #[arg(long, default_value = "[::]:8447")]
+    metrics: SocketAddr,
     /// Held locked while running: one process a node.
     #[arg(long, default_value = "/var/lib/furrow/control/lock")]
     lock: PathBuf,
@@ -117,17 +134,28 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let client = client(&options).await?;
     let events = Events::start(client.clone(), &identity);
     let cluster = Cluster::start(client.clone(), events);
-    let filled = Arc::new(AtomicBool::new(false));
+    let standing = metrics::Standing::default();
+    let filled = Arc::clone(&standing.ready);
     let webhooks = admission::router(Arc::new(cluster.clone()));
-    let mut server = server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?;
+    let settings = subresources::Settings {
+        listen: options.subresources,
+        pki: &options.pki,
+        kubeconfig: &options.kubeconfig,
+        agent_port: AGENT_PORT,
+    };
+    let mut servers = Servers {
+        webhooks: server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?,
+        subresources: subresources::start(&settings, cluster.clone()).await?,
+        metrics: metrics::start(options.metrics, &options.pki, cluster.clone(), standing.clone()).await?,
+    };
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
     }
     tokio::select! {
         // Nothing acts yet: there is nothing to end.
         _ = terminate.recv() => return Ok(()),
-        // The server is asked again below.
-        error = server.ended() => return Err(error),
+        // The servers are asked again below.
+        error = servers.ended() => return Err(error),
         // Waiting for a cache has no effect of its own.
         result = cluster.wait_until_filled() => result?,
     }
@@ -136,28 +164,29 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut leadership = tokio::select! {
         // Nothing acts yet.
         _ = terminate.recv() => {
-            server.stop().await;
+            servers.stop().await;
             return Ok(());
         }
-        // The server is asked again below.
-        error = server.ended() => return Err(error),
+        // The servers are asked again below.
+        error = servers.ended() => return Err(error),
         // A Lease that was taken by a cancelled call is taken again by this node at once.
         result = leader::acquire(client, &identity, &options.lock) => result?,
     };
+    standing.leading.store(true, Ordering::Release);
     let stop = CancellationToken::new();
     let controllers = start_controllers(&cluster, &stop);
     tokio::select! {
         // Told once is enough.
         _ = terminate.recv() => {}
-        // It ended: so does this process.
-        error = server.ended() => return Err(error),
+        // One ended: so does this process.
+        error = servers.ended() => return Err(error),
         // Whoever cannot renew must not act: the process ends at once, with whatever is under way.
         Err(error) = leadership.keep() => return Err(error),
     }
     stop.cancel();
     controllers.wait().await;
     leadership.release().await;
-    server.stop().await;
+    servers.stop().await;
     Ok(())
 }
 
@@ -174,6 +203,10 @@ fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),
         kubevirt: start.controller(kubevirt::Settings { cluster: cluster.clone() }, QUIET),
         request: start.controller(certificates::Certificates { cluster: cluster.clone() }, QUIET),
+        replica_set: start.controller(replicaset::ReplicaSets { cluster: cluster.clone() }, QUIET),
+        pool: start.controller(pool::Pools { cluster: cluster.clone() }, QUIET),
+        types: start.controller(instancetype::Revisions { cluster: cluster.clone() }, QUIET),
+        endpoints: start.controller(subresources::endpoints::Endpoints { cluster: cluster.clone() }, QUIET),
     };
     cluster.lead(queues);
     tracker.close();

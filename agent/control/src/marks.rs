@@ -7,10 +7,14 @@ use kube::ResourceExt;
 
 use furrow_api::meta::Condition;
 use furrow_api::vmi::{VmiPhase, Volume};
-use furrow_api::{DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance};
+use furrow_api::{
+    DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset,
+    VirtualMachineInstanceReplicaSet, VirtualMachinePool,
+};
 
-use crate::cluster::{Cluster, controller, key_of};
+use crate::cluster::{Cluster, controller, find, key_of};
 use crate::dispatch::Key;
+use crate::vmi::copies_claim;
 
 /// An object to be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +33,22 @@ pub(crate) enum Mark {
     KubeVirt(Key),
     /// A request for a certificate.
     Request(Key),
+    /// Where the subresource API is served.
+    Endpoints(Key),
+    /// What a VirtualMachine refers to.
+    Types(Key),
+    /// A VirtualMachineInstanceReplicaSet.
+    ReplicaSet(Key),
+    /// A VirtualMachinePool.
+    Pool(Key),
 }
 
 /// All objects.
 pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
     let mut marks: Vec<_> = cluster.vms.state().iter().map(|vm| Mark::Vm(key_of(vm.as_ref()))).collect();
+    marks.extend(cluster.vms.state().iter().filter_map(|vm| crate::instancetype::key(vm)).map(Mark::Types));
+    marks.extend(cluster.replica_sets.state().iter().map(|set| Mark::ReplicaSet(key_of(set.as_ref()))));
+    marks.extend(cluster.pools.state().iter().map(|pool| Mark::Pool(key_of(pool.as_ref()))));
     marks.extend(cluster.vmis.state().iter().map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))));
     marks.extend(cluster.data_volumes.state().iter().map(|volume| Mark::DataVolume(key_of(volume.as_ref()))));
     marks.extend(cluster.subnets.state().iter().map(|subnet| Mark::Subnet(key_of(subnet.as_ref()))));
@@ -47,6 +62,9 @@ pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
 pub(crate) fn of_vm(cluster: &Cluster, vm: &VirtualMachine, deleted: bool) -> Vec<Mark> {
     let mut marks = if deleted { addresses_of(cluster, vm) } else { Vec::new() };
     marks.push(Mark::Vm(key_of(vm)));
+    marks.extend(crate::instancetype::key(vm).map(Mark::Types));
+    let pool = controller::<VirtualMachinePool>(vm);
+    marks.extend(pool.map(|pool| Mark::Pool(Key::new(&vm.namespace().unwrap_or_default(), &pool.name))));
     marks
 }
 
@@ -54,7 +72,23 @@ pub(crate) fn of_vm(cluster: &Cluster, vm: &VirtualMachine, deleted: bool) -> Ve
 pub(crate) fn of_vmi(cluster: &Cluster, vmi: &VirtualMachineInstance, deleted: bool) -> Vec<Mark> {
     let mut marks = if deleted { addresses_of(cluster, vmi) } else { Vec::new() };
     marks.extend([Mark::Vmi(key_of(vmi)), Mark::Vm(key_of(vmi))]);
+    marks.extend(sets_of(cluster, vmi));
     marks
+}
+
+/// The set that a guest belongs to, or those that may take in one that belongs to nobody.
+fn sets_of(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Vec<Mark> {
+    let namespace = vmi.namespace().unwrap_or_default();
+    if let Some(owner) = controller::<VirtualMachineInstanceReplicaSet>(vmi) {
+        return vec![Mark::ReplicaSet(Key::new(&namespace, &owner.name))];
+    }
+    if vmi.owner_references().iter().any(|owner| owner.controller == Some(true)) {
+        return Vec::new();
+    }
+    let sets = cluster.replica_sets.state();
+    let near = sets.iter().filter(|set| set.namespace().as_deref() == Some(namespace.as_str()));
+    let takes = near.filter(|set| crate::selector::matches(&set.spec.selector, vmi.labels()));
+    takes.map(|set| Mark::ReplicaSet(key_of(set.as_ref()))).collect()
 }
 
 fn addresses_of(cluster: &Cluster, object: &impl ResourceExt) -> Vec<Mark> {
@@ -90,9 +124,13 @@ pub(crate) fn of_volume(cluster: &Cluster, volume: &PersistentVolume, _: bool) -
 
 fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
     let mut marks = vec![Mark::DataVolume(Key::new(namespace, name))];
+    // A guest's own claims, see `vmi::scratch`.
+    let owner = find(&cluster.claims, namespace, name);
+    let owner = owner.and_then(|claim| controller::<VirtualMachineInstance>(claim.as_ref()).map(|o| o.name.clone()));
+    marks.extend(owner.map(|owner| Mark::Vmi(Key::new(namespace, &owner))));
+    let uses = |volume: &Volume| claim_name(volume) == Some(name) || copies_claim(volume, name);
     for vmi in cluster.vmis.state() {
-        if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(|v| claim_name(v) == Some(name))
-        {
+        if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(uses) {
             marks.push(Mark::Vmi(key_of(vmi.as_ref())));
         }
     }
@@ -130,9 +168,13 @@ pub(crate) fn of_storage<K>(cluster: &Cluster, _: &K, _: bool) -> Vec<Mark> {
     unfinished_data_volumes(cluster)
 }
 
-/// A node changed: imports that it can take, or has to hand over.
+/// A node changed: imports that it can take, or has to hand over, and whether control is reached there.
 pub(crate) fn of_node(cluster: &Cluster, _: &Node, _: bool) -> Vec<Mark> {
-    unfinished_data_volumes(cluster)
+    let mut marks = unfinished_data_volumes(cluster);
+    marks.push(Mark::Endpoints(crate::subresources::endpoints::key()));
+    // It says how the nodes are.
+    marks.extend(cluster.kubevirts.state().iter().map(|kubevirt| Mark::KubeVirt(key_of(kubevirt.as_ref()))));
+    marks
 }
 
 fn unfinished_data_volumes(cluster: &Cluster) -> Vec<Mark> {
@@ -171,6 +213,21 @@ fn waiting_guests(cluster: &Cluster) -> Vec<Mark> {
     };
     let vmis = cluster.vmis.state();
     vmis.iter().filter(|vmi| held_up(vmi)).map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))).collect()
+}
+
+/// A set of guests changed.
+pub(crate) fn of_replica_set(_: &Cluster, set: &VirtualMachineInstanceReplicaSet, _: bool) -> Vec<Mark> {
+    vec![Mark::ReplicaSet(key_of(set))]
+}
+
+/// A pool changed.
+pub(crate) fn of_pool(_: &Cluster, pool: &VirtualMachinePool, _: bool) -> Vec<Mark> {
+    vec![Mark::Pool(key_of(pool))]
+}
+
+/// A preset changed: it concerns guests that are made later, and no object.
+pub(crate) fn of_preset(_: &Cluster, _: &VirtualMachineInstancePreset, _: bool) -> Vec<Mark> {
+    Vec::new()
 }
 
 /// The settings changed.

@@ -19,6 +19,8 @@ use furrow_api::vmi::VirtualMachineInstanceSpec;
 use furrow_api::{KubeVirt, VirtualMachineInstance, names};
 use furrow_model::overhead::{GuestSize, cpu_request_millis, memory_overhead};
 
+mod account;
+
 /// KubeVirt's default of `cpuAllocationRatio`.
 const CPU_ALLOCATION_RATIO: i64 = 10;
 
@@ -49,12 +51,14 @@ pub(crate) enum RenderError {
 }
 
 /// What a guest takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Taken {
     cpu_millis: i64,
     memory_bytes: i64,
     cpu_limit_millis: Option<i64>,
     memory_limit_bytes: Option<i64>,
+    /// Size of the huge pages that hold the guest's memory, as the spec has it, and how much of them.
+    hugepages: Option<(String, i64)>,
 }
 
 /// Name of a guest's pod. The same guest always has the same, so that a pass that is begun again after a crash makes no
@@ -86,6 +90,7 @@ pub(crate) fn render(
     labels.insert(names::LABEL_CREATED_BY.to_owned(), vmi.uid().unwrap_or_default());
     labels.insert(names::LABEL_VM_NAME.to_owned(), vmi.name_any());
     let spec = &vmi.spec;
+    let account = account::of(spec);
     Ok(Pod {
         metadata: ObjectMeta {
             name: Some(name(vmi)),
@@ -98,7 +103,9 @@ pub(crate) fn render(
         spec: Some(PodSpec {
             affinity: affinity(spec.affinity.clone(), provider_networks),
             automount_service_account_token: Some(false),
-            containers: vec![container(&taken)],
+            containers: vec![Container { volume_mounts: account.mounts, ..container(&taken) }],
+            service_account_name: account.name,
+            volumes: account.volumes,
             enable_service_links: Some(false),
             node_selector: Some(spec.node_selector.clone()).filter(|selector| !selector.is_empty()),
             priority_class_name: spec.priority_class_name.clone(),
@@ -124,7 +131,27 @@ pub(crate) fn render(
     })
 }
 
-fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
+/// The patch of subresource `resize` that makes a guest's pod reserve what its spec says now.
+///
+/// # Errors
+/// As [`render`].
+pub(crate) fn resources(
+    vmi: &VirtualMachineInstance,
+    settings: Option<&KubeVirt>,
+) -> Result<serde_json::Value, RenderError> {
+    let Container { name, resources, .. } = container(&taken(&vmi.spec, settings)?);
+    Ok(serde_json::json!({"spec": {"containers": [{"name": name, "resources": resources}]}}))
+}
+
+/// Virtual processors for each one that is requested of a node.
+pub(crate) fn cpu_ratio(settings: Option<&KubeVirt>) -> i64 {
+    let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
+    let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
+    developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from)
+}
+
+/// The guest, as owner of what is made for it.
+pub(crate) fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
     OwnerReference {
         api_version: VirtualMachineInstance::api_version(&()).into_owned(),
         kind: VirtualMachineInstance::kind(&()).into_owned(),
@@ -138,14 +165,21 @@ fn owner(vmi: &VirtualMachineInstance) -> OwnerReference {
 fn container(taken: &Taken) -> Container {
     let cpu = |millis: i64| ("cpu".to_owned(), Quantity(format!("{millis}m")));
     let memory = |bytes: i64| ("memory".to_owned(), Quantity(bytes.to_string()));
-    let limits: BTreeMap<_, _> =
+    let mut limits: BTreeMap<_, _> =
         taken.cpu_limit_millis.map(cpu).into_iter().chain(taken.memory_limit_bytes.map(memory)).collect();
+    let mut requests = BTreeMap::from([cpu(taken.cpu_millis), memory(taken.memory_bytes)]);
+    if let Some((size, bytes)) = &taken.hugepages {
+        // Kubernetes takes huge pages only where the limit is the request.
+        let (name, amount) = (format!("hugepages-{size}"), Quantity(bytes.to_string()));
+        requests.insert(name.clone(), amount.clone());
+        limits.insert(name, amount);
+    }
     Container {
         name: "compute".to_owned(),
         image: Some(names::PAUSE_IMAGE.to_owned()),
         image_pull_policy: Some("Never".to_owned()),
         resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([cpu(taken.cpu_millis), memory(taken.memory_bytes)])),
+            requests: Some(requests),
             limits: Some(limits).filter(|limits| !limits.is_empty()),
             ..ResourceRequirements::default()
         }),
@@ -162,11 +196,11 @@ fn container(taken: &Taken) -> Container {
 /// What the guest takes: its own request where it names one, else what its hardware costs.
 fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
     let domain = &spec.domain;
-    let developer = settings
-        .and_then(|kubevirt| kubevirt.spec.configuration.as_ref())
-        .and_then(|configuration| configuration.developer_configuration.as_ref());
+    let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
+    let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
+    let usual = configuration.and_then(|configuration| configuration.cpu_request.as_ref());
     let percent = developer.and_then(|developer| developer.memory_overcommit).map_or(100, i64::from).max(1);
-    let ratio = developer.and_then(|developer| developer.cpu_allocation_ratio).map_or(CPU_ALLOCATION_RATIO, i64::from);
+    let ratio = cpu_ratio(settings);
     let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
     let guest = bytes("spec.domain.memory.guest", guest)?;
@@ -183,17 +217,26 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
             memory_bytes: visible,
             vcpus,
             graphics: domain.devices.autoattach_graphics_device != Some(false),
-            tpm: domain.devices.tpm.is_some(),
+            tpm: domain.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
             added_bytes: bytes("spec.domain.memory.reservedOverhead.addedOverhead", added)?.unwrap_or_default(),
         })
     };
-    let backed = requested.unwrap_or_else(|| visible.saturating_mul(100) / percent);
+    let pages = domain.memory.as_ref().and_then(|memory| memory.hugepages.as_ref()?.page_size.clone());
+    // What is in huge pages is not in ordinary memory.
+    let backed = match pages {
+        Some(_) => 0,
+        None => requested.unwrap_or_else(|| visible.saturating_mul(100) / percent),
+    };
     let cpu_request = millis("spec.domain.resources.requests.cpu", requests.get("cpu"))?;
+    let usual = millis("the KubeVirt object's spec.configuration.cpuRequest", usual)?;
     Ok(Taken {
-        cpu_millis: cpu_request.unwrap_or_else(|| cpu_request_millis(vcpus, ratio)),
+        cpu_millis: cpu_request.or(usual).unwrap_or_else(|| cpu_request_millis(vcpus, ratio)),
         memory_bytes: backed.saturating_add(overhead),
         cpu_limit_millis: millis("spec.domain.resources.limits.cpu", limits.get("cpu"))?,
-        memory_limit_bytes: memory_limit.map(|limit| limit.max(visible).saturating_add(overhead)),
+        memory_limit_bytes: memory_limit
+            .filter(|_| pages.is_none())
+            .map(|limit| limit.max(visible).saturating_add(overhead)),
+        hugepages: pages.map(|size| (size, visible)),
     })
 }
 
@@ -280,6 +323,59 @@ mod tests {
         let taken = check(own, 250, 512 + 108);
         assert_eq!(taken.cpu_limit_millis, Some(2000));
         assert_eq!(taken.memory_limit_bytes.map(|bytes| bytes / MIB), Some(1024 + 108), "never below the guest's own");
+    }
+
+    #[test]
+    fn the_clusters_settings_count_where_the_guest_says_nothing() {
+        let settings: KubeVirt = serde_json::from_value(json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
+            "metadata": {"name": "kubevirt"}, "spec": {"configuration": {"cpuRequest": "50m",
+                "developerConfiguration": {"memoryOvercommit": 200}}}}))
+        .unwrap();
+        let silent = vmi(json!({"devices": {}, "memory": {"guest": "1Gi"}}));
+        let guest = taken(&silent.spec, Some(&settings)).unwrap();
+        assert_eq!((guest.cpu_millis, guest.memory_bytes / MIB), (50, 512 + 100));
+        let own = json!({"devices": {}, "memory": {"guest": "1Gi"}, "resources": {"requests": {"cpu": "250m"}}});
+        assert_eq!(taken(&vmi(own).spec, Some(&settings)).unwrap().cpu_millis, 250);
+    }
+
+    #[test]
+    fn huge_pages_are_requested_as_what_they_are() {
+        let huge = json!({"devices": {}, "memory": {"guest": "1Gi", "hugepages": {"pageSize": "2Mi"}}});
+        let resources = container(&check(huge, 100, 100)).resources.unwrap();
+        for list in [resources.requests.unwrap(), resources.limits.unwrap()] {
+            assert_eq!(list["hugepages-2Mi"].0, (1024 * MIB).to_string());
+        }
+    }
+
+    #[test]
+    fn the_overhead_can_be_left_out() {
+        check(
+            json!({"devices": {}, "memory": {"guest": "1Gi"}, "resources": {"overcommitGuestOverhead": true}}),
+            100,
+            1024,
+        );
+        let more = json!({"devices": {}, "memory": {"guest": "1Gi", "reservedOverhead": {"addedOverhead": "50Mi"}}});
+        check(more, 100, 1024 + 150);
+    }
+
+    #[test]
+    fn a_pod_is_placed_as_its_guest_asks() {
+        let mut vmi = vmi(json!({"devices": {}, "memory": {"guest": "1Gi"}}));
+        let spec = json!({
+            "domain": vmi.spec.domain, "nodeSelector": {"disk": "fast"}, "priorityClassName": "high",
+            "schedulerName": "mine", "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname"}]}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        });
+        vmi.spec = serde_json::from_value(spec).unwrap();
+        let pod = render(&vmi, &Reservation::default(), &[], BTreeMap::new(), None).unwrap().spec.unwrap();
+        assert_eq!(pod.node_selector, Some(vmi.spec.node_selector));
+        assert_eq!(pod.affinity, vmi.spec.affinity);
+        assert_eq!(pod.tolerations, Some(vmi.spec.tolerations));
+        assert_eq!(pod.topology_spread_constraints, Some(vmi.spec.topology_spread_constraints));
+        assert_eq!((pod.priority_class_name.as_deref(), pod.scheduler_name.as_deref()), (Some("high"), Some("mine")));
     }
 
     #[test]

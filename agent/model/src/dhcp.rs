@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::dhcp_options::DhcpOptions;
 use crate::port::{PortMac, PortSpec};
 
 /// Lease time in seconds. The address belongs to the VM, not to the lease: a day keeps renewals rare and lets a
@@ -30,6 +31,8 @@ pub struct Lease {
     pub mtu: u16,
     /// Name of the guest.
     pub hostname: Option<String>,
+    /// What the guest asked to be told besides.
+    pub options: DhcpOptions,
     /// Who answers: the gateway's address, so that a renewal goes to a host that exists; the port consumes it.
     pub server: Ipv4Addr,
 }
@@ -48,6 +51,7 @@ impl Lease {
             dns: address.dns.clone(),
             mtu: spec.mtu,
             hostname: spec.hostname.clone(),
+            options: spec.dhcp_options.clone().unwrap_or_default(),
             server: address.gateway.unwrap_or(SERVER_WITHOUT_GATEWAY),
         })
     }

@@ -5,6 +5,7 @@
 //! ```text
 //! priority
 //!   200  from a guest: DHCP requests (answered on the tap, never on the LAN), DHCP server answers, router adverts -> drop
+//!   150  to a guest: TCP connections to ports that are not for others, where a guest lists those that are             -> drop
 //!   100  from a guest: ARP and IPv4 with its own MAC and address                                                  -> NORMAL
 //!    50  from a guest: the rest, counted as spoofed                                                               -> drop
 //!    10  from the NIC                                                                                             -> NORMAL
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::port::{PortAddress, PortSpec, TapName};
+use crate::port_ranges;
 
 /// Marks the flows that belong to no guest.
 const BASE_COOKIE: Cookie = Cookie(0xfa00_0000_0000_0000);
@@ -24,6 +26,7 @@ const BASE_COOKIE: Cookie = Cookie(0xfa00_0000_0000_0000);
 const PORT_COOKIE: u64 = 0xfa00_1000_0000_0000;
 
 const PRIORITY_REFUSED: u16 = 200;
+const PRIORITY_CLOSED: u16 = 150;
 const PRIORITY_OWN: u16 = 100;
 const PRIORITY_SPOOFED: u16 = 50;
 const PRIORITY_NIC: u16 = 10;
@@ -137,7 +140,24 @@ pub fn port_flows(spec: &PortSpec, ofport: OfPort) -> Vec<Flow> {
             flows.extend([allow("ip".into()), allow("ipv6".into())]);
         }
     }
+    flows.extend(closed_ports(spec, cookie));
     flows
+}
+
+/// First frames of TCP connections to the guest's other ports are dropped, wherever they come from. Frames of connections
+/// that the guest has opened are not first ones. UDP has no first frame: what is a reply is not told from what is not.
+fn closed_ports(spec: &PortSpec, cookie: Cookie) -> Vec<Flow> {
+    let Some(open) = &spec.tcp_ports else { return Vec::new() };
+    let closed = port_ranges::complement(open);
+    let flow = |protocol: &str, (value, mask): port_ranges::Masked| {
+        let mut matches = vec![protocol.to_owned(), format!("dl_dst={}", spec.mac)];
+        if mask != 0 {
+            matches.push(format!("tp_dst={value:#x}/{mask:#x}"));
+        }
+        matches.push("tcp_flags=+syn-ack".to_owned());
+        Flow { cookie, priority: PRIORITY_CLOSED, matches, action: Action::Drop }
+    };
+    ["tcp", "tcp6"].into_iter().flat_map(|protocol| closed.iter().map(move |masked| flow(protocol, *masked))).collect()
 }
 
 /// Input of `ovs-ofctl --bundle replace-flows`: the whole table.
@@ -256,6 +276,24 @@ mod tests {
         let lines = lines(&spec(None));
         assert!(lines.iter().all(|line| line.contains("actions=drop") || line.contains("dl_src=02:00:5e:10:00:01")));
         assert!(!lines.iter().any(|line| line.contains("tp_dst=67")), "a foreign DHCP server may answer it");
+    }
+
+    #[test]
+    fn connections_reach_listed_ports_only() {
+        let open = |ports: Option<Vec<u16>>| lines(&PortSpec { tcp_ports: ports, ..spec(Some("192.168.10.7")) });
+        let closed = |ports| open(ports).into_iter().filter(|line| line.contains("tcp_flags")).collect::<Vec<_>>();
+        assert_eq!(closed(None), [""; 0]);
+        assert_eq!(
+            closed(Some(Vec::new())),
+            [
+                "priority=150,tcp,dl_dst=02:00:5e:10:00:01,tcp_flags=+syn-ack,actions=drop",
+                "priority=150,tcp6,dl_dst=02:00:5e:10:00:01,tcp_flags=+syn-ack,actions=drop",
+            ]
+        );
+        let web = closed(Some(vec![80]));
+        assert!(web.iter().all(|line| line.contains("actions=drop")), "{web:?}");
+        let first = "priority=150,tcp,dl_dst=02:00:5e:10:00:01,tp_dst=0x0/0xffc0,tcp_flags=+syn-ack,actions=drop";
+        assert_eq!((web.len(), web[0].as_str()), (2 * 16, first));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::dhcp_options::DhcpOptions;
+
 /// Bytes of an Ethernet payload below which IPv4 does not work (RFC 791).
 const MTU_MIN: i32 = 576;
 
@@ -178,6 +180,13 @@ pub struct PortSpec {
     pub queues: u8,
     /// What DHCP tells the guest to call itself.
     pub hostname: Option<String>,
+    /// The only ports that others may open TCP connections to; absent: all. What has none is written as before this
+    /// field, so that an older agent can read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_ports: Option<Vec<u16>>,
+    /// What DHCP tells beside the address; written as `tcp_ports`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_options: Option<DhcpOptions>,
     /// Name of the IP object, `iface-id` for people who look with ovs-vsctl.
     pub ip_object: String,
 }
@@ -211,6 +220,10 @@ pub struct PortRequest {
     pub queues: i32,
     /// Hostname for DHCP.
     pub hostname: Option<String>,
+    /// The only ports that others may open TCP connections to.
+    pub tcp_ports: Option<Vec<i32>>,
+    /// What DHCP tells beside the address.
+    pub dhcp_options: Option<DhcpOptions>,
     /// Name of the IP object.
     pub ip_object: String,
 }
@@ -241,6 +254,9 @@ pub enum PortSpecError {
     /// Out of range.
     #[error("{0} queues are not between 1 and 255")]
     Queues(i32),
+    /// Out of range.
+    #[error("{0} is not a TCP port")]
+    TcpPort(i32),
     /// Empty, too long, or with characters that have a meaning elsewhere.
     #[error("{0:?} is not the name of a bridge")]
     Bridge(String),
@@ -260,7 +276,11 @@ impl PortSpec {
         if !is_interface_name(&request.bridge) {
             return Err(PortSpecError::Bridge(request.bridge));
         }
+        let tcp_port = |port: i32| u16::try_from(port).map_err(|_| PortSpecError::TcpPort(port));
+        let tcp_ports = request.tcp_ports.map(|ports| ports.into_iter().map(tcp_port).collect::<Result<_, _>>());
         Ok(Self {
+            tcp_ports: tcp_ports.transpose()?,
+            dhcp_options: request.dhcp_options,
             vlan: request.vlan.try_into()?,
             mac: request.mac.parse()?,
             address,

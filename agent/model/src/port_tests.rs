@@ -17,6 +17,8 @@ pub(crate) fn request() -> PortRequest {
         mtu: 1500,
         queues: 1,
         hostname: Some("db".into()),
+        tcp_ports: None,
+        dhcp_options: None,
         ip_object: "db.shop".into(),
     }
 }

@@ -1,9 +1,11 @@
 //! furrow-agent: the resident of every node. Owns the wiring of guests, volumes and networks to each other, to
 //! Kubernetes and to the machine, and the process itself (logs, signals, readiness). Refuses decisions.
 
+mod channel;
 mod config;
 mod guest;
 mod identity;
+mod metrics;
 mod network;
 mod storage;
 
@@ -64,7 +66,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %node, version = env!("CARGO_PKG_VERSION"), "agent starting");
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
-    let (parts, events) = parts(&options, &node, client, &stop).await?;
+    let (parts, events, libvirt) = parts(&options, &node, client, &stop).await?;
+    start_metrics(&options, &parts, libvirt.clone(), &stop);
+    start_channel(&options, &parts, libvirt, &stop);
     feed_watchdog(&stop);
     let ready = || {
         tracing::info!("agent ready");
@@ -96,7 +100,7 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream)> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt)> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
@@ -107,10 +111,33 @@ async fn parts(
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
         ports: Arc::new(ports),
-        domains: Arc::new(libvirt),
+        domains: Arc::new(libvirt.clone()),
+        shown: Arc::default(),
         client,
     };
-    Ok((parts, events))
+    Ok((parts, events, libvirt))
+}
+
+fn start_channel(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &CancellationToken) {
+    let channel = channel::Parts {
+        client: parts.client.clone(),
+        guests: Arc::new(libvirt),
+        kubeconfig: options.kubeconfig.clone(),
+        guests_dir: options.guests_dir.clone(),
+        thaw_dir: options.guests_dir.with_file_name("thaw"),
+    };
+    channel::start(channel, stop.clone());
+}
+
+fn start_metrics(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &CancellationToken) {
+    let metrics = metrics::Parts {
+        client: parts.client.clone(),
+        statistics: Arc::new(libvirt),
+        shown: Arc::clone(&parts.shown),
+        node: parts.facts.node.clone(),
+        kubeconfig: options.kubeconfig.clone(),
+    };
+    metrics::start(metrics, stop.clone());
 }
 
 fn start_libvirt(options: &Options) -> anyhow::Result<(Libvirt, EventStream)> {

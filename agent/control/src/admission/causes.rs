@@ -56,6 +56,24 @@ impl Causes {
         self.push("FieldValueForbidden", field.into(), text);
     }
 
+    /// Takes over what was found in a part of this object. `from`: the part's root in the paths; `to`: where it stands.
+    pub(crate) fn adopt(&mut self, causes: Vec<Cause>, from: &str, to: &str) {
+        for mut cause in causes {
+            let field = match cause.field.strip_prefix(from) {
+                Some(rest) => format!("{to}{rest}"),
+                None => format!("{to}.{}", cause.field),
+            };
+            cause.message = cause.message.replace(&cause.field, &field);
+            cause.field = field;
+            self.found.push(cause);
+        }
+    }
+
+    /// Whether nothing was found.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// What was found.
     pub(crate) fn into_vec(self) -> Vec<Cause> {
         self.found

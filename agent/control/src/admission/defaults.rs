@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use furrow_api::quantity;
+use furrow_model::vm::plug;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Map, Value, json};
 
 use super::facts::{Facts, FactsError};
+use super::guest::compute::VCPUS_MAX;
 use super::review::{Answer, Request};
-use super::{is_own, settled, vm};
+use super::{instancetypes, is_own, presets, settled, verdict, vm};
 
 /// Machine type when neither the guest nor the cluster names one.
 const MACHINE_TYPE: &str = "q35";
@@ -23,9 +25,13 @@ pub(super) async fn of_vm<F: Facts>(facts: Arc<F>, request: Request) -> Result<A
         return Ok(Answer::Allowed(Vec::new()));
     }
     let mut object = request.object.clone();
+    let completed = instancetypes::complete(facts.as_ref(), &request, &mut object).await?;
+    if !completed.causes.is_empty() {
+        return Ok(verdict(completed.causes, Vec::new()));
+    }
     // Fixed in the virtual machine and not at each start: a guest's hardware is not to change under it.
     if let Some(spec) = vm::template_spec(&mut object) {
-        machine(spec, facts.default_machine_type());
+        machine(spec, completed.machine.or_else(|| facts.default_machine_type()));
     }
     for template in elements(&mut object, "/spec/dataVolumeTemplates") {
         if let Some(spec) = template.get_mut("spec") {
@@ -40,9 +46,17 @@ pub(super) async fn of_vmi<F: Facts>(facts: Arc<F>, request: Request) -> Result<
         return Ok(Answer::Allowed(Vec::new()));
     }
     let mut object = request.object.clone();
+    let odds = presets::apply(facts.as_ref(), &request, &mut object);
+    if !odds.is_empty() {
+        return Ok(verdict(odds, Vec::new()));
+    }
     if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
         machine(spec, facts.default_machine_type());
         guest(spec);
+        let strategy = facts.eviction_strategy();
+        if let (Some(spec), Some(strategy)) = (spec.as_object_mut(), strategy) {
+            spec.entry("evictionStrategy").or_insert_with(|| json!(strategy));
+        }
     }
     // An object that was exported from a running guest must not claim to run.
     if !is_own(&request)
@@ -64,11 +78,15 @@ pub(super) async fn of_data_volume<F: Facts>(_facts: Arc<F>, request: Request) -
     Ok(patch(&request.object, &object))
 }
 
-/// A JSON patch from one object to the other, for the two parts that defaults touch.
+/// A JSON patch from one object to the other, for the parts that defaults touch.
 fn patch(old: &Value, new: &Value) -> Answer {
     let mut operations = Vec::new();
     if old.get("spec") != new.get("spec") {
         operations.push(json!({"op": "replace", "path": "/spec", "value": new["spec"]}));
+    }
+    let annotations = |object: &Value| object.pointer("/metadata/annotations").cloned();
+    if let Some(new) = annotations(new).filter(|new| annotations(old).as_ref() != Some(new)) {
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": new}));
     }
     if old.get("status").is_some() && new.get("status").is_none() {
         operations.push(json!({"op": "remove", "path": "/status"}));
@@ -95,6 +113,12 @@ fn guest(spec: &mut Value) {
     disks_of_volumes(spec);
     memory(spec);
     topology(spec);
+}
+
+/// Devices of a guest that says nothing of them: to be there before a preference is applied, which is for those too.
+pub(crate) fn devices(spec: &mut Value) {
+    default_network(spec);
+    disks_of_volumes(spec);
 }
 
 /// A guest that says nothing of networks is on the default one.
@@ -161,6 +185,22 @@ fn topology(spec: &mut Value) {
             *value = json!(default);
         }
     }
+    max_sockets(cpu);
+}
+
+/// Room for processors that are plugged in later. A guest whose processors are pinned one by one has none to spare.
+fn max_sockets(cpu: &mut Map<String, Value>) {
+    let says = |part: &str| cpu.get(part).is_some_and(|value| !value.is_null() && value != &Value::Bool(false));
+    let count = |part: &str| cpu.get(part).and_then(Value::as_i64).filter(|count| *count > 0);
+    if says("maxSockets") {
+        return;
+    }
+    let (Some(sockets), Some(cores), Some(threads)) = (count("sockets"), count("cores"), count("threads")) else {
+        return;
+    };
+    let pinned = ["dedicatedCpuPlacement", "numa", "realtime"].into_iter().any(says);
+    let most = if pinned { sockets } else { plug::room(sockets, cores, threads, VCPUS_MAX) };
+    cpu.insert("maxSockets".to_owned(), json!(most));
 }
 
 /// The source's namespace, which CDI leaves to its webhook, and the volume mode: CDI leaves that to Kubernetes, whose

@@ -36,7 +36,7 @@ async fn a_guest_that_says_little_is_completed() {
     assert_eq!(made["spec"]["domain"]["devices"]["interfaces"], json!([{"name": "default", "bridge": {}}]));
     assert_eq!(made["spec"]["domain"]["devices"]["disks"], json!([{"name": "root", "disk": {}}]));
     assert_eq!(made["spec"]["domain"]["memory"]["guest"], "64Mi");
-    assert_eq!(made["spec"]["domain"]["cpu"], json!({"sockets": 2, "cores": 1, "threads": 1}));
+    assert_eq!(made["spec"]["domain"]["cpu"], json!({"sockets": 2, "cores": 1, "threads": 1, "maxSockets": 8}));
     assert_eq!(made["spec"]["domain"]["machine"]["type"], "q35");
     assert_eq!(made.get("status"), None);
 }
@@ -47,7 +47,7 @@ async fn what_a_guest_says_stays() {
         "devices": {"autoattachPodInterface": false, "disks": [{"name": "root", "disk": {"bus": "scsi"}}]},
         "resources": {"requests": {"memory": "512Mi"}}}, "volumes": [{"name": "root", "dataVolume": {"name": "r"}}]});
     let made = vmi(spec.clone()).await["spec"].clone();
-    assert_eq!(made["domain"]["cpu"], json!({"sockets": 1, "cores": 4, "threads": 1}));
+    assert_eq!(made["domain"]["cpu"], json!({"sockets": 1, "cores": 4, "threads": 1, "maxSockets": 4}));
     for path in ["/domain/memory", "/domain/machine", "/domain/devices", "/volumes", "/networks"] {
         assert_eq!(made.pointer(path), spec.pointer(path), "{path}");
     }
@@ -87,4 +87,32 @@ async fn a_data_volume_is_a_block_device() {
     let object = json!({"metadata": {"name": "a"}, "spec": {"storage": {}, "source": {"blank": {}}}});
     let answer = of_data_volume(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
     assert_eq!(patched(answer, &object)["spec"]["storage"]["volumeMode"], "Block");
+}
+
+#[tokio::test]
+async fn there_is_room_for_processors_that_come_later() {
+    let check = async |cpu: Value, expected: i64| {
+        let made = vmi(json!({"domain": {"cpu": cpu.clone(), "devices": {}}})).await;
+        assert_eq!(made["spec"]["domain"]["cpu"]["maxSockets"], expected, "{cpu}");
+    };
+    check(json!({"sockets": 2}), 8).await;
+    check(json!({"sockets": 2, "maxSockets": 3}), 3).await;
+    check(json!({"sockets": 16, "cores": 4, "threads": 2}), 31).await;
+    check(json!({"sockets": 2, "dedicatedCpuPlacement": true}), 2).await;
+    check(json!({"sockets": 2, "dedicatedCpuPlacement": false}), 8).await;
+}
+
+#[tokio::test]
+async fn the_clusters_eviction_strategy_is_that_of_guests_that_name_none() {
+    let strategy = async |spec: Value, default| {
+        let object = json!({"metadata": {"name": "a"}, "spec": spec});
+        let cluster = FakeCluster { eviction_strategy: default, ..FakeCluster::usual() };
+        let answer = of_vmi(Arc::new(cluster), create(object.clone())).await.unwrap();
+        patched(answer, &object)["spec"]["evictionStrategy"].clone()
+    };
+    let default = Some(furrow_api::vmi::EvictionStrategy::LiveMigrate);
+    assert_eq!(strategy(json!({"domain": {"devices": {}}}), default.clone()).await, "LiveMigrate");
+    let own = json!({"domain": {"devices": {}}, "evictionStrategy": "None"});
+    assert_eq!(strategy(own, default).await, "None");
+    assert_eq!(strategy(json!({"domain": {"devices": {}}}), None).await, Value::Null);
 }

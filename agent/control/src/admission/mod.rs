@@ -1,6 +1,7 @@
 //! Admission: what is let into the cluster, and with which defaults. One webhook a kind, called by the API server over
-//! loopback. Owns the rules that a schema cannot say and the list of what is not realised yet. Refuses to write anything,
-//! and to be in the way of status: the webhooks' `matchConditions` call it only for what it judges.
+//! loopback. Owns the rules that a schema cannot say and the list of what is not realised yet. Refuses to write anything
+//! but the node that a guest is to leave (`eviction`), and to be in the way of status: the webhooks' `matchConditions`
+//! call it only for what it judges.
 //!
 //! ```text
 //!  API server ──AdmissionReview──> route ──> kind (vm, vmi, ...) ──> guest rules, supported fields ──> causes ──> answer
@@ -10,12 +11,21 @@
 mod causes;
 mod datavolume;
 mod defaults;
+mod eviction;
 mod facts;
+#[cfg(test)]
+mod fields_tests;
 mod guest;
+mod instancetypes;
 mod ip;
+mod kubevirt;
 mod live;
 #[cfg(test)]
 mod network_tests;
+mod presets;
+#[cfg(test)]
+mod realised_tests;
+mod replicas;
 mod review;
 mod subnet;
 mod supported;
@@ -36,6 +46,8 @@ use axum::{Json, Router};
 use furrow_api::names::{AGENT_GROUP, CONTROL_USER};
 use serde_json::Value;
 
+pub(crate) use self::defaults::devices as default_devices;
+
 use self::causes::Causes;
 use self::facts::{Facts, FactsError};
 use self::review::{Answer, Request, Review};
@@ -55,6 +67,13 @@ pub(crate) fn router<F: Facts>(facts: Arc<F>) -> Router {
             "/validate/providernetwork",
             post(|facts, review| answer::<F, _>(facts, review, underlay::validate_provider_network)),
         )
+        .route("/validate/instancetype", post(|facts, review| answer::<F, _>(facts, review, instancetypes::size)))
+        .route("/validate/replicaset", post(|facts, review| answer::<F, _>(facts, review, replicas::replica_set)))
+        .route("/validate/pool", post(|facts, review| answer::<F, _>(facts, review, replicas::pool)))
+        .route("/validate/preset", post(|facts, review| answer::<F, _>(facts, review, presets::validate)))
+        .route("/validate/preference", post(|facts, review| answer::<F, _>(facts, review, instancetypes::preference)))
+        .route("/validate/eviction", post(|facts, review| answer::<F, _>(facts, review, eviction::validate)))
+        .route("/validate/kubevirt", post(|facts, review| answer::<F, _>(facts, review, kubevirt::validate)))
         .route("/validate/ip", post(|facts, review| answer::<F, _>(facts, review, ip::validate)))
         .route("/mutate/vm", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vm)))
         .route("/mutate/vmi", post(|facts, review| answer::<F, _>(facts, review, defaults::of_vmi)))

@@ -34,6 +34,12 @@ pub(crate) struct Request {
     pub(crate) object: Value,
     #[serde(default)]
     pub(crate) old_object: Value,
+    /// Name in the request's path: of the pod that a subresource such as its eviction belongs to.
+    #[serde(default, rename = "name")]
+    pub(crate) target: String,
+    /// Nothing may be written.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
 }
 
 impl Request {
@@ -91,6 +97,8 @@ pub(crate) enum Answer {
     Patched(Value),
     /// Kept out.
     Refused(Vec<Cause>),
+    /// Kept out for now; whoever asked is to ask again.
+    TooMany(String),
     /// Neither: what would decide it could not be found out.
     Undecided(String),
 }
@@ -124,6 +132,11 @@ impl Answer {
             Self::Refused(causes) => {
                 response.allowed = false;
                 response.status = Some(refusal(causes));
+            }
+            Self::TooMany(message) => {
+                response.allowed = false;
+                response.status = Some(json!({"status": "Failure", "reason": "TooManyRequests", "code": 429,
+                    "message": message}));
             }
             Self::Undecided(message) => {
                 response.allowed = false;

@@ -13,8 +13,6 @@ use super::causes::Causes;
 pub(crate) enum When {
     /// It says something: neither null nor false nor empty. An empty object says something, by being there.
     Set,
-    /// It is there, and is not `{enabled: false}`.
-    Enabled,
     /// It is set, to none of these words.
     NotIn(&'static [&'static str]),
 }
@@ -34,122 +32,95 @@ const fn set(path: &'static str, why: &'static str) -> Refused {
     Refused { path, when: When::Set, why }
 }
 
-const fn enabled(path: &'static str, why: &'static str) -> Refused {
-    Refused { path, when: When::Enabled, why }
-}
-
 const fn only(path: &'static str, words: &'static [&'static str], why: &'static str) -> Refused {
     Refused { path, when: When::NotIn(words), why }
 }
 
 const NO_HOTPLUG: &str = "plugging in while running is not supported yet";
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
-const NO_IO_THREADS: &str = "I/O threads are not supported yet";
-const NO_PINNING: &str = "dedicated CPUs are not supported yet";
-const NO_PROBES: &str = "probes are not supported yet";
+const NO_PINNING: &str =
+    "no processor of a node is set aside for one guest: a promise of dedicated CPUs could not be kept";
+const NO_PROBES: &str = "a node has no way to a guest's address yet: use exec or guestAgentPing";
 const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
 const NO_CONTAINER: &str =
     "images from a registry are not supported yet: import the image with a DataVolume of source http";
-const NO_FILE_VOLUME: &str =
-    "volumes made of files are not supported yet: use dataVolume, persistentVolumeClaim or cloud-init";
 const NO_DNS: &str = "guests have no DNS of their own yet; name servers are those of the Subnet";
 
 /// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
 pub(crate) const GUEST: &[Refused] = &[
-    set("accessCredentials", "credentials for the guest are not supported yet: use cloud-init"),
     only("architecture", &["amd64"], "only amd64 is supported"),
     set("dnsConfig", NO_DNS),
     set("dnsPolicy", NO_DNS),
-    only(
-        "evictionStrategy",
-        &["None", "LiveMigrateIfPossible"],
-        "live migration is not supported yet, so that a drain cannot wait for it: use None or LiveMigrateIfPossible",
-    ),
-    set("livenessProbe", NO_PROBES),
-    set("readinessProbe", NO_PROBES),
+    set("livenessProbe.httpGet", NO_PROBES),
+    set("livenessProbe.tcpSocket", NO_PROBES),
+    set("readinessProbe.httpGet", NO_PROBES),
+    set("readinessProbe.tcpSocket", NO_PROBES),
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
-    set("startStrategy", "starting paused is not supported yet"),
+    only("startStrategy", &["Paused"], "only Paused is known"),
     set("subdomain", NO_DNS),
     set("utilityVolumes", NO_HOTPLUG),
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].multus.default", "list the network first instead"),
-    set("domain.chassis", "chassis information is not supported yet"),
     set("domain.cpu.dedicatedCpuPlacement", NO_PINNING),
     set("domain.cpu.isolateEmulatorThread", NO_PINNING),
     set("domain.cpu.numa", NO_PINNING),
     set("domain.cpu.realtime", NO_PINNING),
-    set("domain.cpu.maxSockets", NO_HOTPLUG),
-    set("domain.memory.maxGuest", NO_HOTPLUG),
+    set(
+        "domain.memory.maxGuest",
+        "adding memory while running is not supported: a change of memory.guest waits for a restart",
+    ),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
     set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
-    set("domain.firmware.bootloader.efi.persistent", "keeping UEFI variables is not supported yet"),
-    set("domain.ioThreads", NO_IO_THREADS),
-    set("domain.ioThreadsPolicy", NO_IO_THREADS),
+    set(
+        "domain.firmware.bootloader.efi.persistent",
+        "UEFI variables are not kept over a stop yet: without this field they begin anew at each start",
+    ),
     set("domain.launchSecurity", "confidential computing is not supported yet"),
-    only("domain.rebootPolicy", &["Reboot"], "only Reboot is supported yet"),
-    set("domain.features.apic.endOfInterrupt", "this APIC feature is not supported yet"),
-    set("domain.features.hypervPassthrough", "name the Hyper-V features one by one"),
-    set("domain.features.hyperv.evmcs", "this Hyper-V feature is not supported yet"),
-    set("domain.features.hyperv.vendorid", "this Hyper-V feature is not supported yet"),
-    set("domain.features.hyperv.tlbflush.direct", "this Hyper-V feature is not supported yet"),
-    set("domain.features.hyperv.tlbflush.extended", "this Hyper-V feature is not supported yet"),
-    set("domain.features.pvspinlock", "paravirtual spinlocks cannot be chosen yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
     set("domain.devices.downwardMetrics", "host metrics in the guest are not supported yet"),
-    set("domain.devices.filesystems", "shared file systems are not supported yet"),
+    set(
+        "domain.devices.filesystems",
+        "no virtiofsd runs on a node: give the guest a disk, or a configMap or secret volume",
+    ),
     set("domain.devices.gpus", "GPUs are not supported yet"),
     set("domain.devices.hostDevices", NO_PASSTHROUGH),
-    set("domain.devices.panicDevices", "panic devices are not supported yet"),
-    set("domain.devices.sound", "sound is not supported yet"),
-    enabled("domain.devices.tpm", "a TPM is not supported yet"),
+    set(
+        "domain.devices.tpm.persistent",
+        "the state of a TPM is not kept over a stop yet: without this field it begins anew at each start",
+    ),
     set("domain.devices.useVirtioTransitional", "legacy virtio is not supported"),
-    set("domain.devices.video", "the graphics adapter cannot be chosen yet"),
     set("domain.devices.watchdog.diag288", "this watchdog is of another architecture"),
-    set("domain.devices.disks[].blockSize", "block sizes cannot be chosen yet"),
+    set("domain.devices.disks[].blockSize.custom.discardGranularity", "QEMU's own granularity is the only one yet"),
     set("domain.devices.disks[].changedBlockTracking", "changed block tracking is not supported yet"),
-    set("domain.devices.disks[].dedicatedIOThread", NO_IO_THREADS),
-    set("domain.devices.disks[].lun", "SCSI LUNs are not supported yet"),
+    set(
+        "domain.devices.disks[].lun",
+        "a LUN hands SCSI commands to a block device of the node, and RBD images are none: use disk",
+    ),
     set("domain.devices.disks[].tag", NO_TAGS),
-    set("domain.devices.disks[].disk.pciAddress", "PCI addresses cannot be chosen yet"),
-    only("domain.devices.disks[].cdrom.tray", &["closed"], "an open tray is not supported yet"),
-    set("domain.devices.interfaces[].acpiIndex", "ACPI indices are not supported yet"),
     set("domain.devices.interfaces[].binding", NO_BINDING),
-    set("domain.devices.interfaces[].dhcpOptions", "DHCP options are those of the Subnet"),
     set("domain.devices.interfaces[].macvtap", NO_BINDING),
     set("domain.devices.interfaces[].passt", NO_BINDING),
     set("domain.devices.interfaces[].passtBinding", NO_BINDING),
-    set("domain.devices.interfaces[].pciAddress", "PCI addresses cannot be chosen yet"),
-    set("domain.devices.interfaces[].ports", "restricting ports is not supported yet; all ports are reachable"),
     set("domain.devices.interfaces[].slirp", NO_BINDING),
     set("domain.devices.interfaces[].sriov", NO_BINDING),
     set("domain.devices.interfaces[].tag", NO_TAGS),
-    set("volumes[].configMap", NO_FILE_VOLUME),
     set("volumes[].containerDisk", NO_CONTAINER),
-    set("volumes[].containerPath", NO_FILE_VOLUME),
-    set("volumes[].downwardAPI", NO_FILE_VOLUME),
+    set("volumes[].containerPath", "a guest has no container whose paths it could see"),
+    set("volumes[].downwardAPI.fields[].mode", "the volume is read-only and all of it may be read"),
+    set("volumes[].downwardAPI.fields[].resourceFieldRef", "a guest sees its own hardware: use fieldRef"),
     set("volumes[].downwardMetrics", "host metrics in the guest are not supported yet"),
-    set("volumes[].emptyDisk", "scratch disks are not supported yet: use a DataVolume of source blank"),
-    set(
-        "volumes[].ephemeral",
-        "throw-away overlays are not supported yet: clone the claim with a DataVolume of source pvc",
-    ),
-    set("volumes[].hostDisk", "files of the node are not given to guests"),
+    set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
-    set("volumes[].secret", NO_FILE_VOLUME),
-    set("volumes[].serviceAccount", NO_FILE_VOLUME),
-    set("volumes[].sysprep", NO_FILE_VOLUME),
     set("volumes[].dataVolume.hotpluggable", NO_HOTPLUG),
     set("volumes[].persistentVolumeClaim.hotpluggable", NO_HOTPLUG),
 ];
 
 /// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.
 pub(crate) const MACHINE: &[Refused] = &[
-    set("instancetype", "instancetypes are not supported yet"),
-    set("preference", "preferences are not supported yet"),
     only(
         "runStrategy",
         &["Always", "Halted", "Manual", "Once", "RerunOnFailure"],
@@ -266,7 +237,6 @@ fn counts(when: When, value: &Value) -> bool {
     is_set
         && match when {
             When::Set => true,
-            When::Enabled => value.get("enabled") != Some(&Value::Bool(false)),
             When::NotIn(words) => value.as_str().is_none_or(|word| !words.contains(&word)),
         }
 }

@@ -4,90 +4,9 @@ use furrow_api::crds;
 use serde_json::json;
 
 use super::*;
+use crate::admission::realised_tests;
 
-/// Fields of a guest that are realised, each with all below it that is not refused.
-const GUEST_REALISED: &[&str] = &[
-    "affinity",
-    "domain.clock",
-    "domain.cpu.cores",
-    "domain.cpu.features",
-    "domain.cpu.model",
-    "domain.cpu.sockets",
-    "domain.cpu.threads",
-    "domain.devices.autoattachGraphicsDevice",
-    "domain.devices.autoattachInputDevice",
-    "domain.devices.autoattachMemBalloon",
-    "domain.devices.autoattachPodInterface",
-    "domain.devices.autoattachSerialConsole",
-    "domain.devices.blockMultiQueue",
-    "domain.devices.disableHotplug",
-    "domain.devices.disks[].bootOrder",
-    "domain.devices.disks[].cache",
-    "domain.devices.disks[].cdrom.bus",
-    "domain.devices.disks[].cdrom.readonly",
-    "domain.devices.disks[].disk.bus",
-    "domain.devices.disks[].disk.readonly",
-    "domain.devices.disks[].errorPolicy",
-    "domain.devices.disks[].io",
-    "domain.devices.disks[].name",
-    "domain.devices.disks[].serial",
-    "domain.devices.disks[].shareable",
-    "domain.devices.inputs",
-    "domain.devices.interfaces[].bootOrder",
-    "domain.devices.interfaces[].bridge",
-    "domain.devices.interfaces[].macAddress",
-    "domain.devices.interfaces[].masquerade",
-    "domain.devices.interfaces[].model",
-    "domain.devices.interfaces[].name",
-    "domain.devices.interfaces[].state",
-    "domain.devices.logSerialConsole",
-    "domain.devices.networkInterfaceMultiqueue",
-    "domain.devices.rng",
-    "domain.devices.watchdog.i6300esb",
-    "domain.devices.watchdog.name",
-    "domain.features.acpi",
-    "domain.features.apic.enabled",
-    "domain.features.hyperv.frequencies",
-    "domain.features.hyperv.ipi",
-    "domain.features.hyperv.reenlightenment",
-    "domain.features.hyperv.relaxed",
-    "domain.features.hyperv.reset",
-    "domain.features.hyperv.runtime",
-    "domain.features.hyperv.spinlocks",
-    "domain.features.hyperv.synic",
-    "domain.features.hyperv.synictimer",
-    "domain.features.hyperv.tlbflush.enabled",
-    "domain.features.hyperv.vapic",
-    "domain.features.hyperv.vpindex",
-    "domain.features.kvm",
-    "domain.features.smm",
-    "domain.firmware.bootloader.bios",
-    "domain.firmware.bootloader.efi.secureBoot",
-    "domain.firmware.serial",
-    "domain.firmware.uuid",
-    "domain.machine",
-    "domain.memory.guest",
-    "domain.memory.hugepages",
-    "domain.memory.reservedOverhead",
-    "domain.resources",
-    "hostname",
-    "networks[].multus.networkName",
-    "networks[].name",
-    "nodeSelector",
-    "priorityClassName",
-    "schedulerName",
-    "terminationGracePeriodSeconds",
-    "tolerations",
-    "topologySpreadConstraints",
-    "volumes[].cloudInitConfigDrive",
-    "volumes[].cloudInitNoCloud",
-    "volumes[].dataVolume.name",
-    "volumes[].name",
-    "volumes[].persistentVolumeClaim.claimName",
-    "volumes[].persistentVolumeClaim.readOnly",
-];
-
-const MACHINE_REALISED: &[&str] = &["dataVolumeTemplates", "running", "template"];
+const MACHINE_REALISED: &[&str] = &["dataVolumeTemplates", "instancetype", "preference", "running", "template"];
 
 const DATA_VOLUME_REALISED: &[&str] = &[
     "pvc",
@@ -151,7 +70,8 @@ fn walk(path: &str, schema: &Value, table: &[Refused], realised: &[&str], missin
 #[test]
 fn every_field_is_realised_or_refused() {
     let none: Vec<String> = Vec::new();
-    assert_eq!(forgotten("VirtualMachineInstance", GUEST, GUEST_REALISED), none);
+    let guest: Vec<_> = realised_tests::GUEST.iter().map(|row| row.path).collect();
+    assert_eq!(forgotten("VirtualMachineInstance", GUEST, &guest), none);
     assert_eq!(forgotten("VirtualMachine", MACHINE, MACHINE_REALISED), none);
     assert_eq!(forgotten("DataVolume", DATA_VOLUME, DATA_VOLUME_REALISED), none);
     assert_eq!(forgotten("Subnet", SUBNET, SUBNET_REALISED), none);
@@ -195,10 +115,21 @@ fn check(spec: Value, expected: &[&str]) {
 
 #[test]
 fn what_is_off_is_not_used() {
-    check(json!({"domain": {"devices": {"gpus": [], "useVirtioTransitional": false, "tpm": {"enabled": false}}}}), &[]);
-    check(json!({"domain": {"devices": {"tpm": {}}}}), &["domain.devices.tpm"]);
+    check(
+        json!({"domain": {"devices": {"gpus": [], "useVirtioTransitional": false, "tpm": {"persistent": false}}}}),
+        &[],
+    );
+    check(json!({"domain": {"devices": {"tpm": {"persistent": true}}}}), &["domain.devices.tpm.persistent"]);
     check(json!({"evictionStrategy": "LiveMigrateIfPossible", "architecture": "amd64", "subdomain": ""}), &[]);
-    check(json!({"evictionStrategy": "LiveMigrate"}), &["evictionStrategy"]);
+    check(json!({"evictionStrategy": "LiveMigrate", "domain": {"cpu": {"maxSockets": 4}}}), &[]);
+    check(json!({"domain": {"memory": {"maxGuest": "2Gi"}}}), &["domain.memory.maxGuest"]);
+}
+
+#[test]
+fn plugging_in_is_refused() {
+    let volumes = json!({"volumes": [{"name": "a", "dataVolume": {"name": "d", "hotpluggable": true}}]});
+    check(volumes, &["volumes[0].dataVolume.hotpluggable"]);
+    check(json!({"domain": {"devices": {"disableHotplug": true}}}), &[]);
 }
 
 #[test]

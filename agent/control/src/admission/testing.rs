@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use furrow_api::{ProviderNetwork, Subnet, Vlan};
+use furrow_api::vmi::EvictionStrategy;
+use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
+use furrow_model::instancetype::{Source, Which};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
 use super::causes::Cause;
-use super::facts::{AddressHolder, Facts, FactsError, MacHolder};
+use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder, Reserved};
 use super::review::{Answer, Request};
 
 /// The fake.
@@ -22,7 +24,17 @@ pub(super) struct FakeCluster {
     pub(super) addresses: Vec<AddressHolder>,
     /// Namespaces that every user may copy from.
     pub(super) open_namespaces: Vec<String>,
+    pub(super) presets: Vec<Arc<VirtualMachineInstancePreset>>,
+    /// Specs of instancetypes and preferences by kind and name.
+    pub(super) types: BTreeMap<(&'static str, String), Value>,
+    /// Claims, DataVolumes and DataSources.
+    pub(super) labelled: Vec<(Source, Labelled)>,
     pub(super) broken: bool,
+    pub(super) eviction_strategy: Option<EvictionStrategy>,
+    /// What every pod that is asked for reserves.
+    pub(super) reserved: Option<Reserved>,
+    /// Nodes that guests were marked to leave, and whether that was only tried.
+    pub(super) marks: std::sync::Mutex<Vec<(String, bool)>>,
 }
 
 impl FakeCluster {
@@ -82,6 +94,42 @@ impl Facts for FakeCluster {
         None
     }
 
+    fn presets(&self, _: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {
+        self.presets.clone()
+    }
+
+    async fn type_spec(&self, vm: &VirtualMachine, which: Which) -> Result<Result<Option<Value>, String>, FactsError> {
+        let matcher = match which {
+            Which::Instancetype => vm.spec.instancetype.as_ref(),
+            Which::Preference => vm.spec.preference.as_ref(),
+        };
+        let Some(matcher) = matcher else { return Ok(Ok(None)) };
+        let scope = which.scope(matcher.kind.as_deref().unwrap_or_default()).unwrap();
+        let key = (which.kind(scope), matcher.name.clone().unwrap_or_default());
+        let spec = self.types.get(&key).cloned();
+        Ok(spec.map(Some).ok_or_else(|| format!("{} {:?} does not exist", key.0, key.1)))
+    }
+
+    async fn labels_of(&self, source: &Source) -> Result<Option<Labelled>, FactsError> {
+        Ok(self.labelled.iter().find(|(there, _)| there == source).map(|(_, labelled)| labelled.clone()))
+    }
+
+    fn eviction_strategy(&self) -> Option<EvictionStrategy> {
+        self.eviction_strategy.clone()
+    }
+
+    async fn reserved(&self, _: &str, _: &str) -> Result<Option<Reserved>, FactsError> {
+        Ok(self.reserved.clone())
+    }
+
+    async fn mark_evacuation(&self, _: &VirtualMachineInstance, node: &str, dry_run: bool) -> Result<(), FactsError> {
+        if self.broken {
+            return Err(FactsError("write".into()));
+        }
+        self.marks.lock().unwrap().push((node.to_owned(), dry_run));
+        Ok(())
+    }
+
     async fn may_clone(&self, _: &UserInfo, namespace: &str, _: &str) -> Result<bool, FactsError> {
         if self.broken {
             Err(FactsError("ask".into()))
@@ -99,7 +147,7 @@ pub(super) fn create(object: Value) -> Request {
         user_info: UserInfo { username: Some("ann".into()), ..UserInfo::default() },
         namespace: Some("shop".into()),
         object,
-        old_object: Value::Null,
+        ..Request::default()
     }
 }
 

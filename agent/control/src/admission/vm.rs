@@ -10,7 +10,7 @@ use super::causes::Causes;
 use super::facts::{Facts, FactsError};
 use super::guest::{self, Identity};
 use super::review::{Answer, Request};
-use super::{datavolume, malformed, settled, supported, verdict};
+use super::{datavolume, instancetypes, malformed, settled, supported, verdict};
 
 pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
     if settled(&request) {
@@ -26,11 +26,12 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
     supported::refuse("spec", raw, supported::MACHINE, &mut causes);
     run_strategy(&vm.spec, &mut causes);
     let identity = Identity { namespace: request.namespace(), name: request.name() };
-    let template = &raw["template"]["spec"];
     let holders = facts.macs();
-    guest::check("spec.template.spec", template, &vm.spec.template.spec, (identity, &holders), &mut causes);
+    if let Some(template) = instancetypes::template(facts.as_ref(), &request, &vm, &mut causes).await? {
+        guest::check("spec.template.spec", &template.raw, &template.spec, (identity, &holders), &mut causes);
+    }
     data_volume_templates(facts.as_ref(), &request, &vm.spec, &mut causes).await?;
-    Ok(verdict(causes, Vec::new()))
+    Ok(verdict(causes, guest::warnings("spec.template.spec", &vm.spec.template.spec)))
 }
 
 fn run_strategy(spec: &VirtualMachineSpec, causes: &mut Causes) {

@@ -20,7 +20,7 @@ const RESERVED_LABELS: [&str; 4] = [
 ];
 
 pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
-    let mut causes = Causes::default();
+    let (mut causes, mut warnings) = (Causes::default(), Vec::new());
     if !is_own(&request) {
         reserved(&request, &mut causes);
     }
@@ -34,8 +34,9 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
         let raw = &request.object["spec"];
         let holders = facts.macs();
         guest::check("spec", raw, &vmi.spec, (identity, &holders), &mut causes);
+        warnings = guest::warnings("spec", &vmi.spec);
     }
-    Ok(verdict(causes, Vec::new()))
+    Ok(verdict(causes, warnings))
 }
 
 /// What a user may not write.

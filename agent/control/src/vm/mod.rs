@@ -1,22 +1,32 @@
 //! Virtual machines: their DataVolumes, their guest, their status; see `furrow_model::vm` for the run strategies. Refuses
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
+mod live_update;
 mod render;
+mod revision;
+mod snapshots;
 mod status;
+mod volumes;
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use furrow_api::datavolume::DataVolumePhase;
 use furrow_api::vm::RunStrategy;
-use furrow_api::{DataVolume, VirtualMachine, VirtualMachineInstance, names};
-use furrow_model::vm::{Action, Decision, Observed, decide};
+use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
+use furrow_model::ipam::Owner;
+use furrow_model::vm::{Action, Decision, Departing, Departure, Observed, decide, departure};
 
 use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, controller, find, key_of};
 use crate::dispatch::{Disposition, Key, Next, Reconcile};
+use crate::instancetype::{self, TypesError};
+use crate::ipam;
 
-use self::status::{Facts, Volumes};
+use self::live_update::Update;
+use self::status::{Facts, Failed, Volumes};
+
+/// KubeVirt's reason, of an event and of the condition Failure.
+const FAILED_CREATE: &str = "FailedCreate";
 
 /// Why a pass over a virtual machine failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +67,7 @@ impl Reconcile for Machines {
     }
 
     /// Observe: the virtual machine, its DataVolumes, its guest. Validate and plan: `furrow_model::vm`. Execute: make
-    /// DataVolumes, start or stop. Report: the status.
+    /// DataVolumes, start or stop, let a guest that runs take over a change. Report: the status.
     async fn reconcile(&self, key: &Key) -> Result<Next, VmError> {
         let Some(vm) = find(&self.cluster.vms, &key.namespace, &key.name) else { return Ok(Next::OnChange) };
         let namesake = find(&self.cluster.vmis, &key.namespace, &key.name);
@@ -68,6 +78,9 @@ impl Reconcile for Machines {
         let kept = vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM);
         let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
         let failure = self.make_data_volumes(&vm).await?;
+        if let Some(vmi) = namesake.as_deref().filter(|vmi| is_orphan(vmi)) {
+            return Box::pin(self.adopt(&vm, vmi)).await;
+        }
         let volumes = self.volumes(&vm);
         let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
         let foreign = namesake.is_some() && guest.is_none();
@@ -88,10 +101,16 @@ impl Reconcile for Machines {
 struct Plan {
     decision: Decision,
     volumes: Volumes,
-    /// Something that could not be created, for the condition Failure.
-    failure: Option<String>,
+    /// Something that could not be done, for the condition Failure.
+    failure: Option<Failed>,
     /// A guest of its name belongs to nobody, or to another.
     foreign: bool,
+}
+
+/// A guest that no controller owns: its virtual machine was deleted without it, and one of its name may take it over.
+fn is_orphan(vmi: &VirtualMachineInstance) -> bool {
+    let owned = vmi.owner_references().iter().any(|owner| owner.controller == Some(true));
+    !owned && vmi.metadata.deletion_timestamp.is_none()
 }
 
 fn owned_by(object: &impl ResourceExt, vm: &VirtualMachine) -> bool {
@@ -101,27 +120,47 @@ fn owned_by(object: &impl ResourceExt, vm: &VirtualMachine) -> bool {
 impl Machines {
     /// Deletes the guest, waits until it is gone, then lets go. With `--cascade=orphan` the guest stays.
     async fn take_down(&self, vm: &VirtualMachine, guest: Option<&VirtualMachineInstance>) -> Result<Next, VmError> {
-        let orphan = vm.finalizers().iter().any(|finalizer| finalizer == "orphan");
-        if !vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM) {
-            return Ok(Next::OnChange);
-        }
-        if !orphan {
-            let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
-            // The cache may not know a guest that was made a moment ago.
-            let now = calls::get(&api, &vm.name_any()).await?.filter(|vmi| owned_by(vmi, vm));
-            if let Some(vmi) = now {
-                if vmi.metadata.deletion_timestamp.is_none() {
+        let has = |name: &str| vm.finalizers().iter().any(|finalizer| finalizer == name);
+        let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
+        let (kept, orphan) = (has(names::FINALIZER_VM), has("orphan"));
+        // The cache may not know a guest that was made a moment ago.
+        let now = if kept && !orphan { calls::get(&api, &vm.name_any()).await? } else { None };
+        let now = now.filter(|vmi| owned_by(vmi, vm));
+        let guest_deleting = now.as_ref().map(|vmi| vmi.metadata.deletion_timestamp.is_some());
+        match departure(Departing { kept, orphan, guest_deleting }) {
+            Departure::Wait => return Ok(Next::OnChange),
+            Departure::StopGuest | Departure::WaitForGuest => {
+                if let Some(vmi) = now.filter(|_| guest_deleting == Some(false)) {
                     self.delete_guest(vm, &vmi).await?;
                 }
                 let new = status::terminating(vm, guest);
                 calls::update_status(&self.api(vm), vm, &new).await?;
                 return Ok(Next::OnChange);
             }
+            Departure::Release => {}
         }
         let mut new = vm.clone();
         new.finalizers_mut().retain(|finalizer| finalizer != names::FINALIZER_VM);
         calls::update(&self.api(vm), vm, &new).await?;
         tracing::info!(vm = %key_of(vm), "virtual machine released");
+        Ok(Next::OnChange)
+    }
+
+    /// Takes over a guest of its name that belongs to nobody, and its addresses before that: they would be given back.
+    async fn adopt(&self, vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> Result<Next, VmError> {
+        let owner = Owner {
+            kind: VirtualMachine::kind(&()).into_owned(),
+            namespace: vm.namespace().unwrap_or_default(),
+            name: vm.name_any(),
+            uid: vm.uid().unwrap_or_default(),
+        };
+        ipam::hand_over(&self.cluster, &owner).await?;
+        let mut new = vmi.clone();
+        new.owner_references_mut().push(owner_reference(vm));
+        let api = self.cluster.api::<VirtualMachineInstance>(&owner.namespace);
+        calls::update(&api, vmi, &new).await?;
+        tracing::info!(vm = %key_of(vm), uid = vmi.uid(), "guest taken over");
+        // The change comes back as an event.
         Ok(Next::OnChange)
     }
 
@@ -133,62 +172,6 @@ impl Machines {
         let mut new = vm.clone();
         new.finalizers_mut().push(names::FINALIZER_VM.to_owned());
         Ok(calls::update(&self.api(vm), vm, &new).await?.unwrap_or(new))
-    }
-
-    /// Makes the DataVolumes of the templates that are not there. Gives what the API server said against one.
-    async fn make_data_volumes(&self, vm: &VirtualMachine) -> Result<Option<String>, VmError> {
-        let namespace = vm.namespace().unwrap_or_default();
-        let api = self.cluster.api::<DataVolume>(&namespace);
-        let mut refusal = None;
-        for template in &vm.spec.data_volume_templates {
-            let name = template.metadata.name.clone().unwrap_or_default();
-            // A claim without DataVolume is one whose DataVolume was deleted after it was filled.
-            let there = find(&self.cluster.data_volumes, &namespace, &name).is_some()
-                || find(&self.cluster.claims, &namespace, &name).is_some();
-            if there {
-                continue;
-            }
-            match calls::create(&api, &render::data_volume(vm, template)).await {
-                Ok(Some(_)) => {
-                    let note = format!("Created DataVolume {name}");
-                    self.cluster.events.normal(vm, "SuccessfulDataVolumeCreate", note);
-                }
-                Ok(None) => {}
-                Err(error) if error.is_refusal() => {
-                    let message = error.message();
-                    self.cluster.events.warning(vm, "FailedDataVolumeCreate", message.clone());
-                    refusal = Some(message);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(refusal)
-    }
-
-    /// The state of all volumes that the template names.
-    fn volumes(&self, vm: &VirtualMachine) -> Volumes {
-        let namespace = vm.namespace().unwrap_or_default();
-        let mut volumes = Volumes::default();
-        let templates = vm.spec.data_volume_templates.iter().filter_map(|template| template.metadata.name.as_deref());
-        let named = vm.spec.template.spec.volumes.iter().filter_map(crate::marks::claim_name);
-        let mut names: Vec<&str> = templates.clone().chain(named).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let claim = find(&self.cluster.claims, &namespace, name);
-            let bound = claim.as_ref().is_some_and(|claim| crate::vmi::claim_bound(claim));
-            volumes.unbound |= claim.is_some() && !bound;
-            let filler = find(&self.cluster.data_volumes, &namespace, name);
-            match filler.map(|filler| filler.status.as_ref().map(|status| status.phase.clone()).unwrap_or_default()) {
-                Some(DataVolumePhase::Succeeded) => {}
-                Some(DataVolumePhase::Failed) => volumes.failed.push(name.to_owned()),
-                Some(_) => volumes.filling = true,
-                None if bound => {}
-                // Somebody else's claim is not this machine's to wait for: its guest says what it misses.
-                None => volumes.filling |= templates.clone().any(|template| template == name),
-            }
-        }
-        volumes
     }
 
     fn observe(&self, vm: &VirtualMachine, guest: Option<&VirtualMachineInstance>, volumes: &Volumes) -> Observed {
@@ -215,11 +198,11 @@ impl Machines {
     ) -> Result<Next, VmError> {
         let mut started = None;
         match &plan.decision.action {
-            Action::Start { paused } => match self.start(vm, *paused, plan.foreign).await? {
+            Action::Start { paused } => match Box::pin(self.start(vm, *paused, plan.foreign)).await? {
                 Ok(vmi) => started = Some(vmi),
-                Err(refusal) => {
+                Err(message) => {
                     // What was asked for is not done: it stays remembered as it was.
-                    plan.failure = Some(refusal);
+                    plan.failure = Some(Failed { reason: FAILED_CREATE, message });
                     let status = vm.status.clone().unwrap_or_default();
                     plan.decision.requests = status::requests(&status.state_change_requests);
                     plan.decision.strategy = status.run_strategy.as_ref().and_then(status::known_strategy);
@@ -237,8 +220,15 @@ impl Machines {
             }
             Action::Stop { .. } | Action::Nothing => {}
         }
+        let update = match (&plan.decision.action, guest) {
+            (Action::Nothing, Some(vmi)) => Box::pin(self.update_guest(vm, vmi)).await?,
+            _ => Update::default(),
+        };
+        let Update { restart, failure, .. } = update;
+        plan.failure = plan.failure.or(failure);
+        self.tell_of_failed_volumes(vm, &plan.volumes);
         let shown = started.as_ref().or(guest);
-        let facts = Facts { guest: shown, volumes: &plan.volumes, failure: plan.failure.as_deref() };
+        let facts = Facts { guest: shown, volumes: &plan.volumes, failure: plan.failure.as_ref(), restart };
         let new = status::report(vm, &plan.decision, &facts);
         let written = calls::update_status(&self.api(vm), vm, &new).await;
         if let (Action::Stop { uid }, Some(vmi)) = (&plan.decision.action, guest) {
@@ -260,11 +250,25 @@ impl Machines {
         foreign: bool,
     ) -> Result<Result<VirtualMachineInstance, String>, VmError> {
         let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
-        let vmi = render::guest(vm, paused).map_err(|source| VmError::Template { vm: key_of(vm), source })?;
+        let vmi = render::guest(vm, paused);
         let taken = || format!("could not create VirtualMachineInstance {}: one of its name exists", key_of(vm));
         if foreign {
             return Ok(Err(taken()));
         }
+        let refused = |error: &CallError| {
+            let message = format!("Error creating virtual machine instance: {}", error.message());
+            self.cluster.events.warning(vm, FAILED_CREATE, message.clone());
+            Ok(Err(message))
+        };
+        match self.keep_revision(vm).await {
+            Err(VmError::Call(error)) if error.is_refusal() => return refused(&error),
+            kept => kept?,
+        }
+        let vmi = match Box::pin(instancetype::guest(&self.cluster, vm, vmi)).await {
+            Ok(vmi) => vmi,
+            Err(TypesError::Call(error)) => return Err(error.into()),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         match calls::create(&api, &vmi).await {
             Ok(Some(created)) => {
                 tracing::info!(vm = %key_of(vm), uid = created.uid(), "guest made");
@@ -281,19 +285,21 @@ impl Machines {
                 Some(there) if there.metadata.deletion_timestamp.is_none() => Ok(Ok(there)),
                 _ => Err(VmError::Behind { vm: key_of(vm) }),
             },
-            Err(error) if error.is_refusal() => {
-                self.cluster.events.warning(vm, "FailedCreate", error.message());
-                Ok(Err(error.message()))
-            }
+            Err(error) if error.is_refusal() => refused(&error),
             Err(error) => Err(error.into()),
         }
     }
 
     async fn delete_guest(&self, vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> Result<(), CallError> {
         let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
-        calls::delete(&api, vmi).await?;
+        if let Err(error) = calls::delete(&api, vmi).await {
+            let note = format!("Error deleting virtual machine instance {}: {}", vmi.name_any(), error.message());
+            self.cluster.events.warning(vm, "FailedDelete", note);
+            return Err(error);
+        }
         tracing::info!(vm = %key_of(vm), uid = vmi.uid(), "guest told to stop");
-        let note = format!("Stopped the virtual machine by deleting the virtual machine instance {}", vmi.name_any());
+        let uid = vmi.uid().unwrap_or_default();
+        let note = format!("Stopped the virtual machine by deleting the virtual machine instance {uid}");
         self.cluster.events.normal(vm, "SuccessfulDelete", note);
         Ok(())
     }

@@ -3,28 +3,21 @@
 use std::collections::BTreeMap;
 
 use furrow_api::vm::DataVolumeTemplateSpec;
-use furrow_api::vmi::StartStrategy;
+use furrow_api::vmi::{StartStrategy, VirtualMachineInstanceStatus};
 use furrow_api::{DataVolume, VirtualMachine, VirtualMachineInstance, names};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
-use sha2::{Digest, Sha256};
 
-use super::owner_reference;
+use super::{owner_reference, revision};
 
 /// Generation of the virtual machine that a guest was made from; KubeVirt's.
 pub(crate) const ANNOTATION_GENERATION: &str = "kubevirt.io/vm-generation";
 
-/// Digest of the template that a guest was made from: tells a changed template from any other change.
-pub(crate) const ANNOTATION_TEMPLATE: &str = "furrow.io/template-digest";
-
 /// Name of the virtual machine, for selectors.
 const LABEL_VM: &str = "kubevirt.io/vm";
 
-/// The guest.
-///
-/// # Errors
-/// When the template has no JSON form.
-pub(crate) fn guest(vm: &VirtualMachine, paused: bool) -> Result<VirtualMachineInstance, serde_json::Error> {
+/// The guest. Its status names the revision that tells a later change of the template from what it was made from.
+pub(crate) fn guest(vm: &VirtualMachine, paused: bool) -> VirtualMachineInstance {
     let template = &vm.spec.template;
     let metadata = template.metadata.clone().unwrap_or_default();
     let mut labels = metadata.labels.unwrap_or_default();
@@ -33,12 +26,11 @@ pub(crate) fn guest(vm: &VirtualMachine, paused: bool) -> Result<VirtualMachineI
     let mut annotations = metadata.annotations.unwrap_or_default();
     let generation = vm.metadata.generation.unwrap_or_default();
     annotations.insert(ANNOTATION_GENERATION.to_owned(), generation.to_string());
-    annotations.insert(ANNOTATION_TEMPLATE.to_owned(), template_digest(vm)?);
     let mut spec = template.spec.clone();
     if paused {
         spec.start_strategy = Some(StartStrategy::Paused);
     }
-    Ok(VirtualMachineInstance {
+    VirtualMachineInstance {
         metadata: ObjectMeta {
             name: Some(vm.name_any()),
             namespace: vm.namespace(),
@@ -49,22 +41,16 @@ pub(crate) fn guest(vm: &VirtualMachine, paused: bool) -> Result<VirtualMachineI
             ..ObjectMeta::default()
         },
         spec,
-        status: None,
-    })
+        status: Some(VirtualMachineInstanceStatus {
+            virtual_machine_revision_name: Some(revision::name(vm)),
+            ..VirtualMachineInstanceStatus::default()
+        }),
+    }
 }
 
 /// A label takes 63 characters, a name 253.
 fn label_value(name: &str) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-}
-
-/// Digest of the template, 16 hexadecimal digits.
-///
-/// # Errors
-/// When it has no JSON form.
-pub(crate) fn template_digest(vm: &VirtualMachine) -> Result<String, serde_json::Error> {
-    let digest = Sha256::digest(serde_json::to_vec(&vm.spec.template)?);
-    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A DataVolume, deleted with the virtual machine and kept over its stops.
@@ -94,16 +80,13 @@ mod tests {
     fn a_guest_knows_what_it_was_made_from() {
         let text = include_str!("../../../../tests/manifests/field-report/debian.yaml");
         let vm: VirtualMachine = serde_saphyr::from_str(text).unwrap();
-        let vmi = guest(&vm, true).unwrap();
+        let vmi = guest(&vm, true);
         assert_eq!(vmi.name_any(), "report");
         assert_eq!(vmi.labels()[LABEL_VM], "report");
-        assert_eq!(vmi.annotations()[ANNOTATION_TEMPLATE], template_digest(&vm).unwrap());
+        assert_eq!(vmi.annotations()[ANNOTATION_GENERATION], "0");
+        let status = vmi.status.unwrap();
+        assert_eq!(status.virtual_machine_revision_name, Some(revision::name(&vm)));
         assert_eq!(vmi.spec.start_strategy, Some(StartStrategy::Paused));
-        let mut changed = vm.clone();
-        changed.spec.running = Some(true);
-        assert_eq!(template_digest(&changed).unwrap(), template_digest(&vm).unwrap());
-        changed.spec.template.spec.termination_grace_period_seconds = Some(1);
-        assert_ne!(template_digest(&changed).unwrap(), template_digest(&vm).unwrap());
         let volume = data_volume(&vm, &vm.spec.data_volume_templates[0]);
         assert_eq!(volume.name_any(), "report-root");
         assert_eq!(volume.owner_references()[0].kind, "VirtualMachine");

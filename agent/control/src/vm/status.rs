@@ -1,5 +1,6 @@
 //! The status of a virtual machine, and its spec in the model's words. Pure: from one state of the object to the next.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,9 +11,10 @@ use furrow_api::meta::Condition;
 use furrow_api::vm::{PrintableStatus, RunStrategy, StartFailure, StateChangeAction, StateChangeRequest};
 use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachine, VirtualMachineInstance};
-use furrow_model::vm::{self as model, Decision, Guest, GuestFacts, PrintableFacts, Request, Strategy};
+use furrow_model::vm::{self as model, Action, Decision, Guest, GuestFacts, PrintableFacts, Request, Strategy};
 
-use super::render::{ANNOTATION_GENERATION, ANNOTATION_TEMPLATE, template_digest};
+use super::render::ANNOTATION_GENERATION;
+use super::snapshots;
 use crate::vmi::{condition, phase};
 
 /// What the API server refused is tried again after this long: a quota may have room again.
@@ -24,9 +26,6 @@ const PAUSED: &str = "paused";
 /// Conditions that are the virtual machine's own; all others are its guest's.
 const OWN: [&str; 4] = ["Failure", "RestartRequired", "ManualRecoveryRequired", "Ready"];
 
-/// Conditions of a guest that mean nothing outside it.
-const GUEST_ONLY: [&str; 2] = ["Ready", "PodScheduled"];
-
 /// The volumes of a virtual machine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Volumes {
@@ -36,6 +35,17 @@ pub(crate) struct Volumes {
     pub(crate) filling: bool,
     /// A claim is not bound.
     pub(crate) unbound: bool,
+    /// The storage class of each claim that is known.
+    pub(crate) classes: BTreeMap<String, String>,
+}
+
+/// Something that could not be done, for the condition Failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// KubeVirt's word.
+    pub(crate) reason: &'static str,
+    /// In words.
+    pub(crate) message: String,
 }
 
 /// What the status is made from, besides the decision.
@@ -44,8 +54,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) guest: Option<&'a VirtualMachineInstance>,
     /// The volumes.
     pub(crate) volumes: &'a Volumes,
-    /// Something that could not be created.
-    pub(crate) failure: Option<&'a str>,
+    /// Something that could not be done.
+    pub(crate) failure: Option<&'a Failed>,
+    /// Why the guest has to be restarted.
+    pub(crate) restart: Option<&'a str>,
 }
 
 /// The run strategy in effect. `running` counts where there is no strategy; with neither, nothing runs.
@@ -141,7 +153,8 @@ fn now() -> Time {
     Time(Timestamp::now())
 }
 
-fn conditions_of(vmi: Option<&VirtualMachineInstance>) -> &[Condition] {
+/// The conditions of a guest.
+pub(crate) fn conditions_of(vmi: Option<&VirtualMachineInstance>) -> &[Condition] {
     vmi.and_then(|vmi| vmi.status.as_ref()).map(|status| status.conditions.as_slice()).unwrap_or_default()
 }
 
@@ -153,14 +166,17 @@ pub(crate) fn report(vm: &VirtualMachine, decision: &Decision, facts: &Facts<'_>
     status.start_failure = decision.failure.as_ref().map(wire_failure);
     status.run_strategy = decision.strategy.map(wire_strategy);
     status.created = facts.guest.is_some();
-    status.desired_generation = vm.metadata.generation;
-    let made_from = facts.guest.and_then(|vmi| vmi.annotations().get(ANNOTATION_GENERATION)?.parse().ok());
-    status.observed_generation = made_from.or(vm.metadata.generation);
+    // Both are said of a guest: while there is none, they stay those of the last one.
+    if let Some(generation) = facts.guest.and_then(|vmi| vmi.annotations().get(ANNOTATION_GENERATION)?.parse().ok()) {
+        status.observed_generation = Some(generation);
+        status.desired_generation = vm.metadata.generation;
+    }
+    status.volume_snapshot_statuses = snapshots::statuses(vm, &facts.volumes.classes);
     copy_conditions(&mut status.conditions, facts.guest);
     ready(&mut status.conditions, facts.guest);
     status.ready = Condition::find(&status.conditions, "Ready").is_some_and(Condition::is_true);
     failure(&mut status.conditions, facts.failure);
-    restart_required(&mut status.conditions, vm, facts.guest);
+    restart_required(&mut status.conditions, facts.restart);
     status.printable_status = Some(PrintableStatus::from(model::printable(&printable(vm, decision, facts)).as_str()));
     new
 }
@@ -171,6 +187,7 @@ pub(crate) fn terminating(vm: &VirtualMachine, guest: Option<&VirtualMachineInst
     let status = new.status.get_or_insert_default();
     status.printable_status = Some(PrintableStatus::Terminating);
     status.created = guest.is_some();
+    copy_conditions(&mut status.conditions, guest);
     ready(&mut status.conditions, guest);
     status.ready = Condition::find(&status.conditions, "Ready").is_some_and(Condition::is_true);
     new
@@ -184,7 +201,7 @@ fn copy_conditions(conditions: &mut Vec<Condition>, guest: Option<&VirtualMachin
     });
     for condition in theirs {
         let name = condition.type_.as_str();
-        if OWN.contains(&name) || GUEST_ONLY.contains(&name) {
+        if OWN.contains(&name) {
             continue;
         }
         match conditions.iter_mut().find(|own| own.type_ == condition.type_) {
@@ -192,7 +209,6 @@ fn copy_conditions(conditions: &mut Vec<Condition>, guest: Option<&VirtualMachin
             None => conditions.push(condition.clone()),
         }
     }
-    conditions.retain(|condition| condition.type_ != "PodScheduled");
 }
 
 fn ready(conditions: &mut Vec<Condition>, guest: Option<&VirtualMachineInstance>) {
@@ -204,28 +220,27 @@ fn ready(conditions: &mut Vec<Condition>, guest: Option<&VirtualMachineInstance>
     ready.set(conditions, now());
 }
 
-fn failure(conditions: &mut Vec<Condition>, failure: Option<&str>) {
+fn failure(conditions: &mut Vec<Condition>, failure: Option<&Failed>) {
     match failure {
-        Some(message) => {
-            condition("Failure", true, "FailedCreate", message).set(conditions, now());
+        Some(Failed { reason, message }) => {
+            condition("Failure", true, reason, message).set(conditions, now());
         }
         None => conditions.retain(|condition| condition.type_ != "Failure"),
     }
 }
 
-/// A running guest was made from another template. Said anew in every pass: it goes when the change is taken back.
-fn restart_required(conditions: &mut Vec<Condition>, vm: &VirtualMachine, guest: Option<&VirtualMachineInstance>) {
-    let made_from = guest.filter(|vmi| !guest_over(vmi)).and_then(|vmi| vmi.annotations().get(ANNOTATION_TEMPLATE));
-    let stale = made_from.is_some_and(|digest| template_digest(vm).is_ok_and(|current| current != *digest));
-    if stale {
-        let message = "a change of the template takes effect at the next start";
-        condition("RestartRequired", true, "TemplateChanged", message).set(conditions, now());
-    } else {
-        conditions.retain(|condition| condition.type_ != "RestartRequired");
+/// Said anew in every pass: it goes when the change is taken back, and with the guest.
+fn restart_required(conditions: &mut Vec<Condition>, message: Option<&str>) {
+    match message {
+        Some(message) => {
+            condition("RestartRequired", true, "", message).set(conditions, now());
+        }
+        None => conditions.retain(|condition| condition.type_ != "RestartRequired"),
     }
 }
 
-fn guest_over(vmi: &VirtualMachineInstance) -> bool {
+/// Whether a guest is over.
+pub(crate) fn guest_over(vmi: &VirtualMachineInstance) -> bool {
     vmi.status.as_ref().is_some_and(|status| status.phase.is_final())
 }
 
@@ -240,10 +255,17 @@ fn printable<'a>(vm: &VirtualMachine, decision: &Decision, facts: &Facts<'a>) ->
         Strategy::Manual => asked(decision),
         Strategy::Halted | Strategy::WaitAsReceiver => false,
     };
+    // One that is told to stop in this pass is on its way, though its object does not say so yet.
+    let stopping = matches!(decision.action, Action::Stop { .. });
+    let shown = |vmi| {
+        let guest = guest_facts(vmi);
+        GuestFacts { deleting: guest.deleting || stopping, ..guest }
+    };
     PrintableFacts {
         deleting: false,
         strategy,
-        guest: facts.guest.map(guest_facts),
+        guest: facts.guest.map(shown),
+        set_to_start: model::set_to_start(strategy, guest.as_ref(), &decision.requests),
         to_be_started: wanted && guest.is_none() && !crash_looping && facts.failure.is_none(),
         crash_looping,
         volume_failed: !facts.volumes.failed.is_empty(),
@@ -272,90 +294,5 @@ fn guest_facts(vmi: &VirtualMachineInstance) -> GuestFacts<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use furrow_model::vm::{Action, Observed, decide};
-    use serde_json::json;
-
-    fn vm(spec: serde_json::Value) -> VirtualMachine {
-        let mut full = json!({"template": {"spec": {"domain": {"devices": {}}}}});
-        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        let object = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
-            "metadata": {"name": "web", "namespace": "shop", "uid": "u", "generation": 3}, "spec": full});
-        serde_json::from_value(object).unwrap()
-    }
-
-    fn check(
-        vm: &VirtualMachine,
-        guest: Option<&VirtualMachineInstance>,
-        word: &str,
-        reason: Option<&str>,
-    ) -> VirtualMachine {
-        let observed = Observed {
-            strategy: strategy(vm),
-            last_strategy: None,
-            guest: guest.map(super::guest),
-            requests: Vec::new(),
-            volumes_ready: true,
-            failure: None,
-            now_ms: 0,
-            jitter_permille: 0,
-        };
-        let facts = Facts { guest, volumes: &Volumes::default(), failure: None };
-        let new = report(vm, &decide(&observed), &facts);
-        let status = new.status.clone().unwrap();
-        assert_eq!(status.printable_status.unwrap().as_str(), word);
-        let ready = Condition::find(&status.conditions, "Ready").unwrap();
-        assert_eq!(ready.reason.as_deref(), reason);
-        new
-    }
-
-    #[test]
-    fn a_halted_machine_is_not_ready_for_the_reason_that_ansible_waits_for() {
-        let halted = vm(json!({"running": false}));
-        assert_eq!(strategy(&halted), Strategy::Halted);
-        check(&halted, None, "Stopped", Some("VMINotExists"));
-        assert_eq!(strategy(&vm(json!({"running": true}))), Strategy::Always);
-        assert_eq!(strategy(&vm(json!({"runStrategy": "Manual"}))), Strategy::Manual);
-    }
-
-    #[test]
-    fn a_running_machine_shows_what_its_guest_says() {
-        let machine = vm(json!({"runStrategy": "Always"}));
-        let guest: VirtualMachineInstance = serde_json::from_value(json!({
-            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-            "metadata": {"name": "web", "annotations": {ANNOTATION_GENERATION: "2", ANNOTATION_TEMPLATE: "old"}},
-            "spec": {"domain": {"devices": {}}},
-            "status": {"phase": "Running", "conditions": [
-                {"type": "Ready", "status": "True"}, {"type": "LiveMigratable", "status": "True"},
-                {"type": "PodScheduled", "status": "True"}]},
-        }))
-        .unwrap();
-        let shown = check(&machine, Some(&guest), "Running", None).status.unwrap();
-        assert!(shown.created && shown.ready);
-        assert_eq!((shown.observed_generation, shown.desired_generation), (Some(2), Some(3)));
-        let types: Vec<_> = shown.conditions.iter().map(|c| c.type_.as_str()).collect();
-        assert_eq!(types, ["LiveMigratable", "Ready", "RestartRequired"]);
-    }
-
-    #[test]
-    fn requests_survive_the_way_to_the_wire_and_back() {
-        let both = [Request::Start { paused: true }, Request::Stop { uid: "u".into() }];
-        let wire: Vec<_> = both.iter().map(wire_request).collect();
-        assert_eq!(requests(&wire), both);
-        assert_eq!(
-            Action::Nothing,
-            decide(&Observed {
-                strategy: Strategy::Manual,
-                last_strategy: None,
-                guest: None,
-                requests: Vec::new(),
-                volumes_ready: true,
-                failure: None,
-                now_ms: 0,
-                jitter_permille: 0,
-            })
-            .action
-        );
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

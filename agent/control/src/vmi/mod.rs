@@ -3,6 +3,7 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod scratch;
 mod status;
 mod volumes;
 
@@ -10,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
@@ -26,6 +29,8 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+use self::scratch::ScratchError;
+pub(crate) use self::scratch::copies as copies_claim;
 use self::status::HeldUp;
 pub(crate) use self::status::condition;
 pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
@@ -142,18 +147,24 @@ impl Guests {
         Ok(pod.filter(|pod| belongs(pod, vmi)))
     }
 
-    async fn write(
-        &self,
-        old: &VirtualMachineInstance,
+    /// In a box: a guest has thousands of bytes, which the future of each caller would hold twice.
+    fn write<'a>(
+        &'a self,
+        old: &'a VirtualMachineInstance,
         new: VirtualMachineInstance,
-    ) -> Result<VirtualMachineInstance, CallError> {
+    ) -> BoxFuture<'a, Result<VirtualMachineInstance, CallError>> {
         let api = self.cluster.api::<VirtualMachineInstance>(&old.namespace().unwrap_or_default());
-        Ok(calls::update(&api, old, &new).await?.unwrap_or(new))
+        async move { Ok(calls::update(&api, old, &new).await?.unwrap_or(new)) }.boxed()
     }
 
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
+        match scratch::ensure(&self.cluster, vmi).await {
+            Ok(()) => {}
+            Err(ScratchError::Call(error)) => return Err(error.into()),
+            Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
+        }
         let volumes = match volumes::reserved(&self.cluster, vmi) {
             Ok(volumes) => volumes,
             Err(held_up) => return self.hold_up(vmi, held_up).await,
@@ -176,9 +187,8 @@ impl Guests {
         provider_networks.sort_unstable();
         provider_networks.dedup();
         let reservation = Reservation { vmi: reference(vmi), nics, volumes };
-        let settings = self.cluster.kubevirts.state();
-        let settings = settings.first().map(Arc::as_ref);
-        let rendered = pod::render(vmi, &reservation, &provider_networks, annotations, settings);
+        let settings = crate::kubevirt::settings(&self.cluster.kubevirts);
+        let rendered = pod::render(vmi, &reservation, &provider_networks, annotations, settings.as_deref());
         let pod = match rendered {
             Ok(pod) => Box::pin(self.create_pod(vmi, pod)).await?,
             Err(error) => return self.hold_up(vmi, HeldUp::of_size(&error)).await,
@@ -256,7 +266,8 @@ impl Guests {
 
     /// Says in the status what the guest waits for. A wait that only a change can end is no error of the pass.
     async fn hold_up(&self, vmi: &VirtualMachineInstance, held_up: HeldUp) -> Result<Next, VmiError> {
-        let new = status::held_up(vmi, &held_up);
+        let mut new = status::held_up(vmi, &held_up);
+        status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
         if status::says_something_new(vmi, &held_up) && held_up.warn {
             self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
         }
@@ -266,19 +277,21 @@ impl Guests {
 
     /// Phase Scheduling, and what the scheduler says.
     async fn schedule(&self, vmi: &VirtualMachineInstance, pod: &Pod) -> Result<Next, VmiError> {
-        self.write(vmi, status::scheduling(vmi, pod)).await?;
+        let mut new = status::scheduling(vmi, pod);
+        status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
+        self.write(vmi, new).await?;
         Ok(Next::OnChange)
     }
 
     async fn fail(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
-        if let Some(pod) = self.pod_now(vmi).await? {
-            let observed = observe(vmi, Some(&pod));
-            if stage(&observed) != Stage::Fail {
-                return self.schedule(vmi, &pod).await;
-            }
+        let pod = self.pod_now(vmi).await?;
+        if let Some(pod) = &pod
+            && stage(&observe(vmi, Some(pod))) != Stage::Fail
+        {
+            return self.schedule(vmi, pod).await;
         }
         tracing::warn!(vm = %key_of(vmi), "guest failed: its pod was taken away before a node took it");
-        self.write(vmi, status::failed(vmi)).await?;
+        self.write(vmi, status::failed(vmi, pod.is_some())).await?;
         Ok(Next::OnChange)
     }
 

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use furrow_api::meta::Condition;
-use furrow_api::vmi::{PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase};
+use furrow_api::vmi::{PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumeStatus};
 use furrow_api::{VirtualMachineInstance, names};
 
 /// What a guest waits for.
@@ -126,6 +126,23 @@ fn volumes_ready(status: &mut VirtualMachineInstanceStatus) {
     condition("DataVolumesReady", true, "AllDVsReady", message).set(&mut status.conditions, now());
 }
 
+/// Shows the volumes. What is known of one already (where a guest saw it, how large it is) stays.
+pub(crate) fn show_volumes(vmi: &mut VirtualMachineInstance, shown: Vec<VolumeStatus>) {
+    let status = vmi.status.get_or_insert_default();
+    let known = |name: &str| status.volume_status.iter().find(|known| known.name == name);
+    let merged = shown.into_iter().map(|mut new| {
+        if let Some(known) = known(&new.name) {
+            new.target.clone_from(&known.target);
+            new.size = known.size;
+            new.hotplug_volume.clone_from(&known.hotplug_volume);
+            new.memory_dump_volume.clone_from(&known.memory_dump_volume);
+            new.container_disk_volume.clone_from(&known.container_disk_volume);
+        }
+        new
+    });
+    status.volume_status = merged.collect();
+}
+
 /// The pod exists: phase Scheduling, and what the scheduler says of it.
 pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMachineInstance {
     let mut new = vmi.clone();
@@ -134,6 +151,9 @@ pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMach
     enter(status, VmiPhase::Scheduling);
     if let Some(uid) = pod.uid() {
         status.active_pods.entry(uid).or_default();
+    }
+    if let Some(class) = pod.status.as_ref().and_then(|status| status.qos_class.clone()) {
+        status.qos_class = Some(class);
     }
     if uses {
         volumes_ready(status);
@@ -158,14 +178,18 @@ fn unschedulable(pod: &Pod) -> Option<(String, String)> {
     Some((refused.reason.clone().unwrap_or_default(), refused.message.clone().unwrap_or_default()))
 }
 
-/// Phase Failed: its pod was taken away.
-pub(crate) fn failed(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
+/// Phase Failed: its pod was taken away, or is on its way out (`terminating`).
+pub(crate) fn failed(vmi: &VirtualMachineInstance, terminating: bool) -> VirtualMachineInstance {
     let mut new = vmi.clone();
     let status = new.status.get_or_insert_default();
     enter(status, VmiPhase::Failed);
     status.reason = Some("PodDeleted".to_owned());
-    let message = "virt-launcher pod was deleted before a node took the guest";
-    condition("Ready", false, "PodNotExists", message).set(&mut status.conditions, now());
+    let (reason, message) = if terminating {
+        ("PodTerminating", "virt-launcher pod is terminating")
+    } else {
+        ("PodNotExists", "virt-launcher pod was deleted before a node took the guest")
+    };
+    condition("Ready", false, reason, message).set(&mut status.conditions, now());
     new
 }
 
@@ -205,5 +229,34 @@ mod tests {
         assert!(conditions(&shown).contains(&("PodScheduled".into(), "False".into(), "Unschedulable".into())));
         let bound = scheduling(&shown, &Pod::default());
         assert_eq!(conditions(&bound).len(), 1);
+    }
+
+    #[test]
+    fn a_pod_that_is_taken_away_is_told_apart_from_one_that_is_on_its_way_out() {
+        for (terminating, reason) in [(true, "PodTerminating"), (false, "PodNotExists")] {
+            let failed = failed(&VirtualMachineInstance::default(), terminating);
+            assert_eq!(conditions(&failed), [("Ready".into(), "False".into(), reason.into())]);
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_volume_stays_when_its_claim_is_shown() {
+        let named = |name: &str| VolumeStatus { name: name.into(), ..VolumeStatus::default() };
+        let mut vmi = VirtualMachineInstance::default();
+        let known = VolumeStatus { target: "vda".into(), size: Some(5), ..named("root") };
+        vmi.status.get_or_insert_default().volume_status = vec![known, named("gone")];
+        show_volumes(&mut vmi, vec![named("root"), named("seed")]);
+        let shown: Vec<_> = vmi.status.unwrap().volume_status.into_iter().map(|v| (v.name, v.target, v.size)).collect();
+        assert_eq!(shown, [("root".into(), "vda".into(), Some(5)), ("seed".into(), String::new(), None)]);
+    }
+
+    #[test]
+    fn a_scheduled_guest_has_its_pods_class() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "p"},
+            "status": {"qosClass": "Burstable"}}))
+        .unwrap();
+        let status = scheduling(&VirtualMachineInstance::default(), &pod).status.unwrap();
+        assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
+        assert_eq!(status.active_pods.get("p").map(String::as_str), Some(""));
     }
 }

@@ -5,10 +5,11 @@ use kube::ResourceExt;
 
 use furrow_api::datavolume::DataVolumePhase;
 use furrow_api::reservation::ReservedVolume;
-use furrow_api::vmi::Volume;
+use furrow_api::vmi::{PersistentVolumeClaimInfo, Volume, VolumePhase, VolumeStatus};
 use furrow_api::{DataVolume, VirtualMachineInstance, names, quantity};
 use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
 
+use super::scratch;
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
 use crate::marks::claim_name;
@@ -22,7 +23,8 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
     let mut reserved = Vec::new();
     let mut worst: Option<(VolumeState, String)> = None;
     for volume in &vmi.spec.volumes {
-        let Some(claim) = claim_name(volume) else { continue };
+        let own = scratch::claim_name(vmi, volume);
+        let Some(claim) = claim_name(volume).or(own.as_deref()) else { continue };
         let (state, found) = judge(cluster, &namespace, volume, claim);
         match found {
             Some((claim, persistent)) => reserved.push(image(volume, &claim, &persistent)?),
@@ -33,6 +35,52 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
     match worst {
         None => Ok(reserved),
         Some((state, claim)) => Err(waits_for(state, &namespace, &claim)),
+    }
+}
+
+/// The volumes of a guest as its status shows them before a node has it: what is known of each claim, and what it waits for.
+pub(crate) fn shown(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Vec<VolumeStatus> {
+    let namespace = vmi.namespace().unwrap_or_default();
+    let one = |volume: &Volume| {
+        let name = volume.name.clone();
+        let Some(claim) = claim_name(volume) else { return VolumeStatus { name, ..VolumeStatus::default() } };
+        let (state, _) = judge(cluster, &namespace, volume, claim);
+        let claim = find(&cluster.claims, &namespace, claim).as_deref().map(claim_info);
+        volume_status(name, state, claim, &namespace)
+    };
+    let mut shown: Vec<_> = vmi.spec.volumes.iter().map(one).collect();
+    shown.sort_by(|one, other| one.name.cmp(&other.name));
+    shown
+}
+
+fn volume_status(
+    name: String,
+    state: VolumeState,
+    claim: Option<PersistentVolumeClaimInfo>,
+    namespace: &str,
+) -> VolumeStatus {
+    let claim_name = claim.as_ref().and_then(|claim| claim.claim_name.clone()).unwrap_or_else(|| name.clone());
+    let waits = (state != VolumeState::Ready).then(|| waits_for(state, namespace, &claim_name));
+    VolumeStatus {
+        name,
+        phase: Some(if waits.is_none() { VolumePhase::Bound } else { VolumePhase::Pending }),
+        reason: waits.as_ref().map(|waits| waits.reason.to_owned()),
+        message: waits.map(|waits| waits.message),
+        persistent_volume_claim_info: claim,
+        ..VolumeStatus::default()
+    }
+}
+
+fn claim_info(claim: &PersistentVolumeClaim) -> PersistentVolumeClaimInfo {
+    let spec = claim.spec.clone().unwrap_or_default();
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.clone());
+    PersistentVolumeClaimInfo {
+        claim_name: Some(claim.name_any()),
+        access_modes: spec.access_modes.unwrap_or_default(),
+        volume_mode: Some(spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned())),
+        capacity: capacity.unwrap_or_default(),
+        requests: spec.resources.and_then(|resources| resources.requests).unwrap_or_default(),
+        ..PersistentVolumeClaimInfo::default()
     }
 }
 
@@ -132,4 +180,32 @@ pub(crate) fn rbd_image(persistent: &PersistentVolume) -> Option<(String, String
 pub(crate) fn capacity_bytes(persistent: &PersistentVolume) -> i64 {
     let capacity = persistent.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage"));
     capacity.and_then(|quantity| quantity::units(quantity).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim() -> PersistentVolumeClaim {
+        let claim = serde_json::json!({"metadata": {"name": "web-root", "namespace": "shop"},
+            "spec": {"accessModes": ["ReadWriteMany"], "volumeMode": "Block", "volumeName": "pv",
+                "resources": {"requests": {"storage": "2Gi"}}},
+            "status": {"phase": "Bound", "capacity": {"storage": "3Gi"}}});
+        serde_json::from_value(claim).unwrap()
+    }
+
+    #[test]
+    fn a_volume_shows_its_claim_and_what_it_waits_for() {
+        let info = claim_info(&claim());
+        let shown = serde_json::to_value(&info).unwrap();
+        let expected = serde_json::json!({"claimName": "web-root", "accessModes": ["ReadWriteMany"],
+            "volumeMode": "Block", "capacity": {"storage": "3Gi"}, "requests": {"storage": "2Gi"}});
+        assert_eq!(shown, expected);
+        let bound = volume_status("root".into(), VolumeState::Ready, Some(info.clone()), "shop");
+        assert_eq!((bound.phase, bound.reason), (Some(VolumePhase::Bound), None));
+        let waits = volume_status("root".into(), VolumeState::Missing, Some(info), "shop");
+        assert_eq!(waits.phase, Some(VolumePhase::Pending));
+        assert_eq!(waits.reason.as_deref(), Some("FailedPvcNotFound"));
+        assert!(waits.message.is_some_and(|message| message.contains("shop/web-root")));
+    }
 }

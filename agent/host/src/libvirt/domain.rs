@@ -4,7 +4,6 @@
 //!
 //! Refuses to decide anything: what to start and what a stop means is the model's.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use virt::connect::Connect;
@@ -13,16 +12,16 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::live::{self, DomainOwner};
-use super::{Libvirt, LibvirtError, raw};
+use super::{Libvirt, LibvirtError};
 
 /// A query of libvirtd: its own work is milliseconds.
-const QUERY: Duration = Duration::from_secs(15);
+pub(super) const QUERY: Duration = Duration::from_secs(15);
 /// A start: QEMU under TCG inside a busy machine has been seen to take several seconds; 20 start at once.
 const START: Duration = Duration::from_secs(180);
 /// A destroy: libvirt waits 10 s for SIGTERM, then sends SIGKILL.
 const DESTROY: Duration = Duration::from_secs(60);
 /// A question to the guest agent; libvirt itself gives up on a silent one after 5 s a question.
-const AGENT: Duration = Duration::from_secs(30);
+pub(super) const AGENT: Duration = Duration::from_secs(30);
 
 /// The state of a domain, with why it is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +91,12 @@ pub struct DomainRecord {
     pub taps: Vec<String>,
     /// The RBD images it may write to, as `pool/image`.
     pub images: Vec<String>,
+    /// vCPUs that it has, and has room for.
+    pub vcpus: Option<(u32, u32)>,
+    /// Memory that the guest has now, in KiB.
+    pub current_memory_kib: Option<u64>,
+    /// User that QEMU runs as; unknown while it does not run.
+    pub user: Option<u32>,
 }
 
 impl Libvirt {
@@ -122,15 +127,17 @@ impl Libvirt {
         .await
     }
 
-    /// Defines and starts a domain. When it does not start, its definition is taken away again.
+    /// Defines and starts a domain, `paused` without letting its vCPUs run. When it does not start, its definition is taken
+    /// away again.
     ///
     /// # Errors
     /// When libvirt refuses the XML or QEMU does not start.
-    pub async fn start_domain(&self, xml: String) -> Result<(), LibvirtError> {
+    pub async fn start_domain(&self, xml: String, paused: bool) -> Result<(), LibvirtError> {
         self.call("start the domain", START, move |connection| {
             let domain =
                 connection.define_domain_xml(&xml).map_err(|e| LibvirtError::from_virt("define the domain", &e))?;
-            domain.create().map_err(|error| {
+            let started = if paused { domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED) } else { domain.create() };
+            started.map_err(|error| {
                 let error = LibvirtError::from_virt("start the domain", &error);
                 if let Err(left) = undefine(&domain) {
                     tracing::warn!(error = %left, "the definition of a domain that did not start is left behind");
@@ -178,16 +185,7 @@ impl Libvirt {
         .await
     }
 
-    /// What the guest agent says of the operating system and interfaces: libvirt's names (`os.pretty-name`,
-    /// `if.0.addr.1.addr`), each with its value as text.
-    ///
-    /// # Errors
-    /// When there is no such domain or its agent does not answer.
-    pub async fn guest_info(&self, name: &str) -> Result<HashMap<String, String>, LibvirtError> {
-        self.on_domain(name, "ask the guest agent", AGENT, raw::guest_info).await
-    }
-
-    async fn on_domain<T: Send + 'static>(
+    pub(super) async fn on_domain<T: Send + 'static>(
         &self,
         name: &str,
         operation: &'static str,
@@ -235,6 +233,9 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         agent_connected: live.agent_connected,
         taps: live.taps,
         images: live.images,
+        vcpus: live.vcpus,
+        current_memory_kib: live.current_memory_kib,
+        user: live.user,
     })
 }
 

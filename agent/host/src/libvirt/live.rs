@@ -35,16 +35,49 @@ pub(super) struct Live {
     pub(super) agent_connected: bool,
     pub(super) taps: Vec<String>,
     pub(super) images: Vec<String>,
+    pub(super) vcpus: Option<(u32, u32)>,
+    pub(super) current_memory_kib: Option<u64>,
+    pub(super) user: Option<u32>,
 }
 
 #[derive(Deserialize)]
 struct Document {
     #[serde(rename = "@type")]
     kind: String,
+    vcpu: Option<Vcpu>,
+    #[serde(rename = "currentMemory")]
+    current_memory: Option<Memory>,
+    #[serde(default, rename = "seclabel")]
+    labels: Vec<SecurityLabel>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
     devices: Devices,
+}
+
+/// How many there is room for; `current` is absent when the domain has them all.
+#[derive(Deserialize)]
+struct Vcpu {
+    #[serde(rename = "@current")]
+    current: Option<u32>,
+    #[serde(rename = "$text")]
+    most: u32,
+}
+
+/// libvirt writes KiB, whatever it was given.
+#[derive(Deserialize)]
+struct Memory {
+    #[serde(rename = "@unit")]
+    unit: Option<String>,
+    #[serde(rename = "$text")]
+    value: u64,
+}
+
+#[derive(Deserialize)]
+struct SecurityLabel {
+    #[serde(rename = "@model")]
+    model: Option<String>,
+    label: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -120,6 +153,9 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
+        current_memory_kib: document.current_memory.and_then(|memory| memory.kib()),
+        user: document.labels.iter().find_map(SecurityLabel::user),
     };
     for device in document.devices.devices {
         match device {
@@ -139,6 +175,20 @@ impl Disk {
     }
 }
 
+impl Memory {
+    fn kib(self) -> Option<u64> {
+        matches!(self.unit.as_deref(), None | Some("KiB")).then_some(self.value)
+    }
+}
+
+impl SecurityLabel {
+    /// The user that QEMU runs as: libvirt writes `+uid:+gid` for its own choice.
+    fn user(&self) -> Option<u32> {
+        let label = self.label.as_deref().filter(|_| self.model.as_deref() == Some("dac"))?;
+        label.split_once(':')?.0.strip_prefix('+')?.parse().ok()
+    }
+}
+
 impl Channel {
     fn is_connected_agent(&self) -> bool {
         self.target.as_ref().is_some_and(|target| {
@@ -154,7 +204,8 @@ mod tests {
     #[test]
     fn reads_owner_agent_taps_and_writable_images() {
         let live = read(
-            "<domain type='qemu' id='3'><name>a_b</name>
+            "<domain type='qemu' id='3'><name>a_b</name><vcpu placement='static' current='2'>8</vcpu>
+               <currentMemory unit='KiB'>131072</currentMemory>
                <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
                <devices>
                  <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source></disk>
@@ -163,7 +214,8 @@ mod tests {
                  <disk type='file' device='disk'><source file='/seed.iso'/><readonly/></disk>
                  <interface type='ethernet'><target dev='fw0123456789a' managed='no'/></interface>
                  <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
-               </devices></domain>",
+               </devices>
+               <seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+64055</label></seclabel></domain>",
         )
         .expect("valid XML");
         let owner = DomainOwner { namespace: "a".into(), name: "b".into(), uid: "u-1".into(), generation: 4 };
@@ -175,6 +227,9 @@ mod tests {
                 agent_connected: true,
                 taps: vec!["fw0123456789a".into()],
                 images: vec!["volumes/x".into()],
+                vcpus: Some((2, 8)),
+                current_memory_kib: Some(131_072),
+                user: Some(64_055),
             }
         );
     }

@@ -7,6 +7,7 @@ mod domain;
 mod error;
 mod kvm;
 mod live;
+mod operate;
 mod raw;
 mod secret;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use domain::{DomainRecord, DomainState, OffReason, PauseReason};
 pub use error::LibvirtError;
 pub use kvm::kvm_usable;
 pub use live::{DomainOwner, METADATA_NAMESPACE};
+pub use operate::GuestQuestion;
 pub use secret::CephSecret;
 
 /// Something happened; it says where to look, not what to conclude.

@@ -82,10 +82,12 @@ pub(super) fn unregister_close(connection: &Connect) {
     unsafe { sys::virConnectUnregisterCloseCallback(connection.as_ptr(), Some(on_close)) };
 }
 
-/// Asks the guest agent for operating system, host name and interfaces, as libvirt's flat list of named values.
-pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Error> {
-    let types =
-        sys::VIR_DOMAIN_GUEST_INFO_OS | sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME | sys::VIR_DOMAIN_GUEST_INFO_INTERFACES;
+/// Asks the guest agent, as libvirt's flat list of named values. `types`: `virDomainGuestInfoTypes`; 0 is everything that
+/// the agent knows, while one that is named and that it does not know is an error.
+pub(super) fn guest_info(
+    domain: &Domain,
+    types: sys::virDomainGuestInfoTypes,
+) -> Result<HashMap<String, String>, Error> {
     let mut params: sys::virTypedParameterPtr = std::ptr::null_mut();
     let mut count: c_int = 0;
     // SAFETY: the domain is alive; both out-pointers are valid for writes.
@@ -94,9 +96,51 @@ pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Err
     if result < 0 {
         return Err(Error::last_error());
     }
+    // SAFETY: libvirt returned an array of `count` parameters.
+    let values = unsafe { named_values(params, count) };
+    // SAFETY: the array came from libvirt with this length and is not used after this line.
+    unsafe { sys::virTypedParamsFree(params, count) };
+    Ok(values)
+}
+
+/// The statistics of every active domain, by its name, in one call that waits for none of them: of one that is busy libvirt
+/// tells what it can.
+pub(super) fn all_stats(
+    connection: &Connect,
+    types: sys::virDomainStatsTypes,
+) -> Result<HashMap<String, HashMap<String, String>>, Error> {
+    let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+    let mut records: *mut sys::virDomainStatsRecordPtr = std::ptr::null_mut();
+    // SAFETY: the connection is open; the out-pointer is valid for writes.
+    let count = unsafe {
+        sys::virConnectGetAllDomainStats(connection.as_ptr(), types as c_uint, &raw mut records, flags as c_uint)
+    };
+    if count < 0 {
+        return Err(Error::last_error());
+    }
+    let mut stats = HashMap::new();
+    for index in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: libvirt returned an array of `count` pointers to records, each with a live domain and its parameters.
+        unsafe {
+            let record = &**records.add(index);
+            let name = sys::virDomainGetName(record.dom);
+            if !name.is_null() {
+                let name = CStr::from_ptr(name).to_string_lossy().into_owned();
+                stats.insert(name, named_values(record.params, record.nparams));
+            }
+        }
+    }
+    // SAFETY: the list came from libvirt, ends with a null pointer as libvirt made it, and is not used after this line.
+    unsafe { sys::virDomainStatsRecordListFree(records) };
+    Ok(stats)
+}
+
+/// # Safety
+/// `params` must be an array of `count` parameters that libvirt filled.
+unsafe fn named_values(params: sys::virTypedParameterPtr, count: c_int) -> HashMap<String, String> {
     let mut values = HashMap::new();
     for index in 0..usize::try_from(count).unwrap_or(0) {
-        // SAFETY: libvirt returned an array of `count` parameters.
+        // SAFETY: the caller vouches for the array.
         let param = unsafe { &*params.add(index) };
         // SAFETY: `field` is a NUL-terminated name inside its fixed array.
         let name = unsafe { CStr::from_ptr(param.field.as_ptr()) }.to_string_lossy().into_owned();
@@ -104,9 +148,21 @@ pub(super) fn guest_info(domain: &Domain) -> Result<HashMap<String, String>, Err
             values.insert(name, value);
         }
     }
-    // SAFETY: the array came from libvirt with this length and is not used after this line.
-    unsafe { sys::virTypedParamsFree(params, count) };
-    Ok(values)
+    values
+}
+
+/// Has the guest agent freeze all file systems.
+pub(super) fn freeze(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is alive; no mount points are named, so that there is no array to read.
+    let frozen = unsafe { sys::virDomainFSFreeze(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    if frozen < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Has the guest agent thaw all file systems.
+pub(super) fn thaw(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: as above.
+    let thawed = unsafe { sys::virDomainFSThaw(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    if thawed < 0 { Err(Error::last_error()) } else { Ok(()) }
 }
 
 fn value_text(param: &sys::virTypedParameter) -> Option<String> {

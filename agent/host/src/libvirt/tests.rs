@@ -19,12 +19,18 @@ async fn a_domain_lives_and_ends_with_events_and_reasons() {
     let (libvirt, mut events) = Libvirt::start(options).expect("the threads start");
     assert_eq!(next(&mut events).await, LibvirtEvent::Connected);
 
-    libvirt.start_domain(DOMAIN.to_owned()).await.expect("the domain starts");
+    libvirt.start_domain(DOMAIN.to_owned(), false).await.expect("the domain starts");
     assert!(matches!(next(&mut events).await, LibvirtEvent::Lifecycle { domain, .. } if domain == "ns_vm"));
     let record = libvirt.domain("ns_vm").await.expect("it is observed").expect("it is there");
     assert_eq!(record.state, DomainState::Running);
     assert_eq!(record.owner.as_ref().map(|owner| owner.uid.as_str()), Some("u"));
     assert!(libvirt.domains().await.expect("the list").contains(&record));
+
+    libvirt.pause_domain("ns_vm").await.expect("it is paused");
+    let record = libvirt.domain("ns_vm").await.expect("it is observed").expect("it is there");
+    assert_eq!(record.state, DomainState::Paused(PauseReason::User));
+    libvirt.resume_domain("ns_vm").await.expect("it goes on");
+    assert!(matches!(libvirt.pause_domain("ns_other").await, Err(LibvirtError::NoDomain { .. })));
 
     assert!(matches!(libvirt.remove_domain("ns_vm").await, Err(LibvirtError::WrongState { .. })));
     libvirt.shutdown_domain("ns_vm").await.expect("it is asked");
@@ -35,6 +41,6 @@ async fn a_domain_lives_and_ends_with_events_and_reasons() {
     libvirt.remove_domain("ns_vm").await.expect("removing it twice is no error");
     assert_eq!(libvirt.domain("ns_vm").await.expect("it is observed"), None);
 
-    let error = libvirt.start_domain("<domain/>".to_owned()).await.expect_err("nonsense is refused");
+    let error = libvirt.start_domain("<domain/>".to_owned(), false).await.expect_err("nonsense is refused");
     assert!(error.is_permanent(), "{error}");
 }

@@ -2,13 +2,14 @@
 //! where a value is KubeVirt's convention its converter (`pkg/virt-launcher/virtwrap/converter`) is the source.
 //! Refuses to probe: everything it needs to know about the node is in `HostFacts`.
 
+use super::devices;
 use super::disks;
 use super::document::{
-    Alias, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain, Empty, Features,
-    Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget, KvmFeatures,
-    Listen, Loader, Log, MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType, Page,
-    PortTarget, Rng, RngBackend, Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo,
-    SysinfoEntry, SysinfoSystem, Timer, Topology, Vcpu, Video, VideoModel, Watchdog,
+    AcpiIndex, Alias, Apic, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain,
+    Empty, Features, Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget,
+    KvmFeatures, Listen, Loader, Log, MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType,
+    Page, PortTarget, Rng, RngBackend, Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch,
+    Sysinfo, SysinfoEntry, SysinfoSystem, Timer, TlbFlush, Topology, Vcpu, VendorId, Watchdog,
 };
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
@@ -35,7 +36,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     features(spec, &mut domain);
     cpu(spec, facts, &mut domain);
     clock(spec, &mut domain);
-    life_cycle(&mut domain);
+    life_cycle(spec, &mut domain);
     domain.devices.emulator.clone_from(&facts.emulator);
     disks::configure(spec, &mut domain);
     interfaces(spec, &mut domain);
@@ -44,6 +45,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     display(spec, facts, &mut domain);
     inputs(spec, &mut domain);
     platform_devices(spec, &mut domain);
+    devices::configure(spec, &mut domain);
     domain
 }
 
@@ -102,16 +104,21 @@ fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     entries.extend(spec.serial_number.clone().map(|value| SysinfoEntry { name: "serial", value }));
     entries.push(SysinfoEntry { name: "uuid", value: spec.uuid.to_string() });
     entries.push(SysinfoEntry { name: "family", value: "KubeVirt".to_owned() });
-    domain.sysinfo = Some(Sysinfo { kind: "smbios", system: SysinfoSystem { entries } });
+    domain.sysinfo = Some(Sysinfo { kind: "smbios", system: SysinfoSystem { entries }, chassis: None });
 }
 
 fn features(spec: &DomainSpec, domain: &mut Domain) {
     let secure_boot = matches!(spec.firmware, Firmware::Efi { secure_boot: true });
     domain.features = Some(Features {
         acpi: spec.features.acpi.then_some(Empty {}),
-        apic: spec.features.apic.then_some(Empty {}),
-        hyperv: spec.features.hyperv.as_ref().map(hyperv),
+        apic: spec.features.apic.then(|| Apic { eoi: spec.features.apic_eoi.map(|on| Switch::new(on).state) }),
+        hyperv: if spec.features.hyperv_passthrough {
+            Some(Hyperv { mode: "passthrough", ..Hyperv::default() })
+        } else {
+            spec.features.hyperv.as_ref().map(hyperv)
+        },
         kvm: spec.features.kvm_hidden.then(|| KvmFeatures { hidden: Switch::new(true) }),
+        pvspinlock: spec.features.pvspinlock.map(Switch::new),
         smm: (spec.features.smm || secure_boot).then(|| Switch::new(true)),
     });
 }
@@ -131,13 +138,23 @@ fn hyperv(spec: &HypervSpec) -> Hyperv {
         reset: spec.reset.map(Switch::new),
         frequencies: spec.frequencies.map(Switch::new),
         reenlightenment: spec.reenlightenment.map(Switch::new),
-        tlbflush: spec.tlbflush.map(Switch::new),
+        vendor_id: spec
+            .vendor_id
+            .clone()
+            .map(|(on, value)| VendorId { state: Switch::new(on).state, value: value.filter(|_| on) }),
+        tlbflush: spec.tlbflush.map(|(on, direct, extended)| TlbFlush {
+            state: Switch::new(on).state,
+            direct: direct.map(Switch::new),
+            extended: extended.map(Switch::new),
+        }),
         ipi: spec.ipi.map(Switch::new),
+        evmcs: spec.evmcs.map(Switch::new),
     }
 }
 
 fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
-    domain.vcpu = Some(Vcpu { placement: "static", count: spec.cpu.count() });
+    let (count, most) = (spec.cpu.count(), spec.cpu.max_count());
+    domain.vcpu = Some(Vcpu { placement: "static", current: Some(count).filter(|count| *count < most), count: most });
     let (mode, model) = match (&spec.cpu.model, facts.virtualization) {
         (CpuModelSpec::Named(name), _) => ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() })),
         // The translator has no host CPU to copy. Its largest model boots as fast as its smallest (proofs/boot.md).
@@ -145,7 +162,9 @@ fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         (CpuModelSpec::HostModel, Virtualization::Kvm) => ("host-model", None),
         (CpuModelSpec::HostPassthrough, Virtualization::Kvm) => ("host-passthrough", None),
     };
-    let CpuSpec { sockets, cores, threads, .. } = spec.cpu;
+    let CpuSpec { cores, threads, .. } = spec.cpu;
+    // What the guest is told of: libvirt wants room and topology to agree.
+    let sockets = spec.cpu.max_sockets.max(spec.cpu.sockets);
     domain.cpu = Some(Cpu {
         mode,
         model,
@@ -187,9 +206,9 @@ fn clock(spec: &DomainSpec, domain: &mut Domain) {
 }
 
 /// A guest that powers off or crashes ends; whether it comes back is its run strategy's decision, not libvirt's.
-fn life_cycle(domain: &mut Domain) {
+fn life_cycle(spec: &DomainSpec, domain: &mut Domain) {
     domain.on_poweroff = "destroy";
-    domain.on_reboot = "restart";
+    domain.on_reboot = if spec.ends_on_reboot { "destroy" } else { "restart" };
     domain.on_crash = "destroy";
 }
 
@@ -215,7 +234,9 @@ fn interface(nic: &NicSpec) -> Interface {
         boot: nic.boot_order.map(|order| Boot { order }),
         // Without a place in the boot order its ROM would only cost boot time.
         rom: nic.boot_order.is_none().then_some(Rom { enabled: "no" }),
+        acpi: nic.place.acpi_index.map(|index| AcpiIndex { index }),
         alias: Alias { name: format!("ua-{}", nic.name) },
+        address: nic.place.pci_address.map(devices::PciAddress::element),
     }
 }
 
@@ -226,7 +247,10 @@ fn console(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     domain.devices.serials = vec![Serial {
         kind: "unix",
         source: SocketSource { mode: "bind", path: facts.guest_dir.join(CONSOLE_SOCKET).display().to_string() },
-        log: Log { file: facts.guest_dir.join(CONSOLE_LOG).display().to_string(), append: "on" },
+        log: spec
+            .extras
+            .console_log
+            .then(|| Log { file: facts.guest_dir.join(CONSOLE_LOG).display().to_string(), append: "on" }),
         target: PortTarget { port: 0 },
         alias: Alias { name: "ua-console".to_owned() },
     }];
@@ -244,7 +268,7 @@ fn display(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     }
     let socket = facts.guest_dir.join(DISPLAY_SOCKET).display().to_string();
     domain.devices.graphics = Some(Graphics { kind: "vnc", listen: Listen { kind: "socket", socket } });
-    domain.devices.video = Some(Video { model: VideoModel { kind: "vga", vram: 16384, heads: 1 } });
+    domain.devices.video = Some(devices::video(spec.devices.video.as_deref()));
 }
 
 fn inputs(spec: &DomainSpec, domain: &mut Domain) {

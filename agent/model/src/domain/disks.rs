@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::document::{Alias, Boot, Controller, Domain, Empty};
+use super::document::{Address, Alias, Boot, Controller, Domain, Empty};
+use super::io_threads::{self, DiskThreads};
 use super::spec::{DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, RbdSource};
 
 #[derive(Debug, Serialize)]
@@ -22,10 +23,34 @@ pub(super) struct Disk {
     #[serde(skip_serializing_if = "Option::is_none")]
     shareable: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    blockio: Option<BlockIo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Boot>,
     alias: Alias,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Address>,
+}
+
+#[derive(Debug, Serialize)]
+struct BlockIo {
+    #[serde(rename = "@logical_block_size")]
+    logical: u32,
+    #[serde(rename = "@physical_block_size")]
+    physical: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Threads {
+    #[serde(rename = "iothread")]
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug, Serialize)]
+struct Thread {
+    #[serde(rename = "@id")]
+    id: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +69,10 @@ struct Driver {
     discard: Option<&'static str>,
     #[serde(rename = "@queues", skip_serializing_if = "Option::is_none")]
     queues: Option<u32>,
+    #[serde(rename = "@iothread", skip_serializing_if = "Option::is_none")]
+    thread: Option<u32>,
+    #[serde(rename = "iothreads", skip_serializing_if = "Option::is_none")]
+    threads: Option<Threads>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -89,11 +118,16 @@ struct Target {
     dev: String,
     #[serde(rename = "@bus")]
     bus: &'static str,
+    #[serde(rename = "@tray", skip_serializing_if = "Option::is_none")]
+    tray: Option<&'static str>,
 }
 
 pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     let targets = target_names(&spec.disks);
-    domain.devices.disks = spec.disks.iter().zip(targets).map(|(disk, dev)| render(disk, dev)).collect();
+    let (count, threads) = io_threads::assign(spec.io_threads, &spec.disks, spec.cpu.count());
+    domain.iothreads = Some(count).filter(|count| *count > 0);
+    let disks = spec.disks.iter().zip(targets).zip(threads);
+    domain.devices.disks = disks.map(|((disk, dev), threads)| render(disk, dev, threads)).collect();
     if spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
         let model = Some("virtio-non-transitional");
         domain.devices.controllers.push(Controller { kind: "scsi", index: 0, model });
@@ -128,7 +162,7 @@ fn letters(index: u32) -> String {
     reversed.iter().rev().collect()
 }
 
-fn render(disk: &DiskSpec, dev: String) -> Disk {
+fn render(disk: &DiskSpec, dev: String, threads: DiskThreads) -> Disk {
     let is_rbd = matches!(disk.source, DiskSource::Rbd(_));
     let is_cdrom = disk.device == DiskDevice::Cdrom;
     // QEMU has no read-only disks on the SATA bus; the image itself then stays unwritten only by the guest's manners.
@@ -146,14 +180,21 @@ fn render(disk: &DiskSpec, dev: String) -> Disk {
             discard: is_rbd.then_some("unmap"),
             // Only virtio has queues; libvirt refuses the attribute elsewhere.
             queues: disk.queues.filter(|_| disk.bus == DiskBus::Virtio),
+            thread: if let DiskThreads::One(id) = threads { Some(id) } else { None },
+            threads: match threads {
+                DiskThreads::All(count) => Some(Threads { threads: (1..=count).map(|id| Thread { id }).collect() }),
+                DiskThreads::None | DiskThreads::One(_) => None,
+            },
         },
         source: source(&disk.source),
-        target: Target { dev, bus: bus_name(disk.bus) },
+        target: Target { dev, bus: bus_name(disk.bus), tray: (is_cdrom && disk.tuning.tray_open).then_some("open") },
         readonly: ((disk.read_only || is_cdrom) && can_be_read_only).then_some(Empty {}),
         shareable: disk.shareable.then_some(Empty {}),
+        blockio: disk.tuning.block_size.map(|size| BlockIo { logical: size.logical, physical: size.physical }),
         serial: disk.serial.clone(),
         boot: disk.boot_order.map(|order| Boot { order }),
         alias: Alias { name: format!("ua-{}", disk.name) },
+        address: disk.tuning.pci_address.map(super::devices::PciAddress::element),
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Domain {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) vcpu: Option<Vcpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) iothreads: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sysinfo: Option<Sysinfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) os: Option<Os>,
@@ -102,6 +104,8 @@ pub(super) struct Page {
 pub(super) struct Vcpu {
     #[serde(rename = "@placement")]
     pub(super) placement: &'static str,
+    #[serde(rename = "@current", skip_serializing_if = "Option::is_none")]
+    pub(super) current: Option<u32>,
     #[serde(rename = "$text")]
     pub(super) count: u32,
 }
@@ -111,6 +115,22 @@ pub(super) struct Sysinfo {
     #[serde(rename = "@type")]
     pub(super) kind: &'static str,
     pub(super) system: SysinfoSystem,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) chassis: Option<Entries>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Entries {
+    #[serde(rename = "entry")]
+    pub(super) entries: Vec<NamedEntry>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct NamedEntry {
+    #[serde(rename = "@name")]
+    pub(super) name: &'static str,
+    #[serde(rename = "$text")]
+    pub(super) value: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -187,13 +207,21 @@ pub(super) struct Features {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) acpi: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) apic: Option<Empty>,
+    pub(super) apic: Option<Apic>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hyperv: Option<Hyperv>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kvm: Option<KvmFeatures>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pvspinlock: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) smm: Option<Switch>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Apic {
+    #[serde(rename = "@eoi", skip_serializing_if = "Option::is_none")]
+    pub(super) eoi: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -222,13 +250,35 @@ pub(super) struct Hyperv {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reset: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) vendor_id: Option<VendorId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) frequencies: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reenlightenment: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tlbflush: Option<Switch>,
+    pub(super) tlbflush: Option<TlbFlush>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ipi: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) evmcs: Option<Switch>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct VendorId {
+    #[serde(rename = "@state")]
+    pub(super) state: &'static str,
+    #[serde(rename = "@value", skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TlbFlush {
+    #[serde(rename = "@state")]
+    pub(super) state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) direct: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) extended: Option<Switch>,
 }
 
 #[derive(Debug, Serialize)]
@@ -329,6 +379,12 @@ pub(super) struct Devices {
     pub(super) graphics: Option<Graphics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) video: Option<Video>,
+    #[serde(rename = "sound")]
+    pub(super) sounds: Vec<Sound>,
+    #[serde(rename = "panic")]
+    pub(super) panics: Vec<Panic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tpm: Option<Tpm>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) watchdog: Option<Watchdog>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -375,7 +431,31 @@ pub(super) struct Interface {
     pub(super) boot: Option<Boot>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rom: Option<Rom>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) acpi: Option<AcpiIndex>,
     pub(super) alias: Alias,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<Address>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AcpiIndex {
+    #[serde(rename = "@index")]
+    pub(super) index: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Address {
+    #[serde(rename = "@type")]
+    pub(super) kind: &'static str,
+    #[serde(rename = "@domain")]
+    pub(super) domain: String,
+    #[serde(rename = "@bus")]
+    pub(super) bus: String,
+    #[serde(rename = "@slot")]
+    pub(super) slot: String,
+    #[serde(rename = "@function")]
+    pub(super) function: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -421,7 +501,8 @@ pub(super) struct Serial {
     #[serde(rename = "@type")]
     pub(super) kind: &'static str,
     pub(super) source: SocketSource,
-    pub(super) log: Log,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) log: Option<Log>,
     pub(super) target: PortTarget,
     pub(super) alias: Alias,
 }
@@ -497,11 +578,39 @@ pub(super) struct Video {
 #[derive(Debug, Serialize)]
 pub(super) struct VideoModel {
     #[serde(rename = "@type")]
+    pub(super) kind: String,
+    #[serde(rename = "@vram", skip_serializing_if = "Option::is_none")]
+    pub(super) vram: Option<u32>,
+    #[serde(rename = "@heads", skip_serializing_if = "Option::is_none")]
+    pub(super) heads: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Sound {
+    #[serde(rename = "@model")]
+    pub(super) model: String,
+    pub(super) alias: Alias,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Panic {
+    #[serde(rename = "@model")]
+    pub(super) model: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Tpm {
+    #[serde(rename = "@model")]
+    pub(super) model: &'static str,
+    pub(super) backend: TpmBackend,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TpmBackend {
+    #[serde(rename = "@type")]
     pub(super) kind: &'static str,
-    #[serde(rename = "@vram")]
-    pub(super) vram: u32,
-    #[serde(rename = "@heads")]
-    pub(super) heads: u32,
+    #[serde(rename = "@version")]
+    pub(super) version: &'static str,
 }
 
 #[derive(Debug, Serialize)]

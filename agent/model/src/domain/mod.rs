@@ -3,14 +3,21 @@
 //! taps and paths come chosen.
 
 mod configure;
+mod devices;
 mod disks;
 mod document;
+mod io_threads;
 mod spec;
 #[cfg(test)]
 mod tests;
 
 pub use configure::{CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, METADATA_NAMESPACE};
+pub use devices::{
+    BlockSizeError, BlockSizeSpec, DeviceSpec, DiskTuning, NicPlace, PANIC_MODELS, PciAddress, PciAddressError,
+    SOUND_MODELS, SoundSpec, VIDEO_MODELS,
+};
 pub use disks::target_names;
+pub use io_threads::IoThreadPolicy;
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,

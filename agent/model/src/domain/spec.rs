@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use super::devices::{self, DeviceSpec, DiskTuning, NicPlace};
+use super::io_threads::IoThreadPolicy;
+
 /// Everything a guest's domain needs to know, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainSpec {
@@ -27,6 +30,8 @@ pub struct DomainSpec {
     pub machine: Option<String>,
     /// ACPI, APIC, Hyper-V and the like.
     pub features: FeatureSpec,
+    /// A reboot from inside the guest ends the domain, instead of resetting it.
+    pub ends_on_reboot: bool,
     /// Clock and timers.
     pub clock: ClockSpec,
     /// Disks in the order of the spec.
@@ -37,6 +42,10 @@ pub struct DomainSpec {
     pub inputs: Vec<InputSpec>,
     /// A watchdog.
     pub watchdog: Option<WatchdogSpec>,
+    /// Who does the input and output of disks.
+    pub io_threads: IoThreadPolicy,
+    /// Devices that a guest gets only when it asks.
+    pub devices: DeviceSpec,
     /// The devices that are simply there or not.
     pub extras: Extras,
 }
@@ -71,8 +80,10 @@ impl Owner {
 /// vCPU count and model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpuSpec {
-    /// Sockets.
+    /// Sockets that the guest starts with.
     pub sockets: u32,
+    /// Sockets that there is room for, at least as many: the rest can be plugged in while it runs.
+    pub max_sockets: u32,
     /// Cores a socket.
     pub cores: u32,
     /// Threads a core.
@@ -84,9 +95,14 @@ pub struct CpuSpec {
 }
 
 impl CpuSpec {
-    /// vCPUs in total.
+    /// vCPUs that the guest starts with.
     pub fn count(&self) -> u32 {
         self.sockets * self.cores * self.threads
+    }
+
+    /// vCPUs that there is room for.
+    pub fn max_count(&self) -> u32 {
+        self.max_sockets.max(self.sockets) * self.cores * self.threads
     }
 }
 
@@ -123,12 +139,18 @@ pub struct FeatureSpec {
     pub acpi: bool,
     /// APIC.
     pub apic: bool,
+    /// Paravirtual end of interrupt; QEMU's own unless given.
+    pub apic_eoi: Option<bool>,
+    /// Paravirtual spinlocks; QEMU's own unless given.
+    pub pvspinlock: Option<bool>,
     /// System management mode.
     pub smm: bool,
     /// Hide KVM from the guest.
     pub kvm_hidden: bool,
     /// Hyper-V enlightenments, KVM only.
     pub hyperv: Option<HypervSpec>,
+    /// All Hyper-V enlightenments that the host has, KVM only.
+    pub hyperv_passthrough: bool,
 }
 
 /// Hyper-V enlightenments; `None` leaves one out.
@@ -147,8 +169,12 @@ pub struct HypervSpec {
     pub reset: Option<bool>,
     pub frequencies: Option<bool>,
     pub reenlightenment: Option<bool>,
-    pub tlbflush: Option<bool>,
+    /// Whether, direct mode, and partial flushes.
+    pub tlbflush: Option<(bool, Option<bool>, Option<bool>)>,
     pub ipi: Option<bool>,
+    pub evmcs: Option<bool>,
+    /// Whether, and the vendor's id, at most 12 characters.
+    pub vendor_id: Option<(bool, Option<String>)>,
 }
 
 /// Clock and timers.
@@ -236,6 +262,8 @@ pub struct DiskSpec {
     pub error_policy: Option<String>,
     /// Virtqueues; one unless given.
     pub queues: Option<u32>,
+    /// What few disks say.
+    pub tuning: DiskTuning,
 }
 
 /// Disk or CD-ROM.
@@ -299,6 +327,8 @@ pub struct NicSpec {
     pub link_down: bool,
     /// Place in the boot order, from 1; without one there is no boot ROM.
     pub boot_order: Option<u32>,
+    /// Where the guest finds it.
+    pub place: NicPlace,
 }
 
 /// An input device.
@@ -333,8 +363,10 @@ pub enum WatchdogAction {
 /// Devices that are there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extras {
-    /// A serial console with a log.
+    /// A serial console.
     pub serial_console: bool,
+    /// What the serial console says is kept in a file.
+    pub console_log: bool,
     /// A display.
     pub graphics: bool,
     /// A memory balloon with statistics.
@@ -397,6 +429,18 @@ pub enum DomainError {
         /// The place.
         order: u32,
     },
+    /// Two devices with one place on the guest's PCI bus.
+    #[error("could not make a domain: the PCI address {address} is given twice")]
+    PciAddressTwice {
+        /// The address.
+        address: String,
+    },
+    /// Two NICs with one ACPI index.
+    #[error("could not make a domain: the ACPI index {index} is given twice")]
+    AcpiIndexTwice {
+        /// The index.
+        index: u32,
+    },
     /// One writable image twice in a guest.
     #[error("could not make a domain: the image {image} is used by two of its disks")]
     ImageTwice {
@@ -435,6 +479,10 @@ impl DomainSpec {
     pub fn validate(&self, facts: &HostFacts) -> Result<(), DomainError> {
         self.validate_cpu_and_memory()?;
         self.validate_devices()?;
+        devices::validate(self)?;
+        if facts.virtualization == Virtualization::Tcg && self.features.hyperv_passthrough {
+            return Err(DomainError::NeedsKvm { feature: "spec.domain.features.hypervPassthrough" });
+        }
         if facts.virtualization == Virtualization::Tcg && self.features.hyperv.is_some() {
             return Err(DomainError::NeedsKvm { feature: "spec.domain.features.hyperv" });
         }
@@ -446,7 +494,10 @@ impl DomainSpec {
         if cpu.sockets == 0 || cpu.cores == 0 || cpu.threads == 0 {
             return Err(DomainError::NoCpu);
         }
-        let count = [cpu.sockets, cpu.cores, cpu.threads].into_iter().map(u64::from).fold(1, u64::saturating_mul);
+        let count = [cpu.max_sockets.max(cpu.sockets), cpu.cores, cpu.threads]
+            .into_iter()
+            .map(u64::from)
+            .fold(1, u64::saturating_mul);
         if count > u64::from(MAX_VCPUS) {
             return Err(DomainError::TooManyCpus { count, max: MAX_VCPUS });
         }

@@ -35,6 +35,7 @@ fn rbd(name: &str, image: &str) -> DiskSpec {
         io: None,
         error_policy: None,
         queues: None,
+        tuning: DiskTuning::default(),
     }
 }
 
@@ -56,6 +57,7 @@ fn nic() -> NicSpec {
         queues: None,
         link_down: false,
         boot_order: None,
+        place: NicPlace::default(),
     }
 }
 
@@ -67,16 +69,35 @@ fn tiny() -> DomainSpec {
         serial_number: None,
         memory_kib: 128 * 1024,
         hugepage_kib: None,
-        cpu: CpuSpec { sockets: 1, cores: 1, threads: 1, model: CpuModelSpec::HostModel, features: Vec::new() },
+        cpu: CpuSpec {
+            sockets: 1,
+            max_sockets: 1,
+            cores: 1,
+            threads: 1,
+            model: CpuModelSpec::HostModel,
+            features: Vec::new(),
+        },
         firmware: Firmware::Bios { use_serial: false },
         machine: None,
-        features: FeatureSpec { acpi: true, apic: true, smm: false, kvm_hidden: false, hyperv: None },
+        features: FeatureSpec {
+            acpi: true,
+            apic: true,
+            apic_eoi: None,
+            pvspinlock: None,
+            smm: false,
+            kvm_hidden: false,
+            hyperv: None,
+            hyperv_passthrough: false,
+        },
+        ends_on_reboot: false,
         clock: ClockSpec::default(),
         disks: vec![rbd("root", "csi-vol-1"), seed()],
         nics: vec![nic()],
         inputs: Vec::new(),
         watchdog: None,
-        extras: Extras { serial_console: true, graphics: true, balloon: true, rng: false },
+        io_threads: IoThreadPolicy::None,
+        devices: DeviceSpec::default(),
+        extras: Extras { console_log: true, serial_console: true, graphics: true, balloon: true, rng: false },
     }
 }
 
@@ -89,6 +110,7 @@ fn windows() -> DomainSpec {
     spec.hugepage_kib = Some(2048);
     spec.cpu = CpuSpec {
         sockets: 2,
+        max_sockets: 2,
         cores: 4,
         threads: 1,
         model: CpuModelSpec::Named("Skylake-Server".to_owned()),
@@ -156,7 +178,7 @@ fn a_large_guest_with_everything() {
 #[test]
 fn a_headless_guest_without_extras() {
     let mut spec = tiny();
-    spec.extras = Extras { serial_console: false, graphics: false, balloon: false, rng: false };
+    spec.extras = Extras { console_log: false, serial_console: false, graphics: false, balloon: false, rng: false };
     check("headless-kvm", &spec, Virtualization::Kvm);
 }
 
@@ -207,3 +229,25 @@ fn two_namespaces_get_different_uuids_for_one_name() {
         |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
     assert_ne!(owner("x").default_uuid(), owner("y").default_uuid());
 }
+
+#[test]
+fn room_for_more_processors_is_part_of_the_topology() {
+    let mut spec = tiny();
+    spec.cpu = CpuSpec { sockets: 2, max_sockets: 8, cores: 3, ..spec.cpu };
+    let xml = render(&spec, &facts(Virtualization::Kvm)).expect("a domain");
+    assert!(xml.contains("<vcpu placement=\"static\" current=\"6\">24</vcpu>"), "{xml}");
+    assert!(xml.contains("<topology sockets=\"8\" dies=\"1\" cores=\"3\" threads=\"1\"/>"), "{xml}");
+    spec.cpu.max_sockets = 100;
+    assert_eq!(render(&spec, &facts(Virtualization::Kvm)), Err(DomainError::TooManyCpus { count: 300, max: 255 }));
+}
+
+#[test]
+fn a_reboot_ends_the_domain_where_the_policy_says_so() {
+    let mut spec = tiny();
+    assert!(render(&spec, &facts(Virtualization::Kvm)).expect("a domain").contains("<on_reboot>restart</on_reboot>"));
+    spec.ends_on_reboot = true;
+    assert!(render(&spec, &facts(Virtualization::Kvm)).expect("a domain").contains("<on_reboot>destroy</on_reboot>"));
+}
+
+#[path = "field_tests.rs"]
+mod fields;

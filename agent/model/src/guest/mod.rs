@@ -12,13 +12,22 @@
 //! domain's definition, which says why it stopped, is taken away only after that has been published.
 //! Refuses I/O, clocks and wire types.
 
+mod credentials;
+mod inside;
 mod migratable;
 mod plan;
+mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use migratable::{MigrationBlocker, SharedVolume, migration_blocker};
+pub use credentials::{CredentialStep, Credentials, Password, credential_steps};
+pub use inside::{AgentNeeds, agent_lacks, next_pause};
+pub use migratable::{
+    Confidential, MigrationBlocker, MigrationTraits, SharedVolume, migration_blocker, migration_method,
+    storage_migration_blocker,
+};
 pub use plan::plan;
+pub use probe::{ProbeNumbers, ProbeSchedule, ProbeState, Verdict};
 
 /// What Kubernetes wants of this node for one `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +36,7 @@ pub struct Wanted {
     pub uid: Option<String>,
     /// The phase that was last published.
     pub phase: Phase,
-    /// Run, stop or clear away.
+    /// Run, end or clear away.
     pub intent: Intent,
     /// Taps of its NICs, in their order.
     pub taps: Vec<String>,
@@ -35,6 +44,8 @@ pub struct Wanted {
     pub volumes: usize,
     /// Images it writes to and does not share, as `pool/image`.
     pub images: Vec<String>,
+    /// vCPUs that it should have; `None` where that is not known.
+    pub vcpus: Option<u32>,
 }
 
 /// What should become of the guest.
@@ -44,6 +55,11 @@ pub enum Intent {
     Run,
     /// It should end: asked first, forced when its time is up.
     Stop {
+        /// When it is forced, in milliseconds since 1970.
+        deadline_ms: i64,
+    },
+    /// It should end as one that failed, because it fails its liveness probe: asked first, forced when its time is up.
+    Restart {
         /// When it is forced, in milliseconds since 1970.
         deadline_ms: i64,
     },
@@ -80,6 +96,8 @@ pub struct Observed {
     pub ports_ensured: bool,
     /// When the guest was last asked to shut down, in milliseconds since 1970.
     pub asked_ms: Option<i64>,
+    /// vCPUs that the domain has, and has room for.
+    pub vcpus: Option<(u32, u32)>,
 }
 
 /// The domain as observed.
@@ -142,6 +160,11 @@ pub enum Step {
     Prepare,
     /// Ensure the ports of a running guest.
     EnsurePorts,
+    /// Plug vCPUs into a running guest.
+    PlugVcpus {
+        /// How many it has then.
+        count: u32,
+    },
     /// Define and start the domain.
     Start,
     /// Publish that it runs, with everything known of it.

@@ -18,7 +18,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, P
     }
     match wanted.intent {
         Intent::Clear => Ok(clear(observed)),
-        Intent::Stop { deadline_ms } => Ok(stop(wanted, observed, deadline_ms, now_ms)),
+        Intent::Stop { deadline_ms } => Ok(stop(wanted, observed, (deadline_ms, requested_end), now_ms)),
+        Intent::Restart { deadline_ms } => Ok(stop(wanted, observed, (deadline_ms, unhealthy_end), now_ms)),
         Intent::Run => run(wanted, observed),
     }
 }
@@ -62,7 +63,8 @@ fn clear(observed: &Observed) -> Plan {
     Plan { steps, next }
 }
 
-fn stop(wanted: &Wanted, observed: &Observed, deadline_ms: i64, now_ms: i64) -> Plan {
+/// The end of a guest by the node: when it is forced, and what is said of it.
+fn stop(wanted: &Wanted, observed: &Observed, (deadline_ms, end_of): (i64, fn(OffReason) -> End), now_ms: i64) -> Plan {
     let state = ours(observed).map(|domain| domain.state);
     match state {
         Some(DomainState::Active) if now_ms < deadline_ms => {
@@ -72,9 +74,9 @@ fn stop(wanted: &Wanted, observed: &Observed, deadline_ms: i64, now_ms: i64) -> 
             Plan { steps, next: Next::At(deadline_ms.min(asked_ms + ASK_AGAIN_MS)) }
         }
         Some(DomainState::Active | DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
-        Some(DomainState::Off(reason)) => end(observed, requested_end(reason)),
+        Some(DomainState::Off(reason)) => end(observed, end_of(reason)),
         None if wanted.phase == Phase::Unclaimed => clear(observed),
-        None => end(observed, requested_end(OffReason::Shutdown)),
+        None => end(observed, end_of(OffReason::Shutdown)),
     }
 }
 
@@ -83,7 +85,15 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
     Ok(match state {
         Some(DomainState::Active) => {
             let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
-            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+            match vcpus_to_plug(wanted, observed) {
+                // What the guest has got is observed before it is published.
+                Some(count) => {
+                    Plan { steps: ensure.into_iter().chain([Step::PlugVcpus { count }]).collect(), next: Next::Now }
+                }
+                None => {
+                    Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+                }
+            }
         }
         Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
         // Defined but not started, by an agent that was stopped in between: begin again.
@@ -99,6 +109,13 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
             Plan { steps: vec![Step::Prepare, Step::Start], next: Next::Now }
         }
     })
+}
+
+/// More vCPUs than the guest has, if its domain has room for them. Fewer are control's to refuse: a guest that uses a
+/// processor does not give it back.
+fn vcpus_to_plug(wanted: &Wanted, observed: &Observed) -> Option<u32> {
+    let (now, most) = observed.vcpus?;
+    wanted.vcpus.filter(|count| *count > now && *count <= most)
 }
 
 fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), PlanError> {
@@ -143,6 +160,11 @@ fn requested_end(reason: OffReason) -> End {
             End { succeeded: true, reason: "Stopped", message: "the guest was stopped" }
         }
     }
+}
+
+/// The end of a guest that failed its liveness probe: however it went, it is to be started anew.
+fn unhealthy_end(_: OffReason) -> End {
+    End { succeeded: false, reason: "LivenessProbeFailed", message: "the guest failed its liveness probe" }
 }
 
 /// The end of a guest that nobody asked to end.

@@ -14,6 +14,7 @@ fn wanted(intent: Intent, phase: Phase) -> Wanted {
         taps: vec!["fw1".into()],
         volumes: 1,
         images: vec!["volumes/a".into()],
+        vcpus: Some(2),
     }
 }
 
@@ -106,6 +107,20 @@ fn a_stopped_guest_is_published_before_its_definition_goes() {
 }
 
 #[test]
+fn a_guest_that_fails_its_liveness_probe_is_asked_killed_and_has_failed() {
+    let want = wanted(Intent::Restart { deadline_ms: NOW + 30_000 }, Phase::Running);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    assert_eq!(plan(&want, &seen, NOW).expect("a plan").steps, [Step::AskShutdown]);
+    seen.asked_ms = Some(NOW);
+    assert_eq!(plan(&want, &seen, NOW + 30_000).expect("a plan").steps, [Step::Destroy]);
+    for reason in [OffReason::Shutdown, OffReason::Destroyed] {
+        let seen = observed(Some(("new", DomainState::Off(reason))));
+        let end = end_of(&plan(&want, &seen, NOW).expect("a plan")).expect("an end");
+        assert_eq!((end.succeeded, end.reason), (false, "LivenessProbeFailed"), "{reason:?}");
+    }
+}
+
+#[test]
 fn an_unclaimed_guest_that_is_deleted_leaves_no_word() {
     let want = wanted(Intent::Stop { deadline_ms: NOW }, Phase::Unclaimed);
     assert_eq!(plan(&want, &observed(None), NOW).expect("a plan"), Plan { steps: vec![], next: Next::OnChange });
@@ -138,13 +153,6 @@ fn two_domains_never_share_a_writable_image() {
     assert_eq!(error, PlanError::ImageInUse { image: "volumes/a".into(), domain: "other_vm".into() });
 }
 
-#[test]
-fn only_claims_that_many_nodes_may_write_can_be_migrated() {
-    let volume = |shared| SharedVolume { claim: "root", shared };
-    assert_eq!(migration_blocker(&[volume(true)]), None);
-    assert_eq!(migration_blocker(&[volume(true), volume(false)]).map(|b| b.reason), Some("DisksNotLiveMigratable"));
-}
-
 fn any_observed() -> impl Strategy<Value = Observed> {
     let reason = prop_oneof![
         Just(OffReason::Shutdown),
@@ -167,6 +175,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             foreign_images,
             ports_ensured,
             asked_ms: None,
+            vcpus: None,
         },
     )
 }
@@ -176,7 +185,8 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
     let intent = prop_oneof![
         Just(Intent::Run),
         Just(Intent::Clear),
-        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset })
+        (-1_i64..2).prop_map(|offset| Intent::Stop { deadline_ms: NOW + offset }),
+        (-1_i64..2).prop_map(|offset| Intent::Restart { deadline_ms: NOW + offset }),
     ];
     (phase, intent).prop_map(|(phase, intent)| wanted(intent, phase))
 }
@@ -210,4 +220,21 @@ proptest! {
             prop_assert!(!plan.steps.contains(&Step::Undefine), "{:?}", plan);
         }
     }
+}
+
+#[test]
+fn processors_are_plugged_in_before_the_guest_is_published_and_never_out() {
+    let check = |vcpus, expected: &[Step], next| {
+        let seen = Observed { vcpus, ..observed(Some(("new", DomainState::Active))) };
+        let plan = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan");
+        assert_eq!((plan.steps.as_slice(), plan.next), (expected, next), "{vcpus:?}");
+    };
+    check(Some((1, 4)), &[Step::PlugVcpus { count: 2 }], Next::Now);
+    for settled in [Some((2, 4)), Some((3, 4)), Some((1, 1)), None] {
+        check(settled, &[Step::PublishRunning], Next::OnChange);
+    }
+    let seen = Observed { vcpus: Some((1, 4)), ..observed(Some(("new", DomainState::Active))) };
+    let stop = Intent::Stop { deadline_ms: NOW + 1 };
+    let plan = plan(&wanted(stop, Phase::Running), &seen, NOW).expect("a plan");
+    assert!(!plan.steps.contains(&Step::PlugVcpus { count: 2 }), "a guest on its way out gets nothing");
 }

@@ -9,12 +9,21 @@
 //! | Manual         | start on request                  | keep it, clear away to start       | stop         |
 //! | Halted         | a start request turns into Always | clear away                         | stop         |
 //!
+//! A virtual machine that waits as a receiver neither starts nor stops anything. What leaves with a virtual machine that
+//! is deleted is `departure`'s, what a change does to a guest that runs is [`plug`] and [`change`]'s.
+//!
 //! Refuses to know how a guest is made or ended: that is the VirtualMachineInstance's affair.
 
+pub mod change;
+mod departure;
+pub mod plug;
 mod printable;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transition_tests;
 
+pub use departure::{Departing, Departure, departure};
 pub use printable::{GuestFacts, Printable, PrintableFacts, printable};
 
 use crate::vmi::Phase;
@@ -190,7 +199,7 @@ fn without_guest(observed: &Observed, decision: &mut Decision) {
     }
     // Until it is started, the strategy counts as new: a process that dies now must not forget to start it.
     let backoff = decision.failure.as_ref().map_or(0, |failure| failure.retry_at_ms);
-    let held_back = observed.strategy != Strategy::Manual && observed.now_ms < backoff;
+    let held_back = counts_failures(observed.strategy) && observed.now_ms < backoff;
     if held_back || !observed.volumes_ready {
         decision.strategy = observed.last_strategy;
         decision.retry_at_ms = held_back.then_some(backoff);
@@ -200,24 +209,37 @@ fn without_guest(observed: &Observed, decision: &mut Decision) {
     decision.action = Action::Start { paused: asked.unwrap_or(false) };
 }
 
-/// Requests to stop a guest that is gone are done.
+/// Requests to stop a guest that is gone are done, and so is one to start that nothing stands before while a guest
+/// lives: kept, it would start another when that one is stopped. A start behind a stop is a restart, and waits.
 fn pending(observed: &Observed) -> Vec<Request> {
     let current = observed.guest.as_ref().map(|guest| guest.uid.as_str());
     let open = |request: &&Request| match request {
         Request::Start { .. } => true,
         Request::Stop { uid } => current == Some(uid.as_str()),
     };
-    observed.requests.iter().filter(open).cloned().collect()
+    let open: Vec<_> = observed.requests.iter().filter(open).cloned().collect();
+    let lives = observed.guest.as_ref().is_some_and(|guest| !guest.deleting && !guest.phase.is_final());
+    let started = |request: &Request| lives && matches!(request, Request::Start { .. });
+    open.into_iter().skip_while(started).collect()
 }
 
-/// Counts a guest that ended without having run; forgets failures once one runs.
+/// Whether starts that fail are counted: only a strategy that starts by itself could do so in a loop.
+fn counts_failures(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::Always | Strategy::RerunOnFailure | Strategy::Once)
+}
+
+/// Counts a guest that ended without having run, however it ended, unless it was told to: one that is stopped on its way up
+/// did not fail, though KubeVirt counts it. Forgets failures once a guest runs.
 fn failures(observed: &Observed) -> Option<StartFailure> {
+    if !counts_failures(observed.strategy) {
+        return None;
+    }
     let Some(guest) = &observed.guest else { return observed.failure.clone() };
     if guest.ran || guest.phase == Phase::Running {
         return None;
     }
     let known = observed.failure.as_ref().and_then(|failure| failure.last_uid.as_ref()) == Some(&guest.uid);
-    if guest.phase != Phase::Failed || known {
+    if !guest.phase.is_final() || guest.deleting || known {
         return observed.failure.clone();
     }
     let count = observed.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
@@ -235,6 +257,21 @@ fn backoff_ms(count: i32, jitter_permille: i64) -> i64 {
 /// `status.startFailure` says that the next start waits: the guest is in a crash loop.
 #[must_use]
 pub fn crash_looping(strategy: Strategy, guest: Option<&Guest>, failure: Option<&StartFailure>) -> bool {
-    let restarts = matches!(strategy, Strategy::Always | Strategy::RerunOnFailure | Strategy::Once);
-    restarts && guest.is_none_or(|guest| guest.phase.is_final()) && failure.is_some_and(|failure| failure.count > 0)
+    counts_failures(strategy)
+        && guest.is_none_or(|guest| guest.phase.is_final())
+        && failure.is_some_and(|failure| failure.count > 0)
+}
+
+/// Whether the strategy and the requests want it to run, whether or not it does (`isSetToStart`).
+#[must_use]
+pub fn set_to_start(strategy: Strategy, guest: Option<&Guest>, requests: &[Request]) -> bool {
+    let starts = requests.iter().any(|request| matches!(request, Request::Start { .. }));
+    let stops = requests.iter().any(|request| matches!(request, Request::Stop { .. }));
+    match strategy {
+        Strategy::Always => true,
+        Strategy::RerunOnFailure => guest.is_none_or(|guest| guest.phase != Phase::Succeeded),
+        Strategy::Once => guest.is_none(),
+        Strategy::Manual => guest.map_or(starts, |_| !stops),
+        Strategy::Halted | Strategy::WaitAsReceiver => false,
+    }
 }

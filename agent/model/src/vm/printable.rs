@@ -57,7 +57,7 @@ impl Printable {
 pub struct GuestFacts<'a> {
     /// Its phase.
     pub phase: Phase,
-    /// It is being deleted.
+    /// It is being deleted, or was told to stop in this pass.
     pub deleting: bool,
     /// Condition Paused is true.
     pub paused: bool,
@@ -80,6 +80,8 @@ pub struct PrintableFacts<'a> {
     pub guest: Option<GuestFacts<'a>>,
     /// A start is wanted and not held back by a failure.
     pub to_be_started: bool,
+    /// The strategy and the requests want it to run, whether or not it does.
+    pub set_to_start: bool,
     /// See [`super::crash_looping`].
     pub crash_looping: bool,
     /// One of its DataVolumes failed.
@@ -90,59 +92,40 @@ pub struct PrintableFacts<'a> {
     pub claim_unbound: bool,
 }
 
+/// Whether a word fits.
+type Fits = fn(&PrintableFacts<'_>) -> bool;
+
+/// The words in KubeVirt's order: the first that fits is shown. `WaitingForReceiver` stands before `Stopped`, which would
+/// hide it: KubeVirt knows that a guest is about to be made by other means.
+const ORDER: [(Printable, Fits); 16] = [
+    (Printable::Terminating, |facts| facts.deleting),
+    (Printable::Stopping, |facts| guest(facts, |guest| guest.deleting && !guest.phase.is_final())),
+    (Printable::Migrating, |facts| guest(facts, |guest| guest.migrating)),
+    (Printable::Paused, |facts| guest(facts, |guest| guest.phase == Phase::Running && guest.paused)),
+    (Printable::Running, |facts| guest(facts, |guest| guest.phase == Phase::Running && !guest.paused)),
+    (Printable::ErrorPvcNotFound, |facts| failed_for(facts, "FailedPvcNotFound")),
+    (Printable::DataVolumeError, |facts| facts.volume_failed),
+    (Printable::ErrorUnschedulable, |facts| guest(facts, |guest| guest.unschedulable)),
+    (Printable::Provisioning, |facts| facts.volume_filling),
+    (Printable::WaitingForVolumeBinding, |facts| facts.set_to_start && facts.claim_unbound),
+    (Printable::ErrImagePull, |facts| failed_for(facts, "ErrImagePull")),
+    (Printable::ImagePullBackOff, |facts| failed_for(facts, "ImagePullBackOff")),
+    (Printable::Starting, |facts| facts.guest.map_or(facts.to_be_started, |guest| guest.phase < Phase::Running)),
+    (Printable::CrashLoopBackOff, |facts| facts.crash_looping),
+    (Printable::WaitingForReceiver, |facts| facts.guest.is_none() && facts.strategy == Strategy::WaitAsReceiver),
+    (Printable::Stopped, |facts| facts.guest.is_none_or(|guest| guest.phase.is_final())),
+];
+
+fn guest(facts: &PrintableFacts<'_>, fits: fn(GuestFacts<'_>) -> bool) -> bool {
+    facts.guest.is_some_and(fits)
+}
+
+fn failed_for(facts: &PrintableFacts<'_>, reason: &str) -> bool {
+    facts.guest.is_some_and(|guest| guest.sync_failure == Some(reason))
+}
+
 /// The word for a virtual machine.
 #[must_use]
 pub fn printable(facts: &PrintableFacts<'_>) -> Printable {
-    if facts.deleting {
-        return Printable::Terminating;
-    }
-    if let Some(word) = facts.guest.and_then(|guest| of_guest(&guest)) {
-        return word;
-    }
-    // A guest that has been accepted by a node, or is over, does not wait for volumes.
-    let before_node =
-        facts.guest.is_none_or(|guest| matches!(guest.phase, Phase::Unset | Phase::Pending | Phase::Scheduling));
-    let waiting = before_node && (facts.guest.is_some() || facts.to_be_started);
-    if facts.volume_failed && before_node {
-        return Printable::DataVolumeError;
-    }
-    if facts.guest.is_some_and(|guest| guest.unschedulable && before_node) {
-        return Printable::ErrorUnschedulable;
-    }
-    if facts.volume_filling && before_node {
-        return Printable::Provisioning;
-    }
-    if facts.claim_unbound && waiting {
-        return Printable::WaitingForVolumeBinding;
-    }
-    let starting = |guest: GuestFacts<'_>| {
-        matches!(guest.phase, Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled)
-    };
-    match facts.guest {
-        Some(guest) if guest.sync_failure == Some("ErrImagePull") => Printable::ErrImagePull,
-        Some(guest) if guest.sync_failure == Some("ImagePullBackOff") => Printable::ImagePullBackOff,
-        Some(guest) if starting(guest) => Printable::Starting,
-        None if facts.to_be_started => Printable::Starting,
-        _ if facts.crash_looping => Printable::CrashLoopBackOff,
-        None if facts.strategy == Strategy::WaitAsReceiver => Printable::WaitingForReceiver,
-        Some(guest) if guest.phase == Phase::Unknown => Printable::Unknown,
-        _ => Printable::Stopped,
-    }
-}
-
-/// The words that depend on the guest alone.
-fn of_guest(guest: &GuestFacts<'_>) -> Option<Printable> {
-    if guest.deleting && !guest.phase.is_final() {
-        return Some(Printable::Stopping);
-    }
-    if guest.migrating {
-        return Some(Printable::Migrating);
-    }
-    if guest.paused && guest.phase == Phase::Running {
-        return Some(Printable::Paused);
-    }
-    if guest.phase == Phase::Running {
-        return Some(Printable::Running);
-    }
-    (guest.sync_failure == Some("FailedPvcNotFound") && !guest.phase.is_final()).then_some(Printable::ErrorPvcNotFound)
+    ORDER.iter().find(|(_, fits)| fits(facts)).map_or(Printable::Unknown, |(word, _)| *word)
 }

@@ -4,7 +4,7 @@
 //! silence is the worst answer.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::quantity;
@@ -19,6 +19,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 use uuid::Uuid;
 
+use super::devices;
+use super::host_disk::{self, HostDiskFileError};
+use super::media;
 use super::platform;
 use super::seed::{self, SeedError};
 use super::unsupported;
@@ -51,6 +54,9 @@ pub(crate) enum ConvertError {
     /// A count below 1.
     #[error("could not start the guest: {path} must be at least 1")]
     Count { path: &'static str },
+    /// A value that is none.
+    #[error("could not start the guest: {path}: {message}")]
+    Value { path: String, message: String },
     /// Not a UUID.
     #[error("could not start the guest: domain.firmware.uuid is not a UUID")]
     Uuid(#[source] uuid::Error),
@@ -61,6 +67,9 @@ pub(crate) enum ConvertError {
         #[source]
         source: PortSpecError,
     },
+    /// A disk of this node that cannot be.
+    #[error(transparent)]
+    HostDisk(#[from] HostDiskFileError),
     /// A seed that cannot be.
     #[error(transparent)]
     Seed(#[from] SeedError),
@@ -72,11 +81,15 @@ impl ConvertError {
         match self {
             Self::Unsupported { .. } => "FieldNotSupported",
             Self::NotReserved { .. } => "ReservationMismatch",
-            Self::NoVolume { .. } | Self::NoMemory | Self::Quantity { .. } | Self::Count { .. } | Self::Uuid(_) => {
-                "SpecInvalid"
-            }
+            Self::NoVolume { .. }
+            | Self::NoMemory
+            | Self::Quantity { .. }
+            | Self::Count { .. }
+            | Self::Value { .. }
+            | Self::Uuid(_) => "SpecInvalid",
             Self::Port { .. } => "PortInvalid",
             Self::Seed(error) => error.reason(),
+            Self::HostDisk(error) => error.reason(),
         }
     }
 }
@@ -126,17 +139,25 @@ impl GuestRequest {
         disk.is_some_and(|disk| disk.shareable != Some(true) && !is_read_only(disk, volume))
     }
 
-    /// Images that this guest writes alone, as `pool/image`.
+    /// Images that this guest writes alone, as `pool/image`, and files of this node, by their path.
     pub(crate) fn exclusive_images(&self) -> Vec<String> {
         let exclusive = self.volumes().filter(|volume| self.is_exclusive(volume));
-        exclusive.map(|volume| format!("{}/{}", volume.pool, volume.image)).collect()
+        let images = exclusive.map(|volume| format!("{}/{}", volume.pool, volume.image));
+        let disks = self.vmi.spec.domain.devices.disks.iter().filter(|disk| disk.shareable != Some(true));
+        let files = disks.filter_map(|disk| self.host_disk(&disk.name)).map(|disk| disk.path.clone());
+        images.chain(files).collect()
     }
 
-    /// The domain's spec, once volumes and ports are there.
+    fn host_disk(&self, volume: &str) -> Option<&vmi::HostDisk> {
+        let found = self.vmi.spec.volumes.iter().find(|found| found.name == volume);
+        found.and_then(|volume| volume.host_disk.as_ref())
+    }
+
+    /// The domain's spec, once volumes and ports are there. `guest_dir`: where the files of volumes are.
     pub(crate) fn domain(
         &self,
         sources: &HashMap<String, RbdSource>,
-        seed_path: Option<PathBuf>,
+        guest_dir: &Path,
         defaults: &ClusterDefaults,
     ) -> Result<DomainSpec, ConvertError> {
         let spec = &self.vmi.spec.domain;
@@ -147,7 +168,9 @@ impl GuestRequest {
             None => owner.default_uuid(),
         };
         let cpu = cpu(spec, defaults)?;
-        let queues = Some(cpu.count().min(MAX_QUEUES)).filter(|count| *count > 1);
+        let queues = Some(queues(&cpu)).filter(|count| *count > 1);
+        let io_threads = devices::io_threads(spec)?;
+        let asked = devices::devices(spec);
         let devices = &spec.devices;
         let machine = spec.machine.as_ref().map(|machine| machine.type_.clone()).filter(|kind| !kind.is_empty());
         Ok(DomainSpec {
@@ -159,12 +182,16 @@ impl GuestRequest {
             firmware: bootloader(&firmware),
             machine: machine.or_else(|| defaults.machine_type.clone()),
             features: platform::features(spec.features.as_ref())?,
+            ends_on_reboot: spec.reboot_policy == Some(vmi::RebootPolicy::Terminate),
             clock: platform::clock(spec.clock.as_ref()),
-            disks: self.disks(sources, seed_path, queues.filter(|_| devices.block_multi_queue == Some(true)))?,
+            disks: self.disks(sources, guest_dir, queues.filter(|_| devices.block_multi_queue == Some(true)))?,
             nics: self.nics(queues.filter(|_| devices.network_interface_multiqueue == Some(true)))?,
             inputs: inputs(devices),
             watchdog: devices.watchdog.as_ref().map(watchdog),
+            io_threads,
+            devices: asked,
             extras: Extras {
+                console_log: devices.log_serial_console != Some(false),
                 serial_console: devices.autoattach_serial_console != Some(false),
                 graphics: devices.autoattach_graphics_device != Some(false),
                 balloon: devices.autoattach_mem_balloon != Some(false),
@@ -177,22 +204,33 @@ impl GuestRequest {
     fn disks(
         &self,
         sources: &HashMap<String, RbdSource>,
-        seed_path: Option<PathBuf>,
+        guest_dir: &Path,
         queues: Option<u32>,
     ) -> Result<Vec<DiskSpec>, ConvertError> {
-        let seed_name = seed::find(&self.vmi.spec.volumes)?.map(|seed| seed.name.to_owned());
+        let volumes = &self.vmi.spec.volumes;
+        let seed_name = seed::find(volumes)?.map(|seed| seed.name.to_owned());
+        let is_media = |name: &str| volumes.iter().any(|volume| volume.name == name && media::kind(volume).is_some());
         let disks = self.vmi.spec.domain.devices.disks.iter();
         disks
             .map(|disk| {
                 if seed_name.as_ref() == Some(&disk.name) {
-                    let path = seed_path.clone().unwrap_or_else(|| PathBuf::from(seed::SEED_FILE));
-                    return Ok(disk_spec(disk, DiskSource::File(path), true, None));
+                    return disk_spec(disk, DiskSource::File(guest_dir.join(seed::SEED_FILE)), true, None);
+                }
+                if is_media(&disk.name) {
+                    let path = guest_dir.join(media::file_name(&disk.name));
+                    return disk_spec(disk, DiskSource::File(path), true, None);
+                }
+                if let Some(found) = self.host_disk(&disk.name) {
+                    let namespace = self.vmi.namespace().unwrap_or_default();
+                    let path = host_disk::path(&namespace, &disk.name, found)?;
+                    let read_only = disk.cdrom.is_some() || disk.disk.as_ref().is_some_and(|target| target.readonly);
+                    return disk_spec(disk, DiskSource::File(path), read_only, queues);
                 }
                 let volume = self.reserved_volume(&disk.name)?;
                 let source = sources.get(&disk.name).cloned();
                 let source =
                     source.ok_or_else(|| ConvertError::NotReserved { kind: "volume", name: disk.name.clone() })?;
-                Ok(disk_spec(disk, DiskSource::Rbd(source), is_read_only(disk, volume), queues))
+                disk_spec(disk, DiskSource::Rbd(source), is_read_only(disk, volume), queues)
             })
             .collect()
     }
@@ -221,6 +259,7 @@ impl GuestRequest {
                     queues,
                     link_down: interface.state == Some(vmi::InterfaceState::Down),
                     boot_order: count_option(interface.boot_order, "interfaces[].bootOrder")?,
+                    place: devices::place(interface)?,
                 })
             })
             .collect()
@@ -237,6 +276,13 @@ pub(crate) fn owner(vmi: &VirtualMachineInstance) -> Owner {
     }
 }
 
+/// Queues of a device that has one for each vCPU. Several where vCPUs can be plugged in: a tap made for one queue could not
+/// stay when there are more.
+fn queues(cpu: &CpuSpec) -> u32 {
+    let least = cpu.max_count().min(2);
+    cpu.count().max(least).min(MAX_QUEUES)
+}
+
 fn present_interfaces(vmi: &VirtualMachineInstance) -> impl Iterator<Item = &Interface> {
     let interfaces = vmi.spec.domain.devices.interfaces.iter();
     interfaces.filter(|interface| interface.state != Some(vmi::InterfaceState::Absent))
@@ -245,17 +291,31 @@ fn present_interfaces(vmi: &VirtualMachineInstance) -> impl Iterator<Item = &Int
 fn ports(vmi: &VirtualMachineInstance, reservation: &Reservation) -> Result<Vec<PortSpec>, ConvertError> {
     let devices = &vmi.spec.domain.devices;
     let multi_queue = devices.network_interface_multiqueue == Some(true);
-    let vcpus = cpu(&vmi.spec.domain, &ClusterDefaults::default())?.count();
-    let queues = if multi_queue { vcpus.min(MAX_QUEUES) } else { 1 };
+    let cpu = cpu(&vmi.spec.domain, &ClusterDefaults::default())?;
+    let queues = if multi_queue { queues(&cpu) } else { 1 };
     present_interfaces(vmi)
         .map(|interface| {
             let name = &interface.name;
             let nic = reservation.nics.iter().find(|nic| &nic.name == name);
             let nic = nic.ok_or_else(|| ConvertError::NotReserved { kind: "interface", name: name.clone() })?;
-            let request = port_request(vmi, nic, i32::try_from(queues).unwrap_or(1));
+            let request = PortRequest {
+                tcp_ports: open_ports(interface),
+                dhcp_options: devices::dhcp_options(interface)?,
+                ..port_request(vmi, nic, i32::try_from(queues).unwrap_or(1))
+            };
             PortSpec::parse(request).map_err(|source| ConvertError::Port { nic: name.clone(), source })
         })
         .collect()
+}
+
+/// What others may connect to. KubeVirt forwards the listed ports of a masqueraded interface alone; elsewhere they are
+/// names for people.
+fn open_ports(interface: &Interface) -> Option<Vec<i32>> {
+    if interface.masquerade.is_none() || interface.ports.is_empty() {
+        return None;
+    }
+    let tcp = interface.ports.iter().filter(|port| port.protocol.as_deref().is_none_or(|p| p.is_empty() || p == "TCP"));
+    Some(tcp.map(|port| port.port).collect())
 }
 
 fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) -> PortRequest {
@@ -273,6 +333,8 @@ fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) ->
         mtu: nic.mtu,
         queues,
         hostname: Some(seed::hostname(vmi)),
+        tcp_ports: None,
+        dhcp_options: None,
         ip_object: nic.ip_object.clone(),
     }
 }
@@ -281,7 +343,7 @@ fn is_read_only(disk: &Disk, volume: &ReservedVolume) -> bool {
     volume.read_only || disk.disk.as_ref().is_some_and(|target| target.readonly) || disk.cdrom.is_some()
 }
 
-fn disk_spec(disk: &Disk, source: DiskSource, read_only: bool, queues: Option<u32>) -> DiskSpec {
+fn disk_spec(disk: &Disk, source: DiskSource, read_only: bool, queues: Option<u32>) -> Result<DiskSpec, ConvertError> {
     let (device, bus) = match (&disk.disk, &disk.cdrom) {
         (_, Some(cdrom)) => (DiskDevice::Cdrom, cdrom.bus.as_ref()),
         (disk, None) => (DiskDevice::Disk, disk.as_ref().and_then(|target| target.bus.as_ref())),
@@ -293,7 +355,7 @@ fn disk_spec(disk: &Disk, source: DiskSource, read_only: bool, queues: Option<u3
         // KubeVirt's default for amd64 (`setDefaultAmd64DisksBus`).
         Some(vmi::DiskBus::Sata | vmi::DiskBus::Other(_)) | None => DiskBus::Sata,
     };
-    DiskSpec {
+    Ok(DiskSpec {
         name: disk.name.clone(),
         device,
         bus,
@@ -306,7 +368,8 @@ fn disk_spec(disk: &Disk, source: DiskSource, read_only: bool, queues: Option<u3
         io: disk.io.as_ref().map(|io| io.as_str().to_owned()).filter(|io| io != "default"),
         error_policy: disk.error_policy.as_ref().map(|policy| policy.as_str().to_owned()),
         queues,
-    }
+        tuning: devices::tuning(disk)?,
+    })
 }
 
 fn cpu(spec: &vmi::DomainSpec, defaults: &ClusterDefaults) -> Result<CpuSpec, ConvertError> {
@@ -316,8 +379,11 @@ fn cpu(spec: &vmi::DomainSpec, defaults: &ClusterDefaults) -> Result<CpuSpec, Co
     // KubeVirt derives the number of sockets from the resources when the topology is silent.
     let implied = if named { None } else { implied_vcpus(spec)? };
     let model = cpu.model.filter(|model| !model.is_empty()).or_else(|| defaults.cpu_model.clone());
+    let sockets = sockets.or(implied).unwrap_or(1);
+    let room = count_option(cpu.max_sockets, "domain.cpu.maxSockets")?;
     Ok(CpuSpec {
-        sockets: sockets.or(implied).unwrap_or(1),
+        sockets,
+        max_sockets: room.unwrap_or(sockets).max(sockets),
         cores: count_option(cpu.cores, "domain.cpu.cores")?.unwrap_or(1),
         threads: count_option(cpu.threads, "domain.cpu.threads")?.unwrap_or(1),
         model: match model.as_deref() {

@@ -263,18 +263,24 @@ impl Dispatch {
                 let known = self.owners.iter().filter(|(_, owner)| owner.borrow().vmi.is_some());
                 let gone: Vec<_> =
                     known.map(|(key, _)| key).filter(|key| !self.listed_vmis.contains(*key)).cloned().collect();
-                gone.iter().for_each(|key| self.mark(key, |snapshot| snapshot.vmi = None));
+                gone.iter().for_each(|key| self.vmi_gone(key));
                 self.vmis_listed = true;
             }
             Ok(watcher::Event::Apply(vmi)) => self.vmi_applied(vmi),
-            Ok(watcher::Event::Delete(vmi)) => self.mark(&vmi_key(&vmi), |snapshot| snapshot.vmi = None),
+            Ok(watcher::Event::Delete(vmi)) => self.vmi_gone(&vmi_key(&vmi)),
             Err(error) => tracing::warn!(error = %chain(&error), "vmis of this node cannot be watched at the moment"),
         }
     }
 
     fn vmi_applied(&mut self, vmi: VirtualMachineInstance) {
-        let key = vmi_key(&vmi);
-        self.mark(&key, |snapshot| snapshot.vmi = Some(Arc::new(vmi)));
+        let (key, vmi) = (vmi_key(&vmi), Arc::new(vmi));
+        self.context.shown.put(&key, &vmi);
+        self.mark(&key, |snapshot| snapshot.vmi = Some(vmi));
+    }
+
+    fn vmi_gone(&mut self, key: &Key) {
+        self.context.shown.remove(key);
+        self.mark(key, |snapshot| snapshot.vmi = None);
     }
 
     fn on_libvirt(&mut self, event: LibvirtEvent) {

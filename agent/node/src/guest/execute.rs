@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
+use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainRecord, LibvirtError};
+use furrow_api::vmi::{EvictionStrategy, StartStrategy, VmiPhase};
+use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError};
 use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
 use furrow_model::guest::{End, Next, Step};
 use furrow_model::port::TapName;
@@ -19,21 +21,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
-use super::guest_info::GuestReport;
+use super::credentials;
+use super::inside;
 use super::observe::Subject;
 use super::owner::Known;
+use super::plug;
 use super::ports::HostError;
+use super::probes;
 use super::publish::{PublishError, publish};
 use super::settings::Settings;
-use super::status::{self, RunningGuest};
-use super::{Context, Key, now_ms, seed};
+use super::status::{self, Here, RunningGuest};
+use super::{Context, Key, host_disk, media, now_ms, seed};
 
 /// Longest that ports or volumes may take to be prepared; their own waits are shorter.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
-/// Reports of the guest agent are renewed this often: addresses and kernels change rarely.
-const REPORT_AGAIN: Duration = Duration::from_secs(60);
-/// A first report often comes before the guest has its addresses.
-const REPORT_SOON: Duration = Duration::from_secs(10);
+/// There where SELinux is in force.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
 
 /// Why a pass could not do what it planned.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl From<DomainError> for Failure {
 
 /// One pass over one guest.
 pub(super) struct Pass<'a> {
-    pub(super) context: &'a Context,
+    pub(super) context: &'a Arc<Context>,
     pub(super) key: &'a Key,
     pub(super) subject: &'a Subject,
     pub(super) request: Option<&'a GuestRequest>,
@@ -96,7 +99,6 @@ pub(super) struct Pass<'a> {
 pub(super) struct Prepared {
     claimed: VirtualMachineInstance,
     sources: HashMap<String, RbdSource>,
-    seed_path: Option<PathBuf>,
     stages: Stages,
 }
 
@@ -122,6 +124,9 @@ impl Pass<'_> {
         match step {
             Step::Destroy => {
                 tolerate_ended(domains.destroy(&name).await)?;
+                if let Some(vmi) = &self.subject.vmi {
+                    self.context.events.normal(vmi, "Deleted", "Signaled Deletion");
+                }
                 tracing::info!(vm = %self.key, "guest killed");
             }
             Step::AskShutdown => self.ask_shutdown(known).await?,
@@ -135,6 +140,10 @@ impl Pass<'_> {
             Step::Prepare => return self.prepare(known).await,
             Step::Start => return self.start(known).await,
             Step::EnsurePorts => self.ensure_ports(known).await?,
+            Step::PlugVcpus { count } => {
+                domains.plug_vcpus(&name, count).await?;
+                tracing::info!(vm = %self.key, count, "processors plugged in");
+            }
             Step::PublishRunning => return self.publish_running(known, domain).await,
             Step::PublishEnd(end) => self.publish_end(known, end).await?,
         }
@@ -147,6 +156,7 @@ impl Pass<'_> {
         if first {
             if let Some(vmi) = &self.subject.vmi {
                 self.context.events.normal(vmi, "ShuttingDown", "Signaled Graceful Shutdown");
+                self.publish_ending(known, vmi).await;
             }
             tracing::info!(vm = %self.key, "guest asked to shut down");
         }
@@ -235,9 +245,9 @@ impl Pass<'_> {
         request: &GuestRequest,
         uid: &str,
     ) -> Result<Prepared, Failure> {
-        let node = self.context.facts.node.as_str();
+        let here = self.here();
         let claim = timed(async {
-            Ok::<_, Failure>(publish(&self.context.client, vmi, |vmi| status::claim(vmi, node, &now())).await?)
+            Ok::<_, Failure>(publish(&self.context.client, vmi, |vmi| status::claim(vmi, here, &now())).await?)
         });
         let volumes = timed(async {
             let checks = request.volumes().map(|volume| self.check_volume(request, volume));
@@ -247,12 +257,13 @@ impl Pass<'_> {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
             within("PortTimeout", try_join_all(ensure)).await
         });
-        let seed = timed(self.write_seed(vmi, uid));
+        let seed = timed(self.write_media(vmi, uid));
         // Nothing is cancelled when one fails: the others finish, so that what they made is known.
         let (claim, volumes, ports, seed) = tokio::join!(claim, volumes, ports, seed);
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
         ports.0?;
-        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, seed_path: seed.0?, stages })
+        seed.0?;
+        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, stages })
     }
 
     /// Starts the guest from what was prepared.
@@ -262,14 +273,15 @@ impl Pass<'_> {
         };
         let name = self.key.domain_name();
         let settings = self.settings();
+        let paused = prepared.claimed.spec.start_strategy == Some(StartStrategy::Paused);
         let started = async {
-            let spec = request
-                .domain(&prepared.sources, prepared.seed_path.clone(), &settings.defaults)
-                .map_err(|error| Failure::from(&error))?;
             let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
+            let spec = request
+                .domain(&prepared.sources, &facts.guest_dir, &settings.defaults)
+                .map_err(|error| Failure::from(&error))?;
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
-            let (started, libvirt) = timed(self.context.domains.start(xml)).await;
+            let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
             started?;
             Ok::<_, Failure>((queue, libvirt))
         };
@@ -289,22 +301,31 @@ impl Pass<'_> {
         Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
     }
 
-    /// Makes the guest's directory and, if a volume asks for it, the seed in it.
-    async fn write_seed(&self, vmi: &VirtualMachineInstance, uid: &str) -> Result<Option<PathBuf>, Failure> {
+    /// Makes the guest's directory and in it the volumes that are files: the seed, and what is made of objects.
+    async fn write_media(&self, vmi: &VirtualMachineInstance, uid: &str) -> Result<(), Failure> {
         let seed_failure = |error: seed::SeedError| Failure {
             reason: error.reason(),
             permanent: error.is_permanent(),
             message: chain(&error),
         };
         let found = seed::find(&vmi.spec.volumes).map_err(seed_failure)?;
-        let iso = match found {
-            Some(volume) => Some(seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?),
-            None => None,
-        };
+        let mut files = Vec::new();
+        if let Some(volume) = found {
+            let iso = seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?;
+            files.push((seed::SEED_FILE.to_owned(), iso));
+        }
+        let pod_uid = self.subject.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default();
+        let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
+        for volume in &vmi.spec.volumes {
+            let iso = media::gather(&place, volume).await.map_err(seed_failure)?;
+            files.extend(iso.map(|iso| (media::file_name(&volume.name), iso)));
+        }
         let dir = self.context.facts.guests_dir.join(uid);
+        let (namespace, volumes) = (self.key.namespace.clone(), vmi.spec.volumes.clone());
         let written = tokio::task::spawn_blocking(move || {
             super::files::ensure_guest_dir(&dir)?;
-            iso.map(|iso| seed::write(&dir, &iso).map(|()| dir.join(seed::SEED_FILE))).transpose()
+            host_disk::ensure(&namespace, &volumes)?;
+            files.iter().try_for_each(|(name, iso)| seed::write(&dir, name, iso))
         });
         let written = written.await.map_err(|error| Failure {
             reason: "CloudInitSeedFailed",
@@ -348,39 +369,88 @@ impl Pass<'_> {
         let (Some(request), Some(vmi), Some(domain)) = (self.request, self.subject.vmi.as_ref(), domain) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let renewed = self.renew_report(known, domain).await;
-        let spec = request.domain(&named_sources(request), None, &self.settings().defaults);
-        let spec = spec.map_err(|error| Failure::from(&error))?;
+        let frozen = vmi.status.as_ref().is_some_and(|status| status.fs_freeze_status.is_some());
+        let asked = inside::ask((&**self.context, self.key), known, domain, frozen).await;
+        if asked.now {
+            Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
+        }
+        let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
+        let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
+        let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
+        let mut spec = spec.map_err(|error| Failure::from(&error))?;
+        plug::in_force(&mut spec, domain.vcpus);
         let guest = RunningGuest {
             request,
             spec: &spec,
             state: domain.state,
             agent_connected: domain.agent_connected,
-            report: known.report.as_ref().map(|(report, _)| report),
+            report: known.heard.as_ref().map(|heard| &heard.report),
+            thawed: asked.thawed,
+            answers,
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
+            memory_kib: domain.current_memory_kib,
+            user: domain.user,
+            selinux: Path::new(SELINUX).exists(),
+            seed_bytes: self.seed_bytes().await,
+            handed: &known.handed,
         };
-        let node = self.context.facts.node.as_str();
-        let written = publish(&self.context.client, vmi, |vmi| status::running(vmi, &guest, node, &now())).await?;
+        let here = self.here();
+        let change = |vmi: &mut VirtualMachineInstance| {
+            status::running(vmi, &guest, here, &now());
+            plug::settle(vmi, guest.spec);
+        };
+        let written = publish(&self.context.client, vmi, change).await?;
+        self.tell_change(vmi, &written);
         known.latest = Some(Arc::new(written));
         known.reported = None;
-        Ok(renewed.map_or(ControlFlow::Continue(()), ControlFlow::Break))
+        Ok(asked.again.map_or(ControlFlow::Continue(()), |pause| ControlFlow::Break(inside::later(pause))))
     }
 
-    /// Asks a connected guest agent when its last report is old. Answers when to ask again.
-    async fn renew_report(&self, known: &mut Known, domain: &DomainRecord) -> Option<Next> {
-        if !domain.agent_connected {
-            known.report = None;
-            return None;
+    /// Whether the guest's readiness probe, if it has one, is content. Starts the probes. `answering`: it can be asked.
+    fn probe(&self, known: &mut Known, vmi: &Arc<VirtualMachineInstance>, answering: bool) -> bool {
+        if known.probes.is_none() {
+            known.probes = probes::start(self.context, self.key, vmi);
         }
-        let fresh = known.report.as_ref().is_some_and(|(_, at)| at.elapsed() < REPORT_AGAIN);
-        if fresh && known.report.as_ref().is_some_and(|(report, _)| !report.interfaces.is_empty()) {
-            return Some(in_future(REPORT_AGAIN));
+        known.probes.as_ref().is_none_or(|probes| {
+            probes.answering.send_replace(answering);
+            probes.health.borrow().ready
+        })
+    }
+
+    /// Where the guest is, as its status says it.
+    fn here(&self) -> Here<'_> {
+        Here { node: &self.context.facts.node, pod: self.subject.pod.as_ref().map(|pod| pod.uid.as_str()) }
+    }
+
+    async fn seed_bytes(&self) -> Option<i64> {
+        let path = self.context.facts.guests_dir.join(self.subject.uid()?).join(seed::SEED_FILE);
+        tokio::fs::metadata(path).await.ok().and_then(|file| i64::try_from(file.len()).ok())
+    }
+
+    /// Events that follow from what changed in a running guest's status.
+    fn tell_change(&self, old: &VirtualMachineInstance, new: &VirtualMachineInstance) {
+        if status::says(old, "Paused") && !status::says(new, "Paused") {
+            self.context.events.normal(new, "Resumed", "VirtualMachineInstance resumed.");
         }
-        match self.context.domains.guest_info(&domain.name).await {
-            Ok(values) => known.report = Some((GuestReport::read(&values), Instant::now())),
-            Err(error) => tracing::debug!(vm = %self.key, error = %error, "the guest agent gave no report"),
+        let evictable = new.spec.eviction_strategy == Some(EvictionStrategy::LiveMigrate);
+        let conditions = new.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let migratable = Condition::find(conditions, "LiveMigratable");
+        if let Some(condition) = migratable.filter(|condition| evictable && !condition.is_true() && !is_running(old)) {
+            let why = condition.message.as_deref().unwrap_or_default();
+            let note = format!("EvictionStrategy is set but vmi is not migratable; {why}");
+            self.context.events.warning(new, "Migrated", &note);
         }
-        Some(in_future(REPORT_SOON))
+    }
+
+    /// That it ends is said once, and that it could not be said keeps nobody from ending it.
+    async fn publish_ending(&self, known: &mut Known, vmi: &VirtualMachineInstance) {
+        if !is_running(vmi) {
+            return;
+        }
+        match publish(&self.context.client, vmi, |vmi| status::ending(vmi, &now())).await {
+            Ok(written) => known.latest = Some(Arc::new(written)),
+            Err(error) => tracing::debug!(vm = %self.key, error = %chain(&error), "its end cannot be announced"),
+        }
     }
 
     async fn publish_end(&self, known: &mut Known, end: End) -> Result<(), Failure> {
@@ -392,7 +462,12 @@ impl Pass<'_> {
                 } else {
                     "The VirtualMachineInstance crashed."
                 };
-                self.context.events.normal(&written, "Stopped", note);
+                let events = &self.context.events;
+                if end.succeeded {
+                    events.normal(&written, "Stopped", note);
+                } else {
+                    events.warning(&written, "Stopped", note);
+                }
                 tracing::info!(vm = %self.key, succeeded = end.succeeded, reason = end.reason, "guest ended");
                 known.latest = Some(Arc::new(written));
             }
@@ -411,12 +486,12 @@ impl Pass<'_> {
         tracing::warn!(vm = %self.key, reason = failure.reason, error = %failure.message, "guest is not as it should be");
         let current = known.latest.clone().or_else(|| self.subject.vmi.clone());
         let Some(vmi) = current else { return };
-        let node = self.context.facts.node.as_str();
+        let here = self.here();
         let bound = self.subject.pod.is_some();
         let change = |vmi: &mut VirtualMachineInstance| {
             // Only the node that a VMI names may write it, so a node that refuses one has to claim it for that.
             if bound {
-                status::claim(vmi, node, &now());
+                status::claim(vmi, here, &now());
             }
             status::sync_failed(vmi, failure.reason, &failure.message, &now());
         };
@@ -434,6 +509,10 @@ impl Pass<'_> {
     fn settings(&self) -> Settings {
         self.context.settings.borrow().clone().unwrap_or_default()
     }
+}
+
+fn is_running(vmi: &VirtualMachineInstance) -> bool {
+    vmi.status.as_ref().is_some_and(|status| status.phase == VmiPhase::Running)
 }
 
 fn is_over(vmi: &VirtualMachineInstance) -> bool {
@@ -475,10 +554,6 @@ async fn within<T>(reason: &'static str, work: impl Future<Output = Result<T, Ho
             Err(Failure { reason, message, permanent: false })
         }
     }
-}
-
-fn in_future(delay: Duration) -> Next {
-    Next::At(now_ms() + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2))
 }
 
 fn now() -> Time {

@@ -5,12 +5,17 @@
 use std::collections::HashMap;
 
 use furrow_api::vmi::GuestOsInfo;
+use furrow_model::metrics::guest::GuestFilesystem;
 
 use super::status;
 
 /// Interfaces and addresses beyond these are left out: a guest may claim any number.
 const MAX_INTERFACES: usize = 32;
 const MAX_ADDRESSES: usize = 16;
+/// File systems beyond these are left out.
+const MAX_FILESYSTEMS: usize = 64;
+/// More commands than an agent has.
+const MAX_COMMANDS: usize = 256;
 /// Longest text taken from a guest, in characters.
 const MAX_TEXT: usize = 256;
 
@@ -21,6 +26,8 @@ pub(crate) struct GuestReport {
     pub(crate) os: GuestOsInfo,
     /// Interfaces as the guest names them.
     pub(crate) interfaces: Vec<GuestInterface>,
+    /// Commands that the agent knows and allows, once it said so.
+    pub(crate) commands: Option<Vec<String>>,
 }
 
 /// An interface inside the guest.
@@ -53,8 +60,42 @@ impl GuestReport {
                 Some(GuestInterface { name, mac, addresses })
             })
             .collect();
-        Self { os: status::os_info(&values), interfaces }
+        Self { os: status::os_info(&values), interfaces, commands: None }
     }
+}
+
+/// The file systems of a guest.
+pub(crate) fn filesystems(values: &HashMap<String, String>) -> Vec<GuestFilesystem> {
+    let count = values.get("fs.count").and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+    let one = |index: usize| {
+        let text = |name: &str| {
+            let value = values.get(&format!("fs.{index}.{name}")).map(String::as_str).unwrap_or_default();
+            value.chars().take(MAX_TEXT).collect::<String>()
+        };
+        let bytes = |name: &str| text(name).parse().unwrap_or(0);
+        GuestFilesystem {
+            disk: text("name"),
+            mount_point: text("mountpoint"),
+            kind: text("fstype"),
+            used_bytes: bytes("used-bytes"),
+            total_bytes: bytes("total-bytes"),
+        }
+    };
+    (0..count.min(MAX_FILESYSTEMS)).map(one).collect()
+}
+
+/// The commands that an agent knows and allows, from its answer to `guest-info`.
+pub(crate) fn commands(answer: &str) -> Option<Vec<String>> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    let commands = answer["return"]["supported_commands"].as_array()?;
+    let enabled = commands.iter().filter(|command| command["enabled"] == true).take(MAX_COMMANDS);
+    Some(enabled.filter_map(|command| Some(command["name"].as_str()?.chars().take(MAX_TEXT).collect())).collect())
+}
+
+/// Whether file systems are frozen, from the answer to `guest-fsfreeze-status`.
+pub(crate) fn is_frozen(answer: &str) -> Option<bool> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    Some(answer["return"].as_str()? == "frozen")
 }
 
 #[cfg(test)]
@@ -92,5 +133,16 @@ mod tests {
         let report = read(&[("os.name", long.as_str()), ("if.count", "4000000000"), ("if.0.name", "a")]);
         assert_eq!(report.os.name.map(|name| name.len()), Some(MAX_TEXT));
         assert_eq!(report.interfaces.len(), 1);
+    }
+
+    #[test]
+    fn reads_what_the_agent_says_of_itself() {
+        let about = r#"{"return":{"supported_commands":[{"enabled":true,"name":"guest-ping"},
+            {"enabled":false,"name":"guest-exec"}]}}"#;
+        assert_eq!(commands(about), Some(vec!["guest-ping".to_owned()]));
+        assert_eq!((commands("{}"), commands("no json")), (None, None));
+        assert_eq!(is_frozen(r#"{"return":"frozen"}"#), Some(true));
+        assert_eq!(is_frozen(r#"{"return":"thawed"}"#), Some(false));
+        assert_eq!(is_frozen(r#"{"error":{}}"#), None);
     }
 }

@@ -9,21 +9,30 @@
 //! Refuses to decide (the model does) and to poll: every pass has a cause, and a slow resync in case one was lost.
 
 mod bound;
+mod conditions;
 mod convert;
+mod credentials;
+mod devices;
 mod dispatch;
 mod execute;
 mod files;
 mod guest_info;
+mod host_disk;
 mod images;
+mod inside;
+mod media;
 mod observe;
 mod owner;
 mod platform;
+mod plug;
 pub(crate) mod ports;
-mod publish;
+mod probes;
+pub(crate) mod publish;
 mod record;
 mod seed;
 mod settings;
 mod show;
+mod shown;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -45,6 +54,8 @@ use ports::{Domains, Ports, Volumes};
 use record::Events;
 use settings::Settings;
 pub(crate) use show::show;
+pub(crate) use shown::Shown;
+pub(crate) use status::os_info;
 
 /// QEMUs started at the same time. Four of libvirt's calls stay free for observing and stopping while others start. Fewer make a burst slower: guests that run already take the cores from those to come.
 const CONCURRENT_STARTS: usize = CONCURRENT_CALLS - 4;
@@ -60,7 +71,7 @@ pub(crate) struct Key {
 
 impl Key {
     /// The name of its domain, as `furrow_model::domain::Owner::domain_name` makes it.
-    fn domain_name(&self) -> String {
+    pub(crate) fn domain_name(&self) -> String {
         format!("{}_{}", self.namespace, self.name)
     }
 }
@@ -113,6 +124,8 @@ pub(crate) struct Parts {
     pub(crate) domains: Arc<dyn Domains>,
     /// The node.
     pub(crate) facts: NodeFacts,
+    /// Where the guests are shown.
+    pub(crate) shown: Arc<Shown>,
 }
 
 /// What all owners share.
@@ -122,10 +135,13 @@ struct Context {
     ports: Arc<dyn Ports>,
     domains: Arc<dyn Domains>,
     facts: NodeFacts,
+    shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
     images: Images,
     events: Events,
     starts: Semaphore,
+    /// Attempts of probes that may be under way.
+    probes: Semaphore,
     stop: CancellationToken,
 }
 
@@ -140,7 +156,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, facts } = parts;
+    let Parts { client, volumes, ports, domains, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -149,10 +165,12 @@ pub(crate) async fn run(
         ports,
         domains,
         facts,
+        shown,
         settings,
         images: Images::default(),
         events,
         starts: Semaphore::new(CONCURRENT_STARTS),
+        probes: Semaphore::new(probes::CONCURRENT_ATTEMPTS),
         stop,
     });
     dispatch::run(context, libvirt_events, ready).await

@@ -88,10 +88,15 @@ impl Subject {
             _ => Phase::Unclaimed,
         };
         let stopping = vmi.metadata.deletion_timestamp.is_some() || self.pod.as_ref().is_none_or(|pod| pod.ending);
-        let grace_s = vmi.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_S).max(0);
-        let deadline_ms = stop_since_ms.saturating_add(grace_s.saturating_mul(1000));
+        let deadline_ms = stop_since_ms.saturating_add(self.grace_ms());
         let intent = if stopping { Intent::Stop { deadline_ms } } else { Intent::Run };
-        Wanted { uid, phase, intent, taps: Vec::new(), volumes: 0, images: Vec::new() }
+        Wanted { uid, phase, intent, taps: Vec::new(), volumes: 0, images: Vec::new(), vcpus: None }
+    }
+
+    /// Milliseconds between the request to shut down and the kill.
+    pub(super) fn grace_ms(&self) -> i64 {
+        let grace_s = self.vmi.as_ref().and_then(|vmi| vmi.spec.termination_grace_period_seconds);
+        grace_s.unwrap_or(DEFAULT_GRACE_S).max(0).saturating_mul(1000)
     }
 
     /// When the wish to stop was expressed, if the objects say; it survives a restart of the agent.
@@ -103,7 +108,7 @@ impl Subject {
 
 fn nothing(uid: Option<String>) -> Wanted {
     let phase = if uid.is_some() { Phase::Final } else { Phase::Unclaimed };
-    Wanted { uid, phase, intent: Intent::Clear, taps: Vec::new(), volumes: 0, images: Vec::new() }
+    Wanted { uid, phase, intent: Intent::Clear, taps: Vec::new(), volumes: 0, images: Vec::new(), vcpus: None }
 }
 
 fn is_claimed(vmi: &VirtualMachineInstance, node: &str) -> bool {
@@ -167,5 +172,6 @@ pub(super) fn observed(domain: Option<&DomainRecord>, known: &super::owner::Know
         foreign_images: Vec::new(),
         ports_ensured: known.ports_ensured,
         asked_ms: known.asked_ms,
+        vcpus: domain.and_then(|domain| domain.vcpus),
     }
 }

@@ -14,10 +14,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::convert::{ConvertError, GuestRequest};
+use super::credentials::Handed;
 use super::dispatch::Snapshot;
 use super::execute::{Failure, Pass, Prepared};
-use super::guest_info::GuestReport;
+use super::inside::Heard;
 use super::observe::{Place, Subject, observed};
+use super::plug;
+use super::probes::Probes;
 use super::{Context, Key, now_ms};
 
 /// A pass without a cause, in case one was lost.
@@ -47,14 +50,20 @@ pub(super) struct Known {
     pub(super) asked_ms: Option<i64>,
     /// The VMI as last written.
     pub(super) latest: Option<Arc<VirtualMachineInstance>>,
-    /// The guest agent's last report, and when it was made.
-    pub(super) report: Option<(GuestReport, Instant)>,
+    /// What the guest's own agent said last.
+    pub(super) heard: Option<Heard>,
+    /// The credentials that the guest's own agent was handed.
+    pub(super) handed: Handed,
+    /// The probes of the running guest.
+    pub(super) probes: Option<Probes>,
     /// What the start that is under way works from.
     pub(super) prepared: Option<Prepared>,
     /// The last failure that was reported, so that it is reported once.
     pub(super) reported: Option<String>,
     /// When the wish to stop was first seen, with the UID it was about.
     stop_since: Option<(String, i64)>,
+    /// When the guest's liveness probe failed it, with the UID it was about.
+    unhealthy_since: Option<(String, i64)>,
     /// The pause after the last failure; doubled by the next.
     retry: Option<Duration>,
     /// The last pass failed.
@@ -103,13 +112,22 @@ impl Owner {
     /// the agent stops.
     async fn sleep(&self, snapshots: &mut watch::Receiver<Snapshot>, (seen, wake): (Snapshot, Duration)) -> bool {
         let until = Instant::now() + wake;
+        let mut health = self.known.probes.as_ref().map(|probes| probes.health.clone());
         loop {
+            let healthier = async {
+                match &mut health {
+                    Some(health) => health.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
             // Safe to cancel: a change stays marked in the channel until it is borrowed, a missed timer is recomputed.
             tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => return false,
                 () = tokio::time::sleep_until(until) => return true,
                 changed = snapshots.changed() => if changed.is_err() { return false },
+                // As of a snapshot: what was not read is still there.
+                told = healthier => if !told { health = None },
             }
             if !self.known.pausing || snapshots.borrow_and_update().differs_in_wish(&seen) {
                 return true;
@@ -152,6 +170,7 @@ impl Owner {
         self.remember(&subject);
         let domain = context.domains.observe(&self.key.domain_name()).await?;
         let mut wanted = subject.wanted(&context.facts.node, self.stop_since(&subject));
+        self.end_unhealthy(&subject, &mut wanted);
         let request = self.validate(&subject, &mut wanted).await?;
         let mut observed = observed(domain.as_ref(), &self.known);
         observed.foreign_images = context.images.others(&self.key.domain_name(), &wanted.images);
@@ -183,6 +202,7 @@ impl Owner {
             (Some(Ok(request)), _) => {
                 wanted.images = request.exclusive_images();
                 wanted.volumes = request.volumes().count();
+                wanted.vcpus = plug::vcpus(&request.vmi);
                 wanted.taps = request.ports.iter().map(|port| port.tap().as_str().to_owned()).collect();
                 return Ok(Some(request));
             }
@@ -234,6 +254,19 @@ impl Owner {
         since_ms
     }
 
+    /// A guest that failed its liveness probe is not wanted any more, whatever it says afterwards.
+    fn end_unhealthy(&mut self, subject: &Subject, wanted: &mut Wanted) {
+        let uid = subject.uid().unwrap_or_default();
+        let failed = self.known.probes.as_mut().is_some_and(|probes| !probes.health.borrow_and_update().alive);
+        let known = self.known.unhealthy_since.take().filter(|(of, _)| *of == uid);
+        self.known.unhealthy_since = known.or_else(|| failed.then(|| (uid, now_ms())));
+        if let Some((_, since_ms)) = &self.known.unhealthy_since
+            && wanted.intent == Intent::Run
+        {
+            wanted.intent = Intent::Restart { deadline_ms: since_ms + subject.grace_ms() };
+        }
+    }
+
     fn is_over(&self, snapshot: &Snapshot) -> bool {
         let artefacts = &self.known.artefacts;
         snapshot.pods.is_empty() && snapshot.vmi.is_none() && artefacts.ports.is_empty() && artefacts.files.is_empty()
@@ -257,7 +290,9 @@ impl Known {
         if !active {
             self.ports_ensured = false;
             self.asked_ms = None;
-            self.report = None;
+            self.heard = None;
+            self.handed = Handed::default();
+            self.probes = None;
         }
     }
 }

@@ -24,9 +24,12 @@ pub(super) fn features(features: Option<&vmi::Features>) -> Result<FeatureSpec, 
     Ok(FeatureSpec {
         acpi: features.acpi.as_ref().is_none_or(enabled),
         apic: features.apic.as_ref().is_none_or(|apic| apic.enabled != Some(false)),
+        apic_eoi: features.apic.as_ref().filter(|apic| apic.end_of_interrupt).map(|_| true),
+        pvspinlock: features.pvspinlock.as_ref().map(enabled),
         smm: features.smm.as_ref().is_some_and(enabled),
         kvm_hidden: features.kvm.as_ref().is_some_and(|kvm| kvm.hidden),
         hyperv: features.hyperv.as_ref().map(hyperv).transpose()?,
+        hyperv_passthrough: features.hyperv_passthrough.as_ref().is_some_and(enabled),
     })
 }
 
@@ -55,8 +58,13 @@ fn hyperv(features: &vmi::FeatureHyperv) -> Result<HypervSpec, ConvertError> {
         reset: state(&features.reset),
         frequencies: state(&features.frequencies),
         reenlightenment: state(&features.reenlightenment),
-        tlbflush: features.tlbflush.as_ref().map(|flush| flush.enabled != Some(false)),
+        tlbflush: features
+            .tlbflush
+            .as_ref()
+            .map(|flush| (flush.enabled != Some(false), state(&flush.direct), state(&flush.extended))),
         ipi: state(&features.ipi),
+        evmcs: state(&features.evmcs),
+        vendor_id: features.vendorid.as_ref().map(|id| (id.enabled != Some(false), id.vendorid.clone())),
     })
 }
 

@@ -3,7 +3,7 @@
 //! taken or a flow written is the implementer's.
 
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainRecord, Libvirt, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use furrow_model::reasons::chain;
@@ -77,8 +77,10 @@ pub(crate) trait Domains: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>>;
     /// One domain; `None` when it is not defined.
     fn observe<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<DomainRecord>, LibvirtError>>;
-    /// Defines and starts.
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>>;
+    /// Defines and starts, `paused` without letting the guest execute.
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>>;
+    /// Plugs vCPUs in until the running domain has so many.
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Asks the guest to shut down.
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Kills QEMU.
@@ -87,6 +89,10 @@ pub(crate) trait Domains: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// What the guest agent says.
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// What the guest agent says of file systems.
+    fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// The guest agent's own answer to a request, both as JSON.
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>>;
 }
 
 impl Domains for Libvirt {
@@ -98,8 +104,12 @@ impl Domains for Libvirt {
         Box::pin(self.domain(name))
     }
 
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>> {
-        Box::pin(self.start_domain(xml))
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
+        Box::pin(self.start_domain(xml, paused))
+    }
+
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(Libvirt::plug_vcpus(self, name, count))
     }
 
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
@@ -115,6 +125,14 @@ impl Domains for Libvirt {
     }
 
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
-        Box::pin(Libvirt::guest_info(self, name))
+        Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Status))
+    }
+
+    fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
+        Box::pin(self.guest_request(name, request))
+    }
+
+    fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Filesystems))
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use furrow_api::VirtualMachineInstance;
 use furrow_api::vmi::{CloudInit, Volume};
+use furrow_model::ssh_keys;
 use hadris_iso::read::PathSeparator;
 use hadris_iso::write::options::{CreationFeatures, IsoFormatOptions};
 use hadris_iso::write::{InputEntry, InputTree, IsoImageWriter};
@@ -35,7 +36,7 @@ pub(crate) enum SeedError {
         volume: String,
         secret: String,
         #[source]
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     /// The Secret has none of the keys.
     #[error("could not make the seed: secret {secret} of volume {volume} has no key {key}")]
@@ -48,6 +49,12 @@ pub(crate) enum SeedError {
         #[source]
         source: base64::DecodeError,
     },
+    /// A disk of this node that cannot be.
+    #[error(transparent)]
+    HostDisk(#[from] super::host_disk::HostDiskFileError),
+    /// A volume of objects that cannot be.
+    #[error(transparent)]
+    Media(#[from] super::media::MediaError),
     /// More than a seed may hold.
     #[error("could not make the seed: volume {volume} has {bytes} bytes, more than {SEED_LIMIT}")]
     TooLarge { volume: String, bytes: usize },
@@ -70,6 +77,8 @@ impl SeedError {
             Self::Several { .. } | Self::Key { .. } | Self::Base64 { .. } | Self::TooLarge { .. } => "CloudInitInvalid",
             Self::Secret { .. } => "CloudInitSecretUnavailable",
             Self::Iso(_) | Self::Write { .. } => "CloudInitSeedFailed",
+            Self::Media(error) => error.reason(),
+            Self::HostDisk(error) => error.reason(),
         }
     }
 
@@ -78,6 +87,8 @@ impl SeedError {
         match self {
             // A missing Secret or key may be created at any time, and nothing tells the agent when it is.
             Self::Secret { .. } | Self::Key { .. } | Self::Write { .. } => false,
+            Self::Media(error) => error.is_permanent(),
+            Self::HostDisk(error) => error.is_permanent(),
             Self::Several { .. } | Self::Base64 { .. } | Self::TooLarge { .. } | Self::Iso(_) => true,
         }
     }
@@ -144,8 +155,36 @@ pub(crate) async fn gather(
     if bytes > SEED_LIMIT {
         return Err(SeedError::TooLarge { volume: seed.name.to_owned(), bytes });
     }
-    let identity = Identity::of(vmi);
+    let keys = public_keys(&secrets, vmi, seed).await?;
+    let identity = Identity { keys, ..Identity::of(vmi) };
     lay_out(seed.layout, &identity, user_data.unwrap_or_else(|| NO_USER_DATA.to_vec()), network_data)
+}
+
+/// The SSH keys that the seed's own way of propagation is asked to carry.
+async fn public_keys(
+    secrets: &Api<Secret>,
+    vmi: &VirtualMachineInstance,
+    seed: SeedVolume<'_>,
+) -> Result<Vec<String>, SeedError> {
+    let mut keys = Vec::new();
+    for credential in vmi.spec.access_credentials.iter().filter_map(|access| access.ssh_public_key.as_ref()) {
+        let method = &credential.propagation_method;
+        let here = match seed.layout {
+            Layout::NoCloud => method.no_cloud.is_some(),
+            Layout::ConfigDrive => method.config_drive.is_some(),
+        };
+        let Some(source) = credential.source.secret.as_ref().filter(|_| here) else { continue };
+        let name = &source.secret_name;
+        let secret = secrets.get(name).await.map_err(|error| SeedError::Secret {
+            volume: seed.name.to_owned(),
+            secret: name.clone(),
+            source: Box::new(error),
+        })?;
+        for data in secret.data.unwrap_or_default().into_values() {
+            keys.extend(ssh_keys::lines(&String::from_utf8_lossy(&data.0)));
+        }
+    }
+    Ok(keys)
 }
 
 /// Where a piece of data may be; the first place given is taken.
@@ -172,10 +211,10 @@ impl Piece<'_> {
 
     async fn read_secret(&self, secrets: &Api<Secret>, name: &str) -> Result<Vec<u8>, SeedError> {
         let volume = || self.volume.to_owned();
-        let secret = secrets.get(name).await.map_err(|source| SeedError::Secret {
+        let secret = secrets.get(name).await.map_err(|error| SeedError::Secret {
             volume: volume(),
             secret: name.to_owned(),
-            source,
+            source: Box::new(error),
         })?;
         let mut data = secret.data.unwrap_or_default();
         self.keys.iter().find_map(|key| data.remove(*key)).map(|bytes| bytes.0).ok_or_else(|| SeedError::Key {
@@ -191,13 +230,15 @@ impl Piece<'_> {
 struct Identity {
     instance_id: String,
     hostname: String,
+    /// SSH public keys of its default user.
+    keys: Vec<String>,
 }
 
 impl Identity {
     fn of(vmi: &VirtualMachineInstance) -> Self {
         let name = vmi.name_any();
         let instance_id = format!("{name}.{}", vmi.namespace().unwrap_or_default());
-        Self { instance_id, hostname: hostname(vmi) }
+        Self { instance_id, hostname: hostname(vmi), keys: Vec::new() }
     }
 }
 
@@ -219,18 +260,26 @@ fn lay_out(
     match layout {
         Layout::NoCloud => {
             // One `key: value` a line, so that guests with less than a YAML parser can read it too.
-            let meta = format!("instance-id: {}\nlocal-hostname: {}\n", identity.instance_id, identity.hostname);
+            let mut meta = format!("instance-id: {}\nlocal-hostname: {}\n", identity.instance_id, identity.hostname);
+            if !identity.keys.is_empty() {
+                // A list in JSON is one in YAML, too.
+                meta.push_str(&format!("public-keys: {}\n", json!(identity.keys)));
+            }
             let mut files = vec![InputEntry::file("meta-data", meta), InputEntry::file("user-data", user_data)];
             files.extend(network_data.map(|data| InputEntry::file("network-config", data)));
             iso("cidata", files)
         }
         Layout::ConfigDrive => {
-            let meta = json!({
+            let mut meta = json!({
                 "instance_id": identity.instance_id,
                 "uuid": identity.instance_id,
                 "hostname": identity.hostname,
                 "local-hostname": identity.hostname,
             });
+            if !identity.keys.is_empty() {
+                let numbered = identity.keys.iter().enumerate().map(|(index, key)| (index.to_string(), json!(key)));
+                meta["public_keys"] = numbered.collect::<serde_json::Map<_, _>>().into();
+            }
             let mut files =
                 vec![InputEntry::file("meta_data.json", meta.to_string()), InputEntry::file("user_data", user_data)];
             files.extend(network_data.map(|data| InputEntry::file("network_data.json", data)));
@@ -240,7 +289,8 @@ fn lay_out(
     }
 }
 
-fn iso(label: &str, files: Vec<InputEntry>) -> Result<Vec<u8>, SeedError> {
+/// Lays a small volume out.
+pub(super) fn iso(label: &str, files: Vec<InputEntry>) -> Result<Vec<u8>, SeedError> {
     let options = IsoFormatOptions {
         volume_name: label.to_owned(),
         system_id: None,
@@ -258,12 +308,12 @@ fn iso(label: &str, files: Vec<InputEntry>) -> Result<Vec<u8>, SeedError> {
     IsoImageWriter::create(Cursor::new(Vec::new()), tree, options).map(Cursor::into_inner).map_err(SeedError::Iso)
 }
 
-/// Writes the seed into the guest's directory, readable by its owner only; libvirt hands it to QEMU's user for as long
+/// Writes a volume into the guest's directory, readable by its owner only; libvirt hands it to QEMU's user for as long
 /// as the guest runs.
-pub(crate) fn write(guest_dir: &Path, iso: &[u8]) -> Result<(), SeedError> {
+pub(crate) fn write(guest_dir: &Path, name: &str, iso: &[u8]) -> Result<(), SeedError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let path = guest_dir.join(SEED_FILE);
+    let path = guest_dir.join(name);
     let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -281,7 +331,7 @@ pub(crate) fn describe(volumes: &[Volume]) -> BTreeMap<&str, &'static str> {
         .filter_map(|volume| {
             let kind = volume.cloud_init_no_cloud.as_ref().map(|_| "cloudInitNoCloud");
             let kind = kind.or(volume.cloud_init_config_drive.as_ref().map(|_| "cloudInitConfigDrive"));
-            kind.map(|kind| (volume.name.as_str(), kind))
+            kind.or(super::media::kind(volume)).map(|kind| (volume.name.as_str(), kind))
         })
         .collect()
 }
@@ -293,7 +343,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { instance_id: "vm.default".into(), hostname: "vm".into() }
+        Identity { instance_id: "vm.default".into(), hostname: "vm".into(), keys: vec!["ssh-ed25519 AAAA me".into()] }
     }
 
     /// The primary volume descriptor's label (ECMA-119 8.4.7): 32 bytes at offset 40 of sector 16.
@@ -309,6 +359,7 @@ mod tests {
         IsoImage::open(Cursor::new(&iso[..])).expect("a readable volume");
         let text = String::from_utf8_lossy(&iso);
         assert!(text.contains("instance-id: vm.default\nlocal-hostname: vm\n"));
+        assert!(text.contains("public-keys: [\"ssh-ed25519 AAAA me\"]\n"));
         for name in ["meta-data", "user-data", "network-config"] {
             assert!(text.contains(name), "the Rock Ridge name {name} is missing");
         }
@@ -319,6 +370,7 @@ mod tests {
         let iso = lay_out(Layout::ConfigDrive, &identity(), NO_USER_DATA.to_vec(), None).expect("a seed");
         assert_eq!(label(&iso), "config-2");
         assert!(String::from_utf8_lossy(&iso).contains("\"hostname\":\"vm\""));
+        assert!(String::from_utf8_lossy(&iso).contains("\"public_keys\":{\"0\":\"ssh-ed25519 AAAA me\"}"));
     }
 
     #[test]

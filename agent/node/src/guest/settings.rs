@@ -29,7 +29,10 @@ impl Settings {
             use_emulation: configuration.developer_configuration.is_some_and(|developer| developer.use_emulation),
             defaults: ClusterDefaults {
                 cpu_model: text(configuration.cpu_model),
-                machine_type: text(configuration.machine_type),
+                machine_type: configuration
+                    .architecture_configuration
+                    .and_then(|all| text(all.amd64?.machine_type))
+                    .or_else(|| text(configuration.machine_type)),
             },
         }
     }

@@ -94,8 +94,7 @@ fn describe_domain(
             (volume.name.clone(), RbdSource { pool, image, monitors: monitors.clone(), user, secret })
         })
         .collect();
-    let seed_path = Some(host.guest_dir.join(seed::SEED_FILE));
-    match request.domain(&sources, seed_path, &settings.defaults) {
+    match request.domain(&sources, &host.guest_dir, &settings.defaults) {
         Ok(spec) => writeln!(text, "domain of {}:\n{}", request.label(), render(&spec, &host)?)?,
         Err(error) => writeln!(text, "refused:  {error}")?,
     }

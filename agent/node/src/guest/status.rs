@@ -1,7 +1,6 @@
 //! What a VirtualMachineInstance's status says of its guest, built from what was observed. Owns phases from Scheduled
-//! on, interfaces, volumes, guest information and the conditions that a node knows (Ready, LiveMigratable,
-//! AgentConnected, SoftwareEmulation, Paused, Synchronized). Refuses the conditions of others (PodScheduled,
-//! DataVolumesReady): they pass through untouched. Pure: publishing is `super::publish`.
+//! on, interfaces, volumes and guest information; conditions are `super::conditions`. Refuses what others write (who may
+//! be scheduled, DataVolumes): it passes through untouched. Pure: publishing is `super::publish`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,17 +8,19 @@ use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
     CpuTopology, GuestOsInfo, Machine, MemoryStatus, NetworkInterfaceStatus, PersistentVolumeClaimInfo,
-    PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumeStatus,
+    PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumePhase, VolumeStatus,
 };
 use furrow_api::{VirtualMachineInstance, names};
-use furrow_host::libvirt::{DomainState, PauseReason};
+use furrow_host::libvirt::DomainState;
 use furrow_model::domain::{DomainSpec, Virtualization, target_names};
-use furrow_model::guest::{End, SharedVolume, migration_blocker};
+use furrow_model::guest::{End, migration_method};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use super::conditions::{self, apply, wanted};
 use super::convert::{self, GuestRequest};
+use super::credentials::Handed;
 use super::guest_info::GuestReport;
 
 /// What is known of a running guest.
@@ -35,23 +36,51 @@ pub(crate) struct RunningGuest<'a> {
     pub(crate) agent_connected: bool,
     /// What it said, if it was asked.
     pub(crate) report: Option<&'a GuestReport>,
+    /// It said just now that its file systems are not frozen any more.
+    pub(crate) thawed: bool,
+    /// Its readiness probe, if it has one, is content.
+    pub(crate) answers: bool,
     /// How the guest is executed.
     pub(crate) virtualization: Virtualization,
+    /// Memory that it has now, in KiB.
+    pub(crate) memory_kib: Option<u64>,
+    /// User that QEMU runs as.
+    pub(crate) user: Option<u32>,
+    /// SELinux confines it.
+    pub(crate) selinux: bool,
+    /// Size of its seed in bytes.
+    pub(crate) seed_bytes: Option<i64>,
+    /// Credentials that its own agent was handed.
+    pub(super) handed: &'a Handed,
+}
+
+/// Where a guest is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Here<'a> {
+    /// Kubernetes name of this node.
+    pub(crate) node: &'a str,
+    /// UID of the pod by which the guest came here.
+    pub(crate) pod: Option<&'a str>,
 }
 
 /// Marks the VMI as this node's.
-pub(crate) fn claim(vmi: &mut VirtualMachineInstance, node: &str, now: &Time) {
-    vmi.labels_mut().insert(names::LABEL_NODE_NAME.to_owned(), node.to_owned());
+pub(crate) fn claim(vmi: &mut VirtualMachineInstance, here: Here<'_>, now: &Time) {
+    vmi.labels_mut().insert(names::LABEL_NODE_NAME.to_owned(), here.node.to_owned());
     let status = vmi.status.get_or_insert_default();
-    status.node_name = Some(node.to_owned());
+    status.node_name = Some(here.node.to_owned());
+    if let Some(pod) = here.pod {
+        status.active_pods.insert(pod.to_owned(), here.node.to_owned());
+    }
+    // What the scheduler said before it found this node.
+    status.conditions.retain(|condition| condition.type_ != "PodScheduled" || condition.is_true());
     if status.phase != VmiPhase::Running {
         enter(status, VmiPhase::Scheduled, now);
     }
 }
 
 /// Says that the guest runs, and everything known of it.
-pub(crate) fn running(vmi: &mut VirtualMachineInstance, guest: &RunningGuest<'_>, node: &str, now: &Time) {
-    claim(vmi, node, now);
+pub(crate) fn running(vmi: &mut VirtualMachineInstance, guest: &RunningGuest<'_>, here: Here<'_>, now: &Time) {
+    claim(vmi, here, now);
     let status = vmi.status.get_or_insert_default();
     enter(status, VmiPhase::Running, now);
     status.reason = None;
@@ -61,13 +90,29 @@ pub(crate) fn running(vmi: &mut VirtualMachineInstance, guest: &RunningGuest<'_>
     if !guest.agent_connected {
         status.guest_os_info = None;
     }
+    if guest.thawed {
+        status.fs_freeze_status = None;
+    }
     status.machine = Some(Machine { type_: guest.spec.machine.clone().unwrap_or_else(|| "q35".to_owned()) });
     status.current_cpu_topology = Some(topology(guest.spec));
-    status.memory = Some(memory(guest.spec, status.memory.as_ref()));
-    status.migration_method = Some("LiveMigration".to_owned());
-    for (type_, wanted) in running_conditions(guest) {
+    status.memory = Some(memory(guest, status.memory.as_ref()));
+    status.migration_method = Some(migration_method(&conditions::migration_traits(guest.request)).to_owned());
+    status.runtime_user = guest.user.map(i64::from);
+    status.selinux_context = (!guest.selinux).then(|| "none".to_owned());
+    let evacuate = status.evacuation_node_name.as_ref().is_some_and(|node| !node.is_empty());
+    for (type_, wanted) in conditions::running(guest, evacuate) {
         apply(&mut status.conditions, type_, wanted, now);
     }
+    if let Some(credentials) = guest.handed.condition() {
+        apply(&mut status.conditions, "AccessCredentialsSynchronized", Some(credentials), now);
+    }
+}
+
+/// Says that the guest is on its way to its end: it is not to be sent anything any more.
+pub(crate) fn ending(vmi: &mut VirtualMachineInstance, now: &Time) {
+    let status = vmi.status.get_or_insert_default();
+    let ready = wanted("False", "PodTerminating", "virt-launcher pod is terminating");
+    apply(&mut status.conditions, "Ready", Some(ready), now);
 }
 
 /// Says how the guest ended.
@@ -75,9 +120,10 @@ pub(crate) fn ended(vmi: &mut VirtualMachineInstance, end: End, now: &Time) {
     let status = vmi.status.get_or_insert_default();
     enter(status, if end.succeeded { VmiPhase::Succeeded } else { VmiPhase::Failed }, now);
     status.reason = Some(end.reason.to_owned());
+    status.fs_freeze_status = None;
     let ready = wanted("False", "GuestNotRunning", end.message);
     apply(&mut status.conditions, "Ready", Some(ready), now);
-    for gone in ["AgentConnected", "Paused", "Synchronized"] {
+    for gone in ["AgentConnected", "AgentVersionNotSupported", "Paused", "Synchronized", "EvictionRequested"] {
         apply(&mut status.conditions, gone, None, now);
     }
 }
@@ -86,6 +132,12 @@ pub(crate) fn ended(vmi: &mut VirtualMachineInstance, end: End, now: &Time) {
 pub(crate) fn sync_failed(vmi: &mut VirtualMachineInstance, reason: &str, message: &str, now: &Time) {
     let status = vmi.status.get_or_insert_default();
     apply(&mut status.conditions, "Synchronized", Some(wanted("False", reason, message)), now);
+}
+
+/// Whether a VMI has a condition that is true.
+pub(crate) fn says(vmi: &VirtualMachineInstance, type_: &str) -> bool {
+    let conditions = vmi.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    Condition::find(conditions, type_).is_some_and(Condition::is_true)
 }
 
 fn enter(status: &mut VirtualMachineInstanceStatus, phase: VmiPhase, now: &Time) {
@@ -97,69 +149,6 @@ fn enter(status: &mut VirtualMachineInstanceStatus, phase: VmiPhase, now: &Time)
     if !known {
         let phase_transition_timestamp = Some(now.clone());
         status.phase_transition_timestamps.push(PhaseTransitionTimestamp { phase, phase_transition_timestamp });
-    }
-}
-
-struct WantedCondition {
-    status: &'static str,
-    reason: Option<String>,
-    message: Option<String>,
-}
-
-fn wanted(status: &'static str, reason: &str, message: &str) -> WantedCondition {
-    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    WantedCondition { status, reason: text(reason), message: text(message) }
-}
-
-fn running_conditions(guest: &RunningGuest<'_>) -> Vec<(&'static str, Option<WantedCondition>)> {
-    let paused = match guest.state {
-        DomainState::Paused(PauseReason::User) => Some(("PausedByUser", "VMI was paused by user")),
-        DomainState::Paused(PauseReason::IoError) => {
-            Some(("PausedIOError", "VMI was paused, low-level IO error detected"))
-        }
-        _ => None,
-    };
-    let emulated = guest.virtualization == Virtualization::Tcg;
-    vec![
-        ("Ready", Some(wanted("True", "", ""))),
-        ("LiveMigratable", Some(live_migratable(guest.request))),
-        ("AgentConnected", guest.agent_connected.then(|| wanted("True", "", ""))),
-        ("Paused", paused.map(|(reason, message)| wanted("True", reason, message))),
-        (
-            "SoftwareEmulation",
-            emulated.then(|| wanted("True", "KVMUnavailable", "the guest runs in software emulation, without KVM")),
-        ),
-        ("Synchronized", None),
-    ]
-}
-
-fn live_migratable(request: &GuestRequest) -> WantedCondition {
-    let volumes: Vec<_> = request
-        .volumes()
-        .map(|volume| SharedVolume {
-            claim: &volume.claim,
-            shared: volume.access_modes.iter().any(|mode| mode == "ReadWriteMany"),
-        })
-        .collect();
-    match migration_blocker(&volumes) {
-        None => wanted("True", "", ""),
-        Some(blocker) => wanted("False", blocker.reason, &blocker.message),
-    }
-}
-
-fn apply(conditions: &mut Vec<Condition>, type_: &str, wanted: Option<WantedCondition>, now: &Time) {
-    match wanted {
-        None => conditions.retain(|condition| condition.type_ != type_),
-        Some(WantedCondition { status, reason, message }) => {
-            let condition = Condition {
-                type_: type_.to_owned(),
-                status: status.to_owned(),
-                reason,
-                message,
-                ..Condition::default()
-            };
-            condition.set(conditions, now.clone());
-        }
     }
 }
 
@@ -203,24 +192,51 @@ fn interfaces(guest: &RunningGuest<'_>) -> Vec<NetworkInterfaceStatus> {
     interfaces
 }
 
+/// Every volume of the spec, by name. What control wrote of a claim stays; this node knows where the guest sees it.
 fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> {
     let reserved: HashMap<&str, &ReservedVolume> =
         guest.request.reservation.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
-    let names = target_names(&guest.spec.disks);
-    let disks = guest.spec.disks.iter().zip(names);
-    disks
-        .map(|(disk, target)| {
-            let known = old.iter().find(|status| status.name == disk.name).cloned().unwrap_or_default();
-            let volume = reserved.get(disk.name.as_str());
-            VolumeStatus {
-                name: disk.name.clone(),
-                target,
-                size: volume.map(|volume| volume.capacity_bytes).or(known.size),
-                persistent_volume_claim_info: volume.map(|volume| claim_info(volume)),
-                ..known
-            }
-        })
-        .collect()
+    let disks = &guest.spec.disks;
+    let targets: HashMap<&str, String> = disks.iter().map(|disk| disk.name.as_str()).zip(target_names(disks)).collect();
+    let volumes = guest.request.vmi.spec.volumes.iter().map(|volume| {
+        let name = volume.name.as_str();
+        let known = old.iter().find(|status| status.name == name).cloned().unwrap_or_default();
+        let reserved = reserved.get(name);
+        let target = targets.get(name).cloned().unwrap_or_default();
+        let status = VolumeStatus {
+            name: name.to_owned(),
+            size: reserved.map(|volume| volume.capacity_bytes).or(known.size),
+            persistent_volume_claim_info: known
+                .persistent_volume_claim_info
+                .clone()
+                .or_else(|| reserved.map(|volume| claim_info(volume))),
+            ..known
+        };
+        shown(status, target, guest)
+    });
+    let mut volumes: Vec<_> = volumes.collect();
+    volumes.sort_by(|one, other| one.name.cmp(&other.name));
+    volumes
+}
+
+/// A volume that is plugged in while the guest runs has phases of its own, which whoever plugs it writes.
+fn shown(status: VolumeStatus, target: String, guest: &RunningGuest<'_>) -> VolumeStatus {
+    let seed = guest.request.vmi.spec.volumes.iter().any(|volume| {
+        volume.name == status.name && (volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some())
+    });
+    let size = status.size.or(guest.seed_bytes.filter(|_| seed));
+    if status.hotplug_volume.is_some() || status.memory_dump_volume.is_some() || target.is_empty() {
+        return VolumeStatus { target, size, ..status };
+    }
+    let message = format!("the guest has volume {} as {target}", status.name);
+    VolumeStatus {
+        target,
+        size,
+        phase: Some(VolumePhase::Ready),
+        reason: Some("VolumeReady".to_owned()),
+        message: Some(message),
+        ..status
+    }
 }
 
 fn claim_info(volume: &ReservedVolume) -> PersistentVolumeClaimInfo {
@@ -239,15 +255,18 @@ fn topology(spec: &DomainSpec) -> CpuTopology {
     CpuTopology { cores: count(spec.cpu.cores), sockets: count(spec.cpu.sockets), threads: count(spec.cpu.threads) }
 }
 
-fn memory(spec: &DomainSpec, old: Option<&MemoryStatus>) -> MemoryStatus {
-    let kib = spec.memory_kib;
+fn memory(guest: &RunningGuest<'_>, old: Option<&MemoryStatus>) -> MemoryStatus {
     // Whole mebibytes are what people wrote and want to read back.
-    let guest = Quantity(if kib.is_multiple_of(1024) { format!("{}Mi", kib / 1024) } else { format!("{kib}Ki") });
+    let quantity =
+        |kib: u64| Quantity(if kib.is_multiple_of(1024) { format!("{}Mi", kib / 1024) } else { format!("{kib}Ki") });
+    let requested = quantity(guest.spec.memory_kib);
+    let old = old.cloned().unwrap_or_default();
     MemoryStatus {
-        guest_at_boot: Some(guest.clone()),
-        guest_current: Some(guest.clone()),
-        guest_requested: Some(guest),
-        ..old.cloned().unwrap_or_default()
+        // What it booted with stays so while memory is plugged in.
+        guest_at_boot: old.guest_at_boot.clone().or_else(|| Some(requested.clone())),
+        guest_current: Some(guest.memory_kib.map_or_else(|| requested.clone(), quantity)),
+        guest_requested: Some(requested),
+        ..old
     }
 }
 

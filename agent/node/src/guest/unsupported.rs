@@ -2,7 +2,7 @@
 //! refuses them again because it may be older or newer than the control plane that let an object in.
 
 use furrow_api::VirtualMachineInstance;
-use furrow_api::vmi::{Devices, Disk, DomainSpec, Features, Interface, Volume};
+use furrow_api::vmi::{Devices, Disk, DomainSpec, Interface, StartStrategy, Volume};
 
 use super::convert::ConvertError;
 
@@ -11,11 +11,13 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
     let spec = &vmi.spec;
     let mut found = Vec::new();
     let mut check = |used: bool, path: &str| found.extend(used.then(|| format!("spec.{path}")));
-    check(!spec.access_credentials.is_empty(), "accessCredentials");
     check(!spec.resource_claims.is_empty(), "resourceClaims");
-    check(spec.liveness_probe.is_some(), "livenessProbe");
-    check(spec.readiness_probe.is_some(), "readinessProbe");
-    check(spec.start_strategy.is_some(), "startStrategy");
+    for (probe, name) in [(&spec.liveness_probe, "livenessProbe"), (&spec.readiness_probe, "readinessProbe")] {
+        let Some(probe) = probe else { continue };
+        check(probe.http_get.is_some(), &format!("{name}.httpGet"));
+        check(probe.tcp_socket.is_some(), &format!("{name}.tcpSocket"));
+    }
+    check(spec.start_strategy.as_ref().is_some_and(|strategy| *strategy != StartStrategy::Paused), "startStrategy");
     check(spec.architecture.as_deref().is_some_and(|arch| !arch.is_empty() && arch != "amd64"), "architecture");
     found.extend(domain(&spec.domain).into_iter().map(|path| format!("spec.domain.{path}")));
     found.extend(devices(&spec.domain.devices).into_iter().map(|path| format!("spec.domain.devices.{path}")));
@@ -39,7 +41,7 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
     let cpu = spec.cpu.clone().unwrap_or_default();
     let firmware = spec.firmware.clone().unwrap_or_default();
     let efi = firmware.bootloader.as_ref().and_then(|bootloader| bootloader.efi.as_ref());
-    let mut used = used([
+    used([
         (cpu.dedicated_cpu_placement, "cpu.dedicatedCpuPlacement"),
         (cpu.isolate_emulator_thread, "cpu.isolateEmulatorThread"),
         (cpu.numa.is_some(), "cpu.numa"),
@@ -47,28 +49,7 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
         (firmware.kernel_boot.is_some(), "firmware.kernelBoot"),
         (firmware.acpi.is_some(), "firmware.acpi"),
         (efi.is_some_and(|efi| efi.persistent == Some(true)), "firmware.bootloader.efi.persistent"),
-        (spec.io_threads_policy.is_some(), "ioThreadsPolicy"),
-        (spec.io_threads.is_some(), "ioThreads"),
-        (spec.chassis.is_some(), "chassis"),
         (spec.launch_security.is_some(), "launchSecurity"),
-        (spec.reboot_policy.as_ref().is_some_and(|policy| policy.as_str() == "Terminate"), "rebootPolicy"),
-    ]);
-    used.extend(spec.features.as_ref().map(features).unwrap_or_default());
-    used
-}
-
-fn features(features: &Features) -> Vec<&'static str> {
-    let hyperv = features.hyperv.clone().unwrap_or_default();
-    used([
-        (features.hyperv_passthrough.is_some(), "features.hypervPassthrough"),
-        (features.pvspinlock.is_some(), "features.pvspinlock"),
-        (features.apic.as_ref().is_some_and(|apic| apic.end_of_interrupt), "features.apic.endOfInterrupt"),
-        (hyperv.vendorid.is_some(), "features.hyperv.vendorid"),
-        (hyperv.evmcs.is_some(), "features.hyperv.evmcs"),
-        (
-            hyperv.tlbflush.is_some_and(|flush| flush.direct.is_some() || flush.extended.is_some()),
-            "features.hyperv.tlbflush",
-        ),
     ])
 }
 
@@ -78,13 +59,10 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (devices.autoattach_vsock == Some(true), "autoattachVSOCK"),
         (!devices.gpus.is_empty(), "gpus"),
         (devices.downward_metrics.is_some(), "downwardMetrics"),
-        (!devices.panic_devices.is_empty(), "panicDevices"),
         (!devices.filesystems.is_empty(), "filesystems"),
         (!devices.host_devices.is_empty(), "hostDevices"),
         (devices.client_passthrough.is_some(), "clientPassthrough"),
-        (devices.sound.is_some(), "sound"),
-        (devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)), "tpm"),
-        (devices.video.is_some(), "video"),
+        (devices.tpm.as_ref().is_some_and(|tpm| tpm.persistent == Some(true)), "tpm.persistent"),
         (devices.watchdog.as_ref().is_some_and(|watchdog| watchdog.diag288.is_some()), "watchdog.diag288"),
     ])
 }
@@ -92,10 +70,14 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
 fn disk_fields(disk: &Disk) -> impl Iterator<Item = &'static str> {
     used([
         (disk.lun.is_some(), "lun"),
-        (disk.dedicated_i_o_thread == Some(true), "dedicatedIOThread"),
-        (disk.block_size.is_some(), "blockSize"),
+        (
+            disk.block_size
+                .as_ref()
+                .is_some_and(|size| size.custom.as_ref().is_some_and(|custom| custom.discard_granularity.is_some())),
+            "blockSize.custom.discardGranularity",
+        ),
+        (disk.tag.is_some(), "tag"),
         (disk.changed_block_tracking == Some(true), "changedBlockTracking"),
-        (disk.disk.as_ref().is_some_and(|target| target.pci_address.is_some()), "disk.pciAddress"),
     ])
     .into_iter()
 }
@@ -108,24 +90,15 @@ fn interface_fields(interface: &Interface) -> impl Iterator<Item = &'static str>
         (interface.passt.is_some(), "passt"),
         (interface.passt_binding.is_some(), "passtBinding"),
         (interface.binding.is_some(), "binding"),
-        (interface.pci_address.is_some(), "pciAddress"),
-        (interface.dhcp_options.is_some(), "dhcpOptions"),
-        (interface.acpi_index.is_some(), "acpiIndex"),
+        (interface.tag.is_some(), "tag"),
     ])
     .into_iter()
 }
 
 fn volume_source(volume: &Volume) -> impl Iterator<Item = &'static str> {
     used([
-        (volume.host_disk.is_some(), "hostDisk"),
-        (volume.sysprep.is_some(), "sysprep"),
+        (volume.host_disk.as_ref().is_some_and(|disk| disk.shared == Some(true)), "hostDisk.shared"),
         (volume.container_disk.is_some(), "containerDisk"),
-        (volume.ephemeral.is_some(), "ephemeral"),
-        (volume.empty_disk.is_some(), "emptyDisk"),
-        (volume.config_map.is_some(), "configMap"),
-        (volume.secret.is_some(), "secret"),
-        (volume.downward_api.is_some(), "downwardAPI"),
-        (volume.service_account.is_some(), "serviceAccount"),
         (volume.downward_metrics.is_some(), "downwardMetrics"),
         (volume.memory_dump.is_some(), "memoryDump"),
         (volume.container_path.is_some(), "containerPath"),

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Encodable};
 use furrow_model::dhcp::{ClientMessage, ClientRequest, Lease, Reply, ServerMessage};
 
@@ -153,7 +153,27 @@ fn encode(heard: &Heard, lease: &Lease, reply: Reply) -> Option<Vec<u8>> {
     if let Some(hostname) = &lease.hostname {
         options.insert(DhcpOption::Hostname(hostname.clone()));
     }
+    asked_for(lease).into_iter().for_each(|option| {
+        options.insert(option);
+    });
     message.to_vec().ok()
+}
+
+/// What the guest's owner wants it to be told besides.
+fn asked_for(lease: &Lease) -> Vec<DhcpOption> {
+    let asked = &lease.options;
+    let bytes = |text: &String| text.clone().into_bytes();
+    let mut options = Vec::new();
+    options.extend(asked.boot_file.as_ref().map(|name| DhcpOption::BootfileName(bytes(name))));
+    options.extend(asked.tftp_server.as_ref().map(|name| DhcpOption::TFTPServerName(bytes(name))));
+    if !asked.ntp_servers.is_empty() {
+        options.push(DhcpOption::NtpServers(asked.ntp_servers.clone()));
+    }
+    let private = asked.private.iter();
+    options.extend(
+        private.map(|(code, text)| DhcpOption::Unknown(UnknownOption::new(OptionCode::from(*code), bytes(text)))),
+    );
+    options
 }
 
 /// The Internet checksum of parts of even length but the last (RFC 1071).

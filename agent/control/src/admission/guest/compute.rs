@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::admission::causes::Causes;
 
 /// QEMU's q35 takes no more.
-const VCPUS_MAX: i64 = 255;
+pub(in crate::admission) const VCPUS_MAX: i64 = 255;
 
 /// Sizes of huge pages on x86-64, bytes.
 const HUGE_PAGES: [i64; 2] = [2 << 20, 1 << 30];
@@ -107,6 +107,15 @@ fn topology(base: &str, domain: &DomainSpec, causes: &mut Causes) {
     if vcpus > VCPUS_MAX {
         let text = format!("sockets, cores and threads make {vcpus} vCPUs, more than {VCPUS_MAX}");
         causes.invalid(format!("{base}.cpu"), text);
+    }
+    if cpu.max_sockets.is_some_and(|most| count(cpu.sockets) > i64::from(most)) {
+        let text = "Number of sockets in CPU topology is greater than the maximum sockets allowed";
+        causes.invalid(format!("{base}.cpu.sockets"), text);
+    }
+    let most = count(cpu.max_sockets).saturating_mul(count(cpu.cores)).saturating_mul(count(cpu.threads));
+    if most > VCPUS_MAX {
+        let text = format!("maxSockets, cores and threads make {most} vCPUs, more than {VCPUS_MAX}");
+        causes.invalid(format!("{base}.cpu.maxSockets"), text);
     }
     for (index, feature) in cpu.features.iter().enumerate() {
         if feature.name.is_empty() {

@@ -1,13 +1,18 @@
 //! What a guest's spec must satisfy beyond its schema. Wording follows KubeVirt's admitter where that has one, since users
 //! search for it. Pure; refuses to look at the cluster, except for the hardware addresses it is told of.
 
-mod compute;
+pub(in crate::admission) mod compute;
+mod credentials;
+mod devices;
 mod disks;
 mod networks;
+mod objects;
+mod ports;
+mod probes;
 #[cfg(test)]
 mod tests;
 
-use furrow_api::vmi::VirtualMachineInstanceSpec;
+use furrow_api::vmi::{EvictionStrategy, VirtualMachineInstanceSpec};
 use serde_json::Value;
 
 use super::causes::Causes;
@@ -37,10 +42,34 @@ pub(crate) fn check(
         let field = format!("{base}.hostname");
         causes.invalid(&field, format!("{field} does not conform to the kubernetes DNS_LABEL rules: {hostname:?}"));
     }
+    eviction_strategy(base, spec, causes);
     compute::check(base, spec, causes);
+    devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
+    objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
+    probes::check(base, spec, causes);
+    credentials::check(base, spec, causes);
     networks::check_hardware_addresses(base, spec, identity, holders, causes);
+}
+
+fn eviction_strategy(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut Causes) {
+    if let Some(EvictionStrategy::Other(word)) = &spec.eviction_strategy {
+        let field = format!("{base}.evictionStrategy");
+        causes.invalid(&field, format!("{field} is set with an unrecognized option: {word}"));
+    }
+}
+
+/// What to tell of a guest that is let in and may surprise.
+pub(crate) fn warnings(base: &str, spec: &VirtualMachineInstanceSpec) -> Vec<String> {
+    let waits = [EvictionStrategy::LiveMigrate, EvictionStrategy::LiveMigrateIfPossible];
+    let strategy = spec.eviction_strategy.as_ref().filter(|strategy| waits.contains(strategy));
+    let text = |strategy: &EvictionStrategy| {
+        format!(
+            "{base}.evictionStrategy {strategy}: guests are not migrated yet, so that a drain waits until this one is stopped"
+        )
+    };
+    strategy.map(text).into_iter().collect()
 }
 
 /// Checks the name of a guest or of the virtual machine that makes it.

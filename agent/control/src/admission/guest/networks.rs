@@ -85,6 +85,7 @@ fn interface(field: &str, interface: &Interface, network: Option<&Network>, caus
         let text = format!("interface {} uses model {model} that is not supported.", interface.name);
         causes.unsupported(format!("{field}.model"), text);
     }
+    super::ports::check(field, interface, causes);
     if let Some(mac) = interface.mac_address.as_deref().filter(|mac| mac.parse::<Mac>().is_err()) {
         let text = format!("interface {} has malformed MAC address ({mac}).", interface.name);
         causes.invalid(format!("{field}.macAddress"), text);

@@ -238,3 +238,178 @@ fn names_are_host_names() {
     check(&"x".repeat(63), 0);
     check(&"x".repeat(64), 1);
 }
+
+#[test]
+fn sockets_stay_within_the_room_for_them() {
+    let refused = |cpu: Value| {
+        let causes = causes_of(&with("/domain/cpu", cpu));
+        causes.fields().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(refused(json!({"sockets": 2, "maxSockets": 2})).is_empty());
+    assert_eq!(refused(json!({"sockets": 3, "maxSockets": 2})), ["spec.domain.cpu.sockets"]);
+    assert_eq!(refused(json!({"sockets": 1, "cores": 4, "maxSockets": 64})), ["spec.domain.cpu.maxSockets"]);
+    let causes = causes_of(&with("/domain/cpu", json!({"sockets": 3, "maxSockets": 2})));
+    assert!(causes.text().contains("Number of sockets in CPU topology is greater than the maximum sockets allowed"));
+}
+
+#[test]
+fn eviction_strategies_are_known_and_waiting_ones_are_pointed_out() {
+    let warned = |strategy: &str| {
+        let spec = with("/evictionStrategy", json!(strategy));
+        let typed = serde_json::from_value(spec.clone()).unwrap();
+        assert!(causes_of(&spec).fields().is_empty(), "{strategy}");
+        warnings("spec", &typed).len()
+    };
+    assert_eq!(["None", "External", "LiveMigrate", "LiveMigrateIfPossible"].map(warned), [0, 0, 1, 1]);
+    let causes = causes_of(&with("/evictionStrategy", json!("Fly")));
+    assert_eq!(causes.text(), "spec.evictionStrategy is set with an unrecognized option: Fly");
+}
+
+#[test]
+fn devices_are_of_models_that_exist_and_have_places_of_their_own() {
+    let devices = "spec.domain.devices";
+    for (part, device, field) in [
+        ("video", json!({"type": "qxl"}), "video.type"),
+        ("sound", json!({"name": "card", "model": "sb16"}), "sound.model"),
+        ("sound", json!({"name": ""}), "sound.name"),
+        ("panicDevices", json!([{"model": "isa"}, {"model": "s390"}]), "panicDevices[1].model"),
+    ] {
+        check_change(&format!("/domain/devices/{part}"), device, &[&format!("{devices}.{field}")]);
+    }
+    check_change("/domain/devices/video", json!({"type": "bochs"}), &[]);
+    check_change("/domain/devices/tpm", json!({}), &[]);
+    let mut headless = with("/domain/devices/video", json!({"type": "vga"}));
+    headless["domain"]["devices"]["autoattachGraphicsDevice"] = json!(false);
+    assert_eq!(causes_of(&headless).fields(), ["spec.domain.devices.video"]);
+    let address = json!({"name": "root", "disk": {"bus": "virtio", "pciAddress": "0000:00:10.0"}});
+    let mut twice = with("/domain/devices/disks/0", address);
+    assert_eq!(causes_of(&twice).fields(), [""; 0]);
+    twice["domain"]["devices"]["interfaces"][0]["pciAddress"] = json!("0000:00:10.0");
+    assert_eq!(causes_of(&twice).fields(), [format!("{devices}.interfaces[0].pciAddress")]);
+    check_change(
+        "/domain/devices/disks/0",
+        json!({"name": "root", "disk": {"bus": "sata", "pciAddress": "0000:00:10.0"}}),
+        &[&format!("{devices}.disks[0].disk.pciAddress")],
+    );
+}
+
+#[test]
+fn tuning_that_would_be_left_aside_is_refused() {
+    let disk = |rest: Value| {
+        let mut disk = json!({"name": "root", "disk": {"bus": "virtio"}});
+        disk.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        disk
+    };
+    let field = "spec.domain.devices.disks[0]";
+    let check = |rest: Value, part: &str| {
+        let expected = Some(format!("{field}.{part}")).filter(|_| !part.is_empty());
+        let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+        check_change("/domain/devices/disks/0", disk(rest), &expected);
+    };
+    check(json!({"dedicatedIOThread": true}), "");
+    check(json!({"dedicatedIOThread": true, "disk": {"bus": "scsi"}}), "dedicatedIOThread");
+    check(json!({"blockSize": {"custom": {"logical": 512, "physical": 4096}}}), "");
+    check(json!({"blockSize": {"custom": {"logical": 512}}}), "blockSize.custom");
+    check(json!({"blockSize": {"custom": {"logical": 512, "physical": 512}, "matchVolume": {}}}), "blockSize");
+    check(json!({"io": "native"}), "");
+    check(json!({"io": "native", "cache": "writeback"}), "io");
+    check(json!({"shareable": true, "cache": "writethrough"}), "cache");
+    check_change("/domain/ioThreadsPolicy", json!("auto"), &[]);
+    let count = "spec.domain.ioThreads.supplementalPoolThreadCount";
+    check_change("/domain/ioThreadsPolicy", json!("supplementalPool"), &[count]);
+    check_change("/domain/ioThreads", json!({"supplementalPoolThreadCount": 2}), &[count]);
+    let both = json!({"hyperv": {"relaxed": {}}, "hypervPassthrough": {}});
+    check_change("/domain/features", both, &["spec.domain.features.hypervPassthrough"]);
+}
+
+#[test]
+fn volumes_of_objects_name_them() {
+    let check = |source: Value, part: &str| {
+        let mut volume = json!({"name": "more"});
+        volume.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+        let expected = Some(format!("spec.volumes[2].{part}")).filter(|_| !part.is_empty());
+        let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+        check_change("/volumes/-", volume, &expected);
+    };
+    check(json!({"configMap": {"name": "a"}}), "");
+    check(json!({"configMap": {}}), "configMap.name");
+    check(json!({"secret": {"secretName": "a", "volumeLabel": "x".repeat(33)}}), "secret.volumeLabel");
+    check(json!({"secret": {"secretName": ""}}), "secret.secretName");
+    check(json!({"sysprep": {"secret": {"name": "a"}}}), "");
+    check(json!({"sysprep": {"secret": {"name": "a"}, "configMap": {"name": "b"}}}), "sysprep");
+    check(json!({"serviceAccount": {"serviceAccountName": "robot"}}), "");
+    let fields = |field: Value| json!({"downwardAPI": {"fields": [field]}});
+    check(fields(json!({"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}})), "");
+    let path = "downwardAPI.fields[0].path";
+    check(fields(json!({"path": "a/b", "fieldRef": {"fieldPath": "metadata.labels"}})), path);
+    let node = fields(json!({"path": "node", "fieldRef": {"fieldPath": "spec.nodeName"}}));
+    check(node, "downwardAPI.fields[0].fieldRef.fieldPath");
+    let resource = fields(json!({"path": "cpu", "resourceFieldRef": {"resource": "limits.cpu"}}));
+    check(resource, "downwardAPI.fields[0].resourceFieldRef");
+    check(json!({"emptyDisk": {"capacity": "1Gi"}}), "");
+    check(json!({"emptyDisk": {"capacity": "0"}}), "emptyDisk.capacity");
+    check(json!({"ephemeral": {"persistentVolumeClaim": {"claimName": "golden"}}}), "");
+    check(json!({"ephemeral": {}}), "ephemeral.persistentVolumeClaim.claimName");
+}
+
+#[test]
+fn credentials_need_what_carries_them() {
+    let credential = |method: Value| json!([{"sshPublicKey": {"source": {"secret": {"secretName": "keys"}}, "propagationMethod": method}}]);
+    let field = "spec.accessCredentials[0].sshPublicKey.propagationMethod";
+    check_change("/accessCredentials", credential(json!({"noCloud": {}})), &[]);
+    check_change("/accessCredentials", credential(json!({"configDrive": {}})), &[&format!("{field}.configDrive")]);
+    check_change("/accessCredentials", credential(json!({})), &[field]);
+    check_change("/accessCredentials", credential(json!({"qemuGuestAgent": {"users": ["root"]}})), &[]);
+    check_change("/accessCredentials", json!([{}]), &["spec.accessCredentials[0]"]);
+}
+
+#[test]
+fn ports_are_numbers_with_a_protocol() {
+    let field = "spec.domain.devices.interfaces[0].ports";
+    let pointer = "/domain/devices/interfaces/0/ports";
+    check_change(pointer, json!([{"name": "http", "port": 80}, {"name": "dns", "protocol": "UDP", "port": 53}]), &[]);
+    check_change(pointer, json!([{"port": 0}]), &[&format!("{field}[0].port")]);
+    check_change(pointer, json!([{"port": 80, "protocol": "SCTP"}]), &[&format!("{field}[0].protocol")]);
+    let twice = json!([{"name": "web", "port": 80}, {"name": "web", "port": 81}, {"name": "a_b", "port": 82}]);
+    check_change(pointer, twice, &[&format!("{field}[1].name"), &format!("{field}[2].name")]);
+    let many: Vec<_> = (1..=65).map(|port| json!({"port": port})).collect();
+    check_change(pointer, json!(many), &[field]);
+}
+
+#[test]
+fn dhcp_options_can_be_said() {
+    let pointer = "/domain/devices/interfaces/0/dhcpOptions";
+    check_change(pointer, json!({"bootFileName": "boot.efi", "ntpServers": ["10.0.0.2"]}), &[]);
+    let field = "spec.domain.devices.interfaces[0].dhcpOptions";
+    check_change(pointer, json!({"privateOptions": [{"option": 3, "value": "x"}]}), &[field]);
+}
+
+#[test]
+fn a_read_only_volume_is_on_a_bus_that_has_read_only_disks() {
+    let mut spec =
+        with("/volumes/0", json!({"name": "root", "persistentVolumeClaim": {"claimName": "a", "readOnly": true}}));
+    assert_eq!(causes_of(&spec).fields(), [""; 0]);
+    spec["domain"]["devices"]["disks"][0] = json!({"name": "root"});
+    assert_eq!(causes_of(&spec).fields(), ["spec.domain.devices.disks[0].disk.bus"]);
+    spec["domain"]["devices"]["disks"][0] = json!({"name": "root", "cdrom": {}});
+    assert_eq!(causes_of(&spec).fields(), [""; 0]);
+}
+
+#[test]
+fn a_host_disk_is_in_its_namespaces_directory() {
+    let check = |disk: Value, part: &str| {
+        let expected = Some(format!("spec.volumes[2].hostDisk.{part}")).filter(|_| !part.is_empty());
+        let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+        check_change("/volumes/-", json!({"name": "more", "hostDisk": disk}), &expected);
+    };
+    let path = "/var/lib/furrow/host-disks/shop/a.img";
+    check(json!({"path": path, "type": "Disk"}), "");
+    check(json!({"path": path, "type": "DiskOrCreate", "capacity": "1Gi"}), "");
+    check(json!({"path": path, "type": "DiskOrCreate"}), "capacity");
+    check(json!({"path": path, "type": "Disk", "capacity": "1Gi"}), "capacity");
+    check(json!({"path": path, "type": "File"}), "type");
+    check(json!({"path": path, "type": "Disk", "shared": true}), "shared");
+    for path in ["/etc/shadow", "/var/lib/furrow/host-disks/bank/a.img", "/var/lib/furrow/host-disks/shop/../a"] {
+        check(json!({"path": path, "type": "Disk"}), "path");
+    }
+}

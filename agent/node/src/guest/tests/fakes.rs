@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason};
+use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason, PauseReason};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -46,6 +46,10 @@ pub(super) struct State {
     pub(super) ensured: u32,
     /// Images that were opened.
     pub(super) open: BTreeSet<String>,
+    /// What guests' agents were asked, in order.
+    pub(super) questions: Vec<String>,
+    /// What guests' agents answer, by command.
+    pub(super) answers: BTreeMap<String, Value>,
     /// Operations that fail, by name.
     pub(super) failing: BTreeSet<&'static str>,
 }
@@ -246,15 +250,28 @@ impl Domains for World {
         ready(Ok(self.state().domains.get(name).cloned()))
     }
 
-    fn start(&self, xml: String) -> BoxFuture<'_, Result<(), LibvirtError>> {
+    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
         if let Err(error) = self.check_libvirt("start the domain") {
             return ready(Err(error));
         }
-        let record = read_record(&xml);
+        let mut record = read_record(&xml);
+        if paused {
+            record.state = DomainState::Paused(PauseReason::User);
+        }
         let mut state = self.state();
         state.started.push(record.name.clone());
         state.domains.insert(record.name.clone(), record);
         ready(Ok(()))
+    }
+
+    fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let result = self.check_libvirt("plug vCPUs into the domain");
+        if result.is_ok()
+            && let Some(record) = self.state().domains.get_mut(name)
+        {
+            record.vcpus = record.vcpus.map(|(_, most)| (count, most));
+        }
+        ready(result)
     }
 
     fn ask_shutdown<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
@@ -284,7 +301,25 @@ impl Domains for World {
             ("if.0.addr.count", "1"),
             ("if.0.addr.0.addr", "192.168.10.2"),
         ];
+        self.state().questions.push("info".to_owned());
         ready(Ok(info.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+    }
+
+    fn filesystems<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
+        ready(Ok(HashMap::from([("fs.count".to_owned(), "0".to_owned())])))
+    }
+
+    fn agent<'a>(&'a self, _: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>> {
+        let request: Value = serde_json::from_str(&request).unwrap_or_default();
+        let command = request["execute"].as_str().unwrap_or_default().to_owned();
+        let mut state = self.state();
+        let answer = state.answers.get(&command).cloned();
+        state.questions.push(command);
+        drop(state);
+        ready(answer.map(|answer| json!({"return": answer}).to_string()).ok_or(LibvirtError::Failed {
+            operation: "ask the guest agent",
+            message: "told to say nothing".to_owned(),
+        }))
     }
 }
 
@@ -301,6 +336,9 @@ fn read_record(xml: &str) -> DomainRecord {
         uid: between(" uid=\"", "\""),
         generation: 1,
     };
+    let number = |text: String| text.parse().expect("a number");
+    let most = number(between("<vcpu placement=\"static\"", "</vcpu>").split_once('>').expect("a number").1.to_owned());
+    let vcpus = (if xml.contains(" current=\"") { number(between(" current=\"", "\"")) } else { most }, most);
     DomainRecord {
         name: between("<name>", "</name>"),
         owner: Some(owner),
@@ -309,5 +347,8 @@ fn read_record(xml: &str) -> DomainRecord {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        vcpus: Some(vcpus),
+        current_memory_kib: Some(131_072),
+        user: Some(64_055),
     }
 }

@@ -1,12 +1,14 @@
 //! One guest from binding to its end, over the fakes: the same owner, plan, executor and status as on a node.
 
 mod fakes;
+mod fields;
+mod plug;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
-use furrow_host::libvirt::OffReason;
+use furrow_host::libvirt::{DomainState, OffReason, PauseReason};
 use furrow_model::port::TapName;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -162,9 +164,11 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         ports: Arc::new(world.clone()),
         domains: Arc::new(world.clone()),
         facts,
+        shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
         images: Images::default(),
         starts: Semaphore::new(1),
+        probes: Semaphore::new(1),
         stop: stop.clone(),
     };
     Owner::new(Arc::new(context), Key { namespace: "default".to_owned(), name: "vm".to_owned() }, Artefacts::default())
@@ -195,6 +199,16 @@ async fn a_bound_guest_is_started_and_described() {
     let writes = bench.world.state().writes;
     bench.pass().await;
     assert_eq!(bench.world.state().writes, writes);
+}
+
+#[tokio::test]
+async fn a_guest_that_is_to_start_paused_does_not_execute() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["startStrategy"] = json!("Paused"));
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+    let paused = bench.condition("Paused");
+    assert_eq!((&paused["status"], &paused["reason"]), (&json!("True"), &json!("PausedByUser")));
 }
 
 #[tokio::test]
@@ -364,15 +378,100 @@ async fn a_connected_guest_agent_completes_the_status() {
 }
 
 #[tokio::test]
+async fn an_agent_that_lacks_commands_is_told_and_asked_for_them_once() {
+    let mut bench = Bench::new();
+    let commands = json!({"supported_commands": [{"name": "guest-ping", "enabled": true}]});
+    bench.world.state().answers.insert("guest-info".to_owned(), commands);
+    bench.pass().await;
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").agent_connected = true;
+    bench.pass().await;
+    bench.pass().await;
+    assert_eq!(bench.world.state().questions, ["info", "guest-info"], "nothing is asked again at once");
+    let condition = bench.condition("AgentVersionNotSupported");
+    assert_eq!(condition["status"], "True");
+    assert!(condition["reason"].as_str().is_some_and(|reason| reason.contains("required basic commands")));
+}
+
+#[tokio::test]
+async fn a_paused_guest_is_not_ready_and_tells_when_it_goes_on() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(PauseReason::User);
+    bench.pass().await;
+    let ready = bench.condition("Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Running;
+    bench.pass().await;
+    assert_eq!(bench.condition("Ready")["status"], "True");
+    assert!(bench.condition("Paused").is_null());
+}
+
+#[tokio::test]
+async fn the_status_names_pods_users_memory_and_every_volume() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    let status = bench.status();
+    assert_eq!(status["activePods"], json!({"pod-of-uid-1": "node-1"}));
+    assert_eq!((&status["runtimeUser"], &status["migrationMethod"]), (&json!(64_055), &json!("LiveMigration")));
+    let memory = json!({"guestAtBoot": "128Mi", "guestCurrent": "128Mi", "guestRequested": "128Mi"});
+    assert_eq!(status["memory"], memory);
+    let volumes = status["volumeStatus"].as_array().expect("volumes");
+    let shown: Vec<_> = volumes.iter().map(|v| (v["name"].clone(), v["phase"].clone())).collect();
+    assert_eq!(shown, [(json!("root"), json!("Ready")), (json!("seed"), json!("Ready"))]);
+    assert!(volumes[1]["size"].as_i64().is_some_and(|size| size > 0), "{}", volumes[1]);
+    assert_eq!(bench.condition("StorageLiveMigratable")["status"], "True");
+}
+
+#[tokio::test]
+async fn a_guest_with_a_readiness_probe_is_ready_when_that_says_so() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["readinessProbe"] = json!({"guestAgentPing": {}, "periodSeconds": 1}));
+    bench.pass().await;
+    let ready = bench.condition("Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ContainersNotReady")));
+    bench.world.state().answers.insert("guest-ping".to_owned(), json!({}));
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.pass().await;
+        if bench.condition("Ready")["status"] == "True" {
+            return;
+        }
+    }
+    panic!("its probe passes and it never gets ready");
+}
+
+#[tokio::test]
+async fn a_guest_that_fails_its_liveness_probe_ends_as_failed() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| {
+        vmi["spec"]["terminationGracePeriodSeconds"] = json!(0);
+        vmi["spec"]["livenessProbe"] = json!({"guestAgentPing": {}, "failureThreshold": 1});
+    });
+    bench.pass().await;
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bench.pass().await;
+        if bench.phase() == "Failed" {
+            assert_eq!(bench.status()["reason"], "LivenessProbeFailed");
+            return bench.assert_nothing_left();
+        }
+    }
+    panic!("its probe fails and it goes on");
+}
+
+#[tokio::test]
 async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     let mut bench = Bench::new();
-    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({}));
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({"persistent": true}));
     let wake = bench.pass().await.expect("a next look");
     assert!(wake > Duration::from_secs(60), "{wake:?}");
     let condition = bench.condition("Synchronized");
     assert_eq!(condition["reason"], "FieldNotSupported");
     assert_eq!(bench.status()["nodeName"], "node-1", "only the node that is named may write");
-    assert!(condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm")), "{condition}");
+    assert!(
+        condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm.persistent")),
+        "{condition}"
+    );
     assert!(bench.world.state().started.is_empty());
 }
 
@@ -396,4 +495,42 @@ async fn what_a_failing_start_causes_itself_does_not_cut_its_pause_short() {
 #[test]
 fn what_the_model_writes_into_a_domain_is_what_the_host_looks_for() {
     assert_eq!(furrow_model::domain::METADATA_NAMESPACE, furrow_host::libvirt::METADATA_NAMESPACE);
+}
+
+#[tokio::test]
+async fn objects_are_shown_as_files() {
+    let mut bench = Bench::new();
+    let object =
+        |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "o"}, "data": data});
+    let path = |plural: &str| format!("/api/v1/namespaces/default/{plural}/o");
+    bench.world.put(&path("configmaps"), object("ConfigMap", json!({"settings.ini": "colour=blue"})));
+    bench.world.put(&path("secrets"), object("Secret", json!({"password": "b3BlbiBzZXNhbWU="})));
+    bench.world.change(VMI, |vmi| {
+        vmi["metadata"]["labels"] = json!({"app": "shown"});
+        let volumes = [
+            json!({"name": "map", "configMap": {"name": "o"}}),
+            json!({"name": "secret", "secret": {"secretName": "o", "volumeLabel": "keys"}}),
+            json!({"name": "setup", "sysprep": {"configMap": {"name": "o"}}}),
+            json!({"name": "down", "downwardAPI": {"fields": [
+                {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
+        ];
+        for volume in volumes {
+            let disk = json!({"name": volume["name"], "disk": {"bus": "virtio"}});
+            vmi["spec"]["domain"]["devices"]["disks"].as_array_mut().expect("disks").push(disk);
+            vmi["spec"]["volumes"].as_array_mut().expect("volumes").push(volume);
+        }
+    });
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+    let expected = [
+        ("map", "cfgdata", "colour=blue"),
+        ("secret", "keys", "open sesame"),
+        ("setup", "unattendCD", "colour=blue"),
+        ("down", "cfgdata", "app=\"shown\""),
+    ];
+    for (volume, label, text) in expected {
+        let iso = std::fs::read(bench.guests.path().join(format!("uid-1/volume-{volume}.iso"))).expect("a volume");
+        let iso = String::from_utf8_lossy(&iso);
+        assert!(iso.contains(text) && iso.contains(label), "{volume}");
+    }
 }

@@ -98,3 +98,25 @@ fn no_cut_and_no_flipped_byte_of_a_frame_breaks_the_reader() {
         }
     }
 }
+
+#[test]
+fn an_answer_says_what_the_guest_asked_for() {
+    let asked = furrow_model::dhcp_options::Asked {
+        boot_file: Some("boot.efi"),
+        tftp_server: Some("10.0.0.1"),
+        ntp_servers: vec!["10.0.0.2"],
+        private: vec![(230, "mine")],
+    };
+    let options = furrow_model::dhcp_options::DhcpOptions::parse(&asked).expect("they can be said");
+    let told = Lease { options, ..lease() };
+    let heard = read(&frame(&client(MessageType::Discover).to_vec().expect("it encodes"))).expect("it is read");
+    let Answer::Reply(reply) = answer(&told, &heard.request) else { panic!("it is answered") };
+    let frame = write(&heard, &told, reply).expect("it encodes");
+    let offer = Message::from_bytes(&frame[42..]).expect("it decodes");
+    let options = offer.opts();
+    assert_eq!(options.get(OptionCode::BootfileName), Some(&DhcpOption::BootfileName(b"boot.efi".to_vec())));
+    assert_eq!(options.get(OptionCode::TFTPServerName), Some(&DhcpOption::TFTPServerName(b"10.0.0.1".to_vec())));
+    assert_eq!(options.get(OptionCode::NtpServers), Some(&DhcpOption::NtpServers(vec![Ipv4Addr::new(10, 0, 0, 2)])));
+    let private = options.get(OptionCode::from(230));
+    assert_eq!(private, Some(&DhcpOption::Unknown(UnknownOption::new(OptionCode::from(230), b"mine".to_vec()))));
+}

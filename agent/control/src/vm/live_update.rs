@@ -1,0 +1,288 @@
+//! A change of a virtual machine whose guest runs: what the guest takes over at once, and what waits for a restart; the
+//! rules are `furrow_model::vm::{change, plug}`. Refuses to change a guest that is on its way out.
+//!
+//! ```text
+//!  generation of the virtual machine differs from the guest's
+//!    ├─ its template does not: the guest's is written anew
+//!    ├─ a part differs that only a start can apply ──> RestartRequired, nothing else is done
+//!    └─ placement ──> guest's spec     sockets ──> reservation pod resized, guest's spec, HotVCPUChange (to the agent)
+//!       memory ──> RestartRequired
+//! ```
+
+use furrow_api::meta::Condition;
+use furrow_api::quantity;
+use furrow_api::vmi::{Cpu, DomainSpec};
+use furrow_api::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use furrow_model::vm::{change, plug};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::Value;
+
+use super::render::ANNOTATION_GENERATION;
+use super::status::{Failed, conditions_of, guest_over};
+use super::{Machines, VmError, revision};
+use crate::calls;
+use crate::cluster::key_of;
+use crate::pod;
+use crate::vmi::condition;
+
+/// Parts of a specification that fill in the guest from elsewhere. A change of one waits for a restart.
+const TYPES: [&str; 2] = ["instancetype", "preference"];
+
+/// What a guest that runs makes of a change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Update {
+    /// The guest as it should be, if it differs.
+    guest: Option<VirtualMachineInstance>,
+    /// Its pod must reserve more.
+    resize: bool,
+    /// Why it has to be restarted.
+    pub(super) restart: Option<&'static str>,
+    /// What could not be done now.
+    pub(super) failure: Option<Failed>,
+}
+
+impl Machines {
+    /// Lets a guest that runs take over what it can.
+    pub(super) async fn update_guest(
+        &self,
+        vm: &VirtualMachine,
+        vmi: &VirtualMachineInstance,
+    ) -> Result<Update, VmError> {
+        let made_from = vmi.annotations().get(ANNOTATION_GENERATION);
+        let current = vm.metadata.generation.unwrap_or_default().to_string();
+        if vmi.metadata.deletion_timestamp.is_some() || guest_over(vmi) || made_from == Some(&current) {
+            return Ok(Update::default());
+        }
+        let kept = self.revision(vmi).await?;
+        let Some(before) = kept.as_ref().and_then(revision::spec) else { return Ok(Update::default()) };
+        let settings = self.cluster.kubevirts.state();
+        let settings = settings.first().map(std::sync::Arc::as_ref);
+        let after = serde_json::to_value(&vm.spec);
+        let after = after.map_err(|source| VmError::Template { vm: key_of(vm), source })?;
+        let mut update = plan(vm, vmi, (before, &after), settings);
+        let Some(new) = update.guest.take() else { return Ok(update) };
+        if update.resize
+            && let Err(refusal) = self.resize(&new, settings).await?
+        {
+            update.failure = Some(Failed { reason: "HotPlugCPUError", message: refusal });
+            return Ok(update);
+        }
+        let api = self.cluster.api::<VirtualMachineInstance>(&vmi.namespace().unwrap_or_default());
+        calls::update(&api, vmi, &new).await?;
+        tracing::info!(vm = %key_of(vm), generation = current, resized = update.resize, "running guest changed");
+        Ok(update)
+    }
+
+    /// Makes the guest's pod reserve what its spec says now. The inner error is the API server's refusal, as by a quota.
+    async fn resize(
+        &self,
+        vmi: &VirtualMachineInstance,
+        settings: Option<&KubeVirt>,
+    ) -> Result<Result<(), String>, VmError> {
+        let body = match pod::resources(vmi, settings) {
+            Ok(body) => body,
+            Err(error) => return Ok(Err(furrow_model::reasons::chain(&error))),
+        };
+        let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
+        let (name, params, patch) = (pod::name(vmi), PatchParams::default(), Patch::Strategic(&body));
+        let resize = api.patch_subresource("resize", &name, &params, &patch);
+        match calls::within(|| format!("resize pod {name}"), resize).await {
+            Ok(_) => Ok(Ok(())),
+            Err(error) if error.is_refusal() || error.is_gone() => Ok(Err(error.message())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Decides. `before` and `after`: the specification that the guest was made from, and as it is.
+fn plan(
+    vm: &VirtualMachine,
+    vmi: &VirtualMachineInstance,
+    (before, after): (&Value, &Value),
+    settings: Option<&KubeVirt>,
+) -> Update {
+    let mut new = vmi.clone();
+    let mut update = Update::default();
+    let same_types = TYPES.iter().all(|which| refers(before, which) == refers(after, which));
+    if same_types && before["template"] == after["template"] {
+        let generation = vm.metadata.generation.unwrap_or_default().to_string();
+        new.annotations_mut().insert(ANNOTATION_GENERATION.to_owned(), generation);
+        update.guest = Some(new);
+        return update;
+    }
+    if !same_types || change::restart_required(&before["template"]["spec"], &after["template"]["spec"]) {
+        update.restart = Some(change::RESTART);
+        return update;
+    }
+    let template = &vm.spec.template.spec;
+    new.spec.node_selector.clone_from(&template.node_selector);
+    new.spec.affinity.clone_from(&template.affinity);
+    new.spec.tolerations.clone_from(&template.tolerations);
+    match plug::sockets(sockets(&template.domain, vmi)) {
+        plug::Plug::Nothing => {}
+        plug::Plug::Now => {
+            add_sockets(&mut new, &template.domain, pod::cpu_ratio(settings));
+            update.resize = true;
+        }
+        plug::Plug::Later(why) => update.failure = Some(Failed { reason: "HotPlugCPUError", message: why.to_owned() }),
+        plug::Plug::Restart(why) => update.restart = Some(why),
+    }
+    if let plug::Plug::Restart(why) = plug::memory(guest_bytes(&template.domain), guest_bytes(&vmi.spec.domain)) {
+        update.restart = Some(why);
+    }
+    update.guest = Some(new).filter(|new| new != vmi);
+    update
+}
+
+/// What a specification refers to, without the revision of it that a controller may have written down.
+fn refers<'a>(spec: &'a Value, which: &str) -> [Option<&'a Value>; 2] {
+    ["name", "kind"].map(|part| spec[which].get(part).filter(|value| !value.is_null()))
+}
+
+fn sockets(wanted: &DomainSpec, vmi: &VirtualMachineInstance) -> plug::Sockets {
+    let sockets = |cpu: Option<&Cpu>| cpu.and_then(|cpu| cpu.sockets).map(i64::from);
+    let own = vmi.spec.domain.cpu.as_ref();
+    let current = sockets(own).unwrap_or(1);
+    let status = vmi.status.as_ref();
+    let migration = status.and_then(|status| status.migration_state.as_ref());
+    plug::Sockets {
+        wanted: sockets(wanted.cpu.as_ref()).unwrap_or(current),
+        current,
+        most: own.and_then(|cpu| cpu.max_sockets).map_or(current, i64::from),
+        plugging: Condition::find(conditions_of(Some(vmi)), "HotVCPUChange").is_some_and(Condition::is_true),
+        migrating: migration.is_some_and(|state| state.start_timestamp.is_some() && state.end_timestamp.is_none()),
+    }
+}
+
+fn guest_bytes(domain: &DomainSpec) -> Option<i64> {
+    let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref())?;
+    quantity::units(guest).ok()
+}
+
+/// Sockets as the template has them, requests and limits of CPU along with them where the template names some, and the
+/// condition that the agent takes away when the guest has got them.
+fn add_sockets(vmi: &mut VirtualMachineInstance, template: &DomainSpec, ratio: i64) {
+    let Some(wanted) = template.cpu.as_ref().and_then(|cpu| cpu.sockets) else { return };
+    let cpu = vmi.spec.domain.cpu.get_or_insert_default();
+    let each = i64::from(cpu.cores.unwrap_or(1).max(1)) * i64::from(cpu.threads.unwrap_or(1).max(1));
+    let added = i64::from(wanted - cpu.sockets.unwrap_or(1)) * each;
+    cpu.sockets = Some(wanted);
+    let millis = added * 1000 / ratio.max(1);
+    let resources = &mut vmi.spec.domain.resources;
+    let lists =
+        [(&template.resources.requests, &mut resources.requests), (&template.resources.limits, &mut resources.limits)];
+    for (named, list) in lists {
+        if named.contains_key("cpu")
+            && let Some(Ok(before)) = list.get("cpu").map(quantity::millis)
+        {
+            list.insert("cpu".to_owned(), Quantity(format!("{}m", before.saturating_add(millis))));
+        }
+    }
+    let conditions = &mut vmi.status.get_or_insert_default().conditions;
+    condition("HotVCPUChange", true, "", "").set(conditions, Time(Timestamp::now()));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn vm(spec: &Value) -> VirtualMachine {
+        serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u", "generation": 5},
+            "spec": {"runStrategy": "Always", "template": {"spec": spec}},
+        }))
+        .unwrap()
+    }
+
+    fn spec(sockets: i32) -> Value {
+        json!({"domain": {"cpu": {"sockets": sockets, "cores": 2}, "memory": {"guest": "1Gi"}, "devices": {},
+            "resources": {"requests": {"cpu": "400m"}}}})
+    }
+
+    /// A guest with two sockets and room for four.
+    fn guest() -> VirtualMachineInstance {
+        let mut spec = spec(2);
+        spec["domain"]["cpu"]["maxSockets"] = json!(4);
+        serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "web", "namespace": "shop", "annotations": {ANNOTATION_GENERATION: "4"}},
+            "spec": spec, "status": {"phase": "Running"},
+        }))
+        .unwrap()
+    }
+
+    fn planned(after: &Value, vmi: &VirtualMachineInstance) -> Update {
+        let (before, vm) = (vm(&spec(2)), vm(after));
+        let spec = |vm: &VirtualMachine| serde_json::to_value(&vm.spec).unwrap();
+        plan(&vm, vmi, (&spec(&before), &spec(&vm)), None)
+    }
+
+    #[test]
+    fn a_change_elsewhere_only_moves_the_generation() {
+        let update = planned(&spec(2), &guest());
+        assert_eq!(update.guest.unwrap().annotations()[ANNOTATION_GENERATION], "5");
+        assert!(!update.resize && update.restart.is_none());
+    }
+
+    #[test]
+    fn sockets_are_plugged_with_their_request() {
+        let update = planned(&spec(3), &guest());
+        assert!(update.resize && update.restart.is_none() && update.failure.is_none());
+        let new = update.guest.unwrap();
+        let cpu = new.spec.domain.cpu.as_ref().unwrap();
+        assert_eq!((cpu.sockets, cpu.max_sockets), (Some(3), Some(4)));
+        assert_eq!(new.spec.domain.resources.requests["cpu"].0, "600m");
+        let conditions = &new.status.as_ref().unwrap().conditions;
+        assert!(Condition::find(conditions, "HotVCPUChange").unwrap().is_true());
+        assert_eq!(new.annotations()[ANNOTATION_GENERATION], "4", "its revision is the older one");
+        let again = planned(&spec(4), &new);
+        assert_eq!(again.guest, None);
+        assert_eq!(again.failure.unwrap().message, "another CPU hotplug is in progress");
+    }
+
+    #[test]
+    fn what_cannot_be_plugged_waits_for_a_restart() {
+        assert!(planned(&spec(5), &guest()).restart.unwrap().contains("higher than what's available"));
+        assert!(planned(&spec(1), &guest()).restart.unwrap().contains("Reduction"));
+        let mut memory = spec(2);
+        memory["domain"]["memory"]["guest"] = json!("2Gi");
+        let update = planned(&memory, &guest());
+        assert!(update.restart.unwrap().starts_with("memory updated in template spec"));
+        assert_eq!(update.guest, None);
+        let mut grace = spec(3);
+        grace["terminationGracePeriodSeconds"] = json!(5);
+        let update = planned(&grace, &guest());
+        assert_eq!((update.restart, update.guest), (Some(change::RESTART), None));
+    }
+
+    #[test]
+    fn another_instancetype_waits_for_a_restart_and_its_revision_does_not() {
+        let changed = |matcher: Value| {
+            let (before, mut after) = (vm(&spec(2)), vm(&spec(2)));
+            let mut before = serde_json::to_value(&before.spec).unwrap();
+            before["instancetype"] = json!({"name": "u1.small"});
+            after.spec.instancetype = serde_json::from_value(matcher).unwrap();
+            let now = serde_json::to_value(&after.spec).unwrap();
+            plan(&after, &guest(), (&before, &now), None).restart
+        };
+        assert_eq!(changed(json!({"name": "u1.large"})), Some(change::RESTART));
+        assert_eq!(changed(json!({"name": "u1.small", "revisionName": "r-1"})), None);
+    }
+
+    #[test]
+    fn placement_is_taken_over() {
+        let mut moved = spec(2);
+        moved["nodeSelector"] = json!({"rack": "b"});
+        let update = planned(&moved, &guest());
+        assert_eq!(update.guest.unwrap().spec.node_selector["rack"], "b");
+        assert!(!update.resize && update.restart.is_none());
+    }
+}

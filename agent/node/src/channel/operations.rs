@@ -1,0 +1,170 @@
+//! One operation on one guest: is it the guest that was meant, then libvirt, then what the VMI's status says of it beyond
+//! what libvirt's events tell (whether file systems are frozen). Refuses to judge whether it should be done: control has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use furrow_api::VirtualMachineInstance;
+use furrow_api::channel::{Freeze, GuestAddress, GuestOperation};
+use furrow_host::libvirt::{GuestQuestion, LibvirtError};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
+
+use super::guests::{Act, RunningGuests};
+use super::report;
+use super::thaw::Thaws;
+use crate::guest::Key;
+use crate::guest::publish::{answered, publish};
+use furrow_model::reasons::chain;
+
+/// What `status.fsFreezeStatus` says while file systems are frozen.
+pub(super) const FROZEN: &str = "frozen";
+
+/// Why an operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OperationError {
+    /// It does not run here.
+    #[error("the guest does not run on this node")]
+    NotHere,
+    /// The options cannot be read.
+    #[error("could not read the options")]
+    Options(#[source] serde_json::Error),
+    /// libvirt, or the guest, did not do it.
+    #[error(transparent)]
+    Libvirt(#[from] LibvirtError),
+    /// It could not be kept that the guest is to be thawed, so that it was not frozen.
+    #[error("could not keep when the guest is to be thawed")]
+    Keep(#[source] std::io::Error),
+    /// Somebody has the stream, and it is not to be taken from them.
+    #[error("the guest's stream is in use")]
+    Busy,
+    /// There are too many streams.
+    #[error("there are too many streams on this node")]
+    TooMany,
+    /// The guest has no such socket, or does not answer there.
+    #[error("could not connect to the guest's socket")]
+    Socket(#[source] std::io::Error),
+    /// The request does not ask for the protocol of streams.
+    #[error("a stream is asked for with an upgrade")]
+    NoUpgrade,
+    /// The answer cannot be written.
+    #[error("could not write the answer")]
+    Answer(#[source] serde_json::Error),
+}
+
+impl OperationError {
+    /// HTTP status of the answer.
+    pub(super) fn code(&self) -> u16 {
+        match self {
+            Self::NotHere | Self::Libvirt(LibvirtError::NoDomain { .. }) => 404,
+            Self::Options(_) | Self::NoUpgrade => 400,
+            Self::Libvirt(LibvirtError::WrongState { .. }) | Self::Busy => 409,
+            Self::TooMany => 503,
+            Self::Libvirt(_) | Self::Keep(_) | Self::Socket(_) | Self::Answer(_) => 500,
+        }
+    }
+}
+
+/// What operations work with.
+pub(super) struct Operations {
+    pub(super) client: Client,
+    pub(super) guests: Arc<dyn RunningGuests>,
+    pub(super) thaws: Arc<Thaws>,
+}
+
+impl Operations {
+    /// Does it; gives the body of the answer, which is empty when there is nothing to say.
+    pub(super) async fn run(
+        &self,
+        guest: &GuestAddress,
+        operation: GuestOperation,
+        body: &[u8],
+    ) -> Result<Bytes, OperationError> {
+        let key = Key { namespace: guest.namespace.clone(), name: guest.name.clone() };
+        let domain = key.domain_name();
+        if self.guests.running(&domain).await?.as_ref() != Some(&guest.uid) {
+            return Err(OperationError::NotHere);
+        }
+        let answer = match operation {
+            GuestOperation::Pause => self.act(&domain, Act::Pause).await,
+            GuestOperation::Unpause => self.act(&domain, Act::Resume).await,
+            GuestOperation::SoftReboot => self.act(&domain, Act::Reboot).await,
+            GuestOperation::Reset => self.act(&domain, Act::Reset).await,
+            GuestOperation::Freeze => self.freeze(guest, &domain, body).await,
+            GuestOperation::Unfreeze => self.thaw(guest, &domain).await,
+            GuestOperation::GuestOsInfo => self.everything(&domain).await,
+            GuestOperation::UserList => json(&report::users(&self.guests.ask(&domain, GuestQuestion::Users).await?)),
+            GuestOperation::FilesystemList => {
+                json(&report::filesystems(&self.guests.ask(&domain, GuestQuestion::Filesystems).await?))
+            }
+        };
+        if answer.is_ok() && !operation.only_asks() {
+            tracing::info!(vm = %key, operation = operation.name(), "operation done");
+        }
+        answer
+    }
+
+    async fn act(&self, domain: &str, act: Act) -> Result<Bytes, OperationError> {
+        self.guests.act(domain, act).await?;
+        Ok(Bytes::new())
+    }
+
+    /// The time to thaw is kept first: an agent that dies in between must not leave a guest frozen.
+    async fn freeze(&self, guest: &GuestAddress, domain: &str, body: &[u8]) -> Result<Bytes, OperationError> {
+        let options: Freeze = if body.is_empty() {
+            Freeze::default()
+        } else {
+            serde_json::from_slice(body).map_err(OperationError::Options)?
+        };
+        let after = options.thaw_after_ms.filter(|ms| *ms > 0).map(Duration::from_millis);
+        if let Some(after) = after {
+            self.thaws.keep(guest, after).await.map_err(OperationError::Keep)?;
+        }
+        if let Err(error) = self.guests.act(domain, Act::Freeze).await {
+            self.thaws.forget(guest).await;
+            return Err(error.into());
+        }
+        self.thaws.arm(guest.clone(), after);
+        mark(self.client.clone(), guest.clone(), Some(FROZEN)).await;
+        Ok(Bytes::new())
+    }
+
+    async fn thaw(&self, guest: &GuestAddress, domain: &str) -> Result<Bytes, OperationError> {
+        self.guests.act(domain, Act::Thaw).await?;
+        self.thaws.forget(guest).await;
+        mark(self.client.clone(), guest.clone(), None).await;
+        Ok(Bytes::new())
+    }
+
+    async fn everything(&self, domain: &str) -> Result<Bytes, OperationError> {
+        let values = self.guests.ask(domain, GuestQuestion::Everything).await?;
+        // What the agent itself is can be missing without harm: a guest may forbid the question.
+        let about = self.guests.command(domain, "guest-info").await.ok();
+        let frozen = self.guests.command(domain, "guest-fsfreeze-status").await.ok();
+        json(&report::everything(&values, about.as_deref(), frozen.as_deref()))
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes, OperationError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(OperationError::Answer)
+}
+
+/// Says in the VMI's status whether its file systems are frozen. That is for people and for snapshots to come; the guest is
+/// what it is when the API server cannot be told.
+pub(super) async fn mark(client: Client, guest: GuestAddress, frozen: Option<&'static str>) {
+    let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &guest.namespace);
+    let marked = async {
+        let vmi = answered(api.get(&guest.name)).await?;
+        if vmi.uid().as_deref() != Some(guest.uid.as_str()) {
+            return Ok(());
+        }
+        let change = |vmi: &mut VirtualMachineInstance| {
+            vmi.status.get_or_insert_default().fs_freeze_status = frozen.map(str::to_owned);
+        };
+        publish(&client, &vmi, change).await.map(drop)
+    };
+    if let Err(error) = Box::pin(marked).await {
+        tracing::warn!(guest = guest.name, namespace = guest.namespace, error = chain(&error), "freezing is not shown");
+    }
+}

@@ -1,0 +1,99 @@
+//! HTTP of the channel: a path is one operation on one guest. Owns codes and bodies; refuses what is no such path, too large
+//! a body, and more operations at once than libvirt has threads to spare for.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use furrow_api::channel::{self, GuestAddress, GuestStream, PRESERVE, REQUEST_MAX_BYTES, Refusal, STREAM_PROTOCOL};
+use tokio::sync::Semaphore;
+
+use super::operations::{OperationError, Operations};
+use super::streams::Streams;
+use furrow_model::reasons::chain;
+
+/// Operations at once. Observing, starting and stopping guests use the same threads of libvirt and must not wait for a guest
+/// agent that is silent.
+const CONCURRENT: usize = 4;
+
+/// What requests are served with.
+pub(super) struct Served {
+    operations: Operations,
+    streams: Arc<Streams>,
+    permits: Semaphore,
+}
+
+impl Served {
+    pub(super) fn new(operations: Operations, streams: Streams) -> Self {
+        Self { operations, streams: Arc::new(streams), permits: Semaphore::new(CONCURRENT) }
+    }
+}
+
+/// The routes.
+pub(super) fn router(served: Arc<Served>) -> Router {
+    Router::new().fallback(handle).with_state(served)
+}
+
+async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response {
+    if let Some((guest, stream)) = channel::parse_stream(request.uri().path()) {
+        return stream_to(&served.streams, &guest, stream, request).await;
+    }
+    let (head, body) = request.into_parts();
+    let Some((guest, operation)) = channel::parse(head.uri.path()) else {
+        return refused(StatusCode::NOT_FOUND, "there is no such operation");
+    };
+    let method = if operation.only_asks() { Method::GET } else { Method::PUT };
+    if head.method != method {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "the operation is called by another method");
+    }
+    let Ok(body) = to_bytes(body, REQUEST_MAX_BYTES).await else {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+    };
+    let Ok(_permit) = served.permits.acquire().await else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
+    };
+    match Box::pin(served.operations.run(&guest, operation, &body)).await {
+        Ok(answer) => document(StatusCode::OK, answer),
+        Err(error) => failed(&error, &guest, operation.name()),
+    }
+}
+
+async fn stream_to(
+    streams: &Arc<Streams>,
+    guest: &GuestAddress,
+    stream: GuestStream,
+    mut request: Request,
+) -> Response {
+    let asks = request.headers().get(header::UPGRADE).is_some_and(|protocol| protocol == STREAM_PROTOCOL);
+    let preserve = request.uri().query() == Some(PRESERVE);
+    let begun = match asks {
+        true => streams.begin(guest, stream, preserve).await,
+        false => Err(OperationError::NoUpgrade),
+    };
+    match begun.and_then(|begun| streams.carry(begun, request.extensions_mut())) {
+        Ok(()) => {
+            let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, STREAM_PROTOCOL)];
+            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        }
+        Err(error) => failed(&error, guest, stream.name()),
+    }
+}
+
+fn failed(error: &OperationError, guest: &GuestAddress, operation: &str) -> Response {
+    let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let message = chain(error);
+    tracing::warn!(guest = guest.name, namespace = guest.namespace, operation, error = message, "operation failed");
+    refused(code, &message)
+}
+
+fn document(code: StatusCode, body: Bytes) -> Response {
+    (code, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn refused(code: StatusCode, message: &str) -> Response {
+    let body = serde_json::to_vec(&Refusal { message: message.to_owned() }).unwrap_or_default();
+    document(code, body.into())
+}

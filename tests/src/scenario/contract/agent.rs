@@ -1,0 +1,166 @@
+//! What needs an agent in the guest: its facts, users and file systems, freezing and thawing with data intact, an agent that
+//! is stopped and comes back; and a session by SSH through the API. The guest is Debian's cloud image; it boots while other
+//! parts are checked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::answer::{NOT_YET, check};
+use super::later::noted;
+use super::{Of, Story, VERSIONS, path};
+use crate::cluster::{condition, text_of};
+use crate::host;
+use crate::lan::H100;
+use crate::scenario::Checks;
+use crate::scenario::guests::{self, Ssh};
+use crate::websocket::Opened;
+
+const DEBIAN: &str = include_str!("../../../manifests/field-report/debian.yaml");
+
+/// The VM of that manifest.
+const NAME: &str = "report";
+
+/// From the import to an agent that answers, on two busy cores that emulate.
+const BOOT: Duration = Duration::from_secs(900);
+
+/// libvirt notices an agent's coming and going by its channel.
+const NOTICED: Duration = Duration::from_secs(90);
+
+/// The Debian guest on its way.
+pub(super) struct Debian {
+    ssh_key: PathBuf,
+}
+
+/// Makes the VM.
+pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
+    let (ssh_key, public) = Ssh::key(story.bed)?;
+    let url = story.bed.publish(image, "debian.qcow2")?;
+    story.cluster.apply(&DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public))?;
+    Ok(Debian { ssh_key })
+}
+
+pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
+    let connected = story.check(checks, "agent: the Debian guest's agent connects, and SSH lets in", || {
+        host::until("AgentConnected", BOOT, || agent_connected(story, true))?;
+        ssh(story, &debian)?.wait(300).map(|_| ())
+    });
+    if connected {
+        for version in VERSIONS {
+            facts(story, version, checks);
+        }
+        freezing(story, &debian, checks);
+        story.check(checks, "agent: stopped in the guest it is gone, started again it is back", || {
+            comes_and_goes(story, &debian)
+        });
+        story.check(checks, "agent: SSH's greeting comes through portforward", || greeting(story));
+    }
+    story.check(checks, "agent: its VM is deleted", || {
+        story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
+        story.cluster.wait_gone("vmi", NAME, 180)
+    });
+}
+
+fn ssh(story: &Story<'_>, debian: &Debian) -> Result<Ssh> {
+    Ok(Ssh::new(story.bed, &debian.ssh_key, H100, guests::address(&story.cluster, NAME)?))
+}
+
+fn agent_connected(story: &Story<'_>, wanted: bool) -> Result<()> {
+    let vmi = story.cluster.get("vmi", NAME)?;
+    let told = condition(&vmi, "AgentConnected").is_some_and(|c| c["status"] == "True");
+    ensure!(told == wanted, "AgentConnected is {told}, the guest {}", vmi["status"]["phase"]);
+    Ok(())
+}
+
+fn ask(story: &Story<'_>, version: &str, tail: &str) -> Result<Value> {
+    let answer = story.proxy.call("GET", &path(version, Of::Vmi, NAME, tail), "")?;
+    check(&answer, 200, "")?;
+    answer.json()
+}
+
+fn facts(story: &Story<'_>, version: &str, checks: &mut Checks) {
+    story.check(checks, &format!("agent: {version}: guestosinfo tells host name, system and commands"), || {
+        let told = ask(story, version, "guestosinfo")?;
+        ensure!(told["hostname"] == NAME, "its host name is {}", told["hostname"]);
+        ensure!(told["os"]["id"] == "debian", "its system is {}", told["os"]);
+        ensure!(told["guestAgentVersion"].is_string(), "its agent's version is {}", told["guestAgentVersion"]);
+        let commands = told["supportedCommands"].as_array().map_or(0, Vec::len);
+        ensure!(commands > 10, "its agent knows {commands} commands");
+        Ok(())
+    });
+    story.check(checks, &format!("agent: {version}: filesystemlist tells the root and how full it is"), || {
+        let told = ask(story, version, "filesystemlist")?;
+        let items = told["items"].as_array().context("there are no items")?;
+        let root = items.iter().find(|item| item["mountPoint"] == "/").context("there is no root")?;
+        let (used, total) = (root["usedBytes"].as_u64(), root["totalBytes"].as_u64());
+        ensure!(used > Some(0) && total > used, "the root is {root}");
+        Ok(())
+    });
+    story.check(checks, &format!("agent: {version}: userlist tells who is logged in"), || {
+        let told = ask(story, version, "userlist")?;
+        // Whether a session without a terminal counts is the guest's affair; a list it is.
+        ensure!(told["items"].is_array() || told["items"].is_null(), "it is {told}");
+        Ok(())
+    });
+}
+
+fn frozen(story: &Story<'_>, wanted: bool, limit: Duration) -> Result<()> {
+    host::until(&format!("fsFreezeStatus, frozen: {wanted}"), limit, || {
+        let status = story.cluster.get("vmi", NAME)?["status"]["fsFreezeStatus"].clone();
+        ensure!((status == "frozen") == wanted, "it is {status}");
+        Ok(())
+    })
+}
+
+fn freezing(story: &Story<'_>, debian: &Debian, checks: &mut Checks) {
+    let put = |version: &str, tail: &str, body: &str| -> Result<()> {
+        check(&story.proxy.call("PUT", &path(version, Of::Vmi, NAME, tail), body)?, 200, "")
+    };
+    for version in VERSIONS {
+        story.check(checks, &format!("agent: {version}: freeze and unfreeze leave data as they were"), || {
+            let shell = ssh(story, debian)?;
+            shell.shell("head -c 3000000 /dev/urandom > /root/data && sync")?;
+            let before = shell.shell("sha256sum /root/data")?;
+            put(version, "freeze", "")?;
+            frozen(story, true, NOTICED)?;
+            let told = ask(story, version, "guestosinfo")?;
+            put(version, "unfreeze", "")?;
+            frozen(story, false, NOTICED)?;
+            ensure!(told["fsFreezeStatus"] == "frozen", "guestosinfo said {}", told["fsFreezeStatus"]);
+            shell.shell("echo more >> /root/more && sync")?;
+            let after = shell.shell("sha256sum /root/data")?;
+            ensure!(before == after, "the data were {before}, now they are {after}");
+            Ok(())
+        });
+    }
+    story.check(checks, "agent: a freeze with a time limit ends by itself", || {
+        put("v1", "freeze", r#"{"unfreezeTimeout":"8s"}"#)?;
+        frozen(story, true, Duration::from_secs(7))?;
+        frozen(story, false, NOTICED)?;
+        ssh(story, debian)?.shell("echo thawed > /root/thawed && sync").map(|_| ())
+    });
+    story.check(checks, "agent: unfreeze of what is not frozen is fine", || put("v1", "unfreeze", "{}"));
+}
+
+fn comes_and_goes(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let shell = ssh(story, debian)?;
+    shell.shell("systemctl stop qemu-guest-agent")?;
+    host::until("the agent to be gone", NOTICED, || agent_connected(story, false))?;
+    let path = path("v1", Of::Vmi, NAME, "guestosinfo");
+    let refused = check(&story.proxy.call("GET", &path, "")?, 409, "VMI does not have guest agent connected");
+    shell.shell("systemctl start qemu-guest-agent")?;
+    host::until("the agent to be back", NOTICED, || agent_connected(story, true))?;
+    refused?;
+    ensure!(text_of(&ask(story, "v1", "guestosinfo")?["os"]["id"]) == "debian", "its system is not told any more");
+    Ok(())
+}
+
+fn greeting(story: &Story<'_>) -> Result<()> {
+    let mut stream = match story.proxy.open(&path("v1", Of::Vmi, NAME, "portforward/22/tcp"), None)? {
+        Opened::Refused(answer) if answer.code == NOT_YET => return noted(&answer, "portforward"),
+        opened => opened.stream()?,
+    };
+    stream.read_until("SSH-2.0-", Duration::from_secs(60)).map(|_| ())
+}

@@ -1,0 +1,196 @@
+//! KubeVirt's contract, checked as its clients use it: through the API server, by plain HTTP and WebSockets, by the Python
+//! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
+//!
+//! ```text
+//! discovery -> operations -> streams (console, vnc, later) -> lifecycle -> words -> python -> hostile -> random -> agent
+//! ```
+//! Parts do not depend on each other: one that fails leaves the others to say what they have to say. What the API answers
+//! with 501 is no failure; it is listed (`later`). Refuses to look into control or the agent, but for their memory.
+
+mod agent;
+mod answer;
+mod console;
+mod discovery;
+mod domain;
+mod fields;
+mod hostile;
+mod intruder;
+mod later;
+mod lifecycle;
+mod operations;
+mod python;
+mod random_guests;
+mod refused;
+mod rfb;
+mod vnc;
+mod words;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+
+use super::guests::{self, Images};
+use super::{Checks, field_report};
+use crate::cluster::{Cluster, text_of};
+use crate::host;
+use crate::lan::H100;
+use crate::proxy::Proxy;
+use crate::testbed::Testbed;
+
+/// The group and its two versions, which are the same but for their name.
+const GROUP: &str = "subresources.kubevirt.io";
+const VERSIONS: [&str; 2] = ["v1", "v1alpha3"];
+
+/// A guest's start on two busy cores, import of its disk included, seconds.
+const START_S: u64 = 180;
+
+/// What a guest's stop may take, its grace period of 20 s included, seconds.
+const STOP_S: u64 = 90;
+
+/// Where a failure's reasons are.
+const LOGS: &str = "journal of the node: build/contract-n1.journal, units furrow-control, furrow-agent, k3s, libvirtd";
+
+/// What the checks share.
+struct Story<'a> {
+    bed: &'a Testbed,
+    cluster: Cluster,
+    proxy: Proxy,
+    /// The DataVolume source of the tiny guest's image.
+    tiny_source: String,
+}
+
+pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
+    let source = &bed.layout().source;
+    let (tiny, debian) = (Images::tiny(source)?, Images::debian(source)?);
+    let need = source.join("image/need").display().to_string();
+    host::run_with(&[&need, "curl", "openssl", "python3-kubernetes"], "", Duration::from_secs(600))?
+        .ok("image/need")?;
+    let started = Instant::now();
+    checks.require("the node boots as a box and bootstraps", || {
+        bed.power_on()?;
+        bed.wait_ready(started)
+    })?;
+    let cluster = bed.cluster();
+    checks.require("the provider network comes up", || field_report::network_up(bed, &cluster))?;
+    let tiny_source = guests::http_source(&bed.publish(&tiny, "tiny.qcow2")?);
+    let story = Story { bed, proxy: Proxy::start(&cluster)?, cluster, tiny_source };
+    // Imported and booted while the rest is checked: it takes minutes.
+    let debian = agent::begin(&story, &debian)?;
+    let words = words::Words::start(&story.cluster)?;
+    discovery::run(&story, checks);
+    operations::run(&story, checks);
+    console::run(&story, checks);
+    vnc::run(&story, checks);
+    later::run(&story, checks);
+    lifecycle::run(&story, checks);
+    words::run(&story, &words, checks);
+    python::run(&story, checks);
+    hostile::run(&story, checks);
+    random_guests::run(&story, checks);
+    agent::run(&story, debian, checks);
+    Ok(())
+}
+
+/// What an operation is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Vm,
+    Vmi,
+}
+
+impl Of {
+    fn plural(self) -> &'static str {
+        match self {
+            Of::Vm => "virtualmachines",
+            Of::Vmi => "virtualmachineinstances",
+        }
+    }
+}
+
+/// The path of an operation on an object of the namespace `default`.
+fn path(version: &str, of: Of, name: &str, tail: &str) -> String {
+    format!("/apis/{GROUP}/{version}/namespaces/default/{}/{name}/{tail}", of.plural())
+}
+
+impl Story<'_> {
+    /// Runs a check; a failure also says where the logs are.
+    fn check(&self, checks: &mut Checks, what: &str, body: impl FnOnce() -> Result<()>) -> bool {
+        checks.check(what, || body().map_err(|error| anyhow!("{error:#} ({LOGS})")))
+    }
+
+    /// Makes a tiny VM with a display; it starts as its strategy says.
+    fn make(&self, name: &str, strategy: &str) -> Result<()> {
+        let shown = "autoattachGraphicsDevice: true";
+        let manifest = guests::tiny(name, &self.tiny_source, strategy);
+        self.cluster.apply(&manifest.replace("autoattachGraphicsDevice: false", shown)).map(|_| ())
+    }
+
+    /// Deletes a VM and waits until it and its guest are gone.
+    fn delete(&self, name: &str) -> Result<()> {
+        self.cluster.kubectl(&["delete", "vm", name, "--ignore-not-found", "--wait=true", "--timeout=80s"])?;
+        self.cluster.wait_gone("vmi", name, STOP_S)
+    }
+
+    /// Waits until a guest runs.
+    fn running(&self, name: &str) -> Result<Value> {
+        self.cluster.wait(("vmi", name), "/status/phase", &["Running"], START_S)
+    }
+
+    /// Waits until a guest has booted, and returns the id of this boot.
+    fn booted(&self, name: &str) -> Result<String> {
+        self.running(name)?;
+        let address = host::until(&format!("the address of {name}"), Duration::from_secs(30), || {
+            guests::address(&self.cluster, name)
+        })?;
+        let facts = guests::facts(self.bed, H100, address, START_S)?;
+        ensure!(text_of(&facts["hostname"]) == name, "{address} is {}", facts["hostname"]);
+        Ok(text_of(&facts["boot_id"]))
+    }
+
+    /// Has a guest do what its port takes as a command.
+    fn ask(&self, name: &str, command: &str) -> Result<String> {
+        guests::ask(self.bed, H100, guests::address(&self.cluster, name)?, command)
+    }
+
+    /// The UID of a guest; `None` when there is none.
+    fn uid(&self, name: &str) -> Result<Option<String>> {
+        let out = self.cluster.kubectl_raw(&["get", "vmi", name, "--ignore-not-found", "-o", "json"], "")?;
+        let text = out.ok(&format!("kubectl get vmi {name}"))?;
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let vmi: Value = serde_json::from_str(&text).with_context(|| format!("kubectl's JSON of vmi {name}"))?;
+        Ok(Some(text_of(&vmi["metadata"]["uid"])))
+    }
+
+    /// libvirt's word for a guest's domain: `running`, `paused`, ...; `none` when there is no domain.
+    fn state(&self, name: &str) -> Result<String> {
+        let argv = ["virsh", "-c", "qemu:///system", "domstate", &format!("default_{name}")];
+        let out = self.bed.node().exec(&argv, Duration::from_secs(30))?;
+        match out.code {
+            0 => Ok(out.stdout.trim().to_owned()),
+            _ if out.stderr.contains("failed to get domain") => Ok("none".to_owned()),
+            _ => Err(anyhow!("virsh domstate: {}", out.stderr.trim())),
+        }
+    }
+
+    /// libvirt's document of a guest's domain.
+    fn domain(&self, name: &str) -> Result<String> {
+        self.bed.node().shell(&format!("virsh -q -c qemu:///system dumpxml default_{name}"))
+    }
+
+    /// Memory of a unit's process that is in RAM, KiB.
+    fn resident_kib(&self, unit: &str) -> Result<u64> {
+        let line = format!("awk '/^VmRSS:/ {{print $2}}' /proc/$(systemctl show -P MainPID {unit})/status");
+        let text = self.bed.node().shell(&line)?;
+        text.trim().parse().with_context(|| format!("VmRSS of {unit}: {text:?}"))
+    }
+
+    /// The process of a unit, which changes when it dies.
+    fn main_pid(&self, unit: &str) -> Result<String> {
+        let pid = self.bed.node().shell(&format!("systemctl show -P MainPID {unit}"))?.trim().to_owned();
+        ensure!(!pid.is_empty() && pid != "0", "{unit} does not run");
+        Ok(pid)
+    }
+}

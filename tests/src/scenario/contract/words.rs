@@ -1,0 +1,179 @@
+//! `status.printableStatus`, the word that people and their portals read: each that can be brought about here is, and the
+//! words of a VM's life are seen in KubeVirt's order. Seen by a watch, since some last for a moment only.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Story, answer};
+use crate::cluster::{Cluster, condition};
+use crate::scenario::{Checks, guests};
+
+/// The words of each VM, in the order in which they were seen.
+type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+/// A running `kubectl get vm --watch`.
+pub(super) struct Words {
+    kubectl: Child,
+    seen: Seen,
+}
+
+impl Words {
+    /// Starts to watch all VMs.
+    pub(super) fn start(cluster: &Cluster) -> Result<Words> {
+        let template = "-o=jsonpath={.metadata.name} {.status.printableStatus}{\"\\n\"}";
+        let words = cluster.command();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["get", "vm", "-A", "--watch", template]);
+        let mut kubectl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("kubectl --watch")?;
+        let lines = BufReader::new(kubectl.stdout.take().context("stdout")?).lines();
+        let seen = Seen::default();
+        let into = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for line in lines.map_while(std::result::Result::ok) {
+                let Some((name, word)) = line.split_once(' ') else { continue };
+                let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+                let words = seen.entry(name.to_owned()).or_default();
+                if !word.is_empty() && words.last().map(String::as_str) != Some(word) {
+                    words.push(word.to_owned());
+                }
+            }
+        });
+        Ok(Words { kubectl, seen })
+    }
+
+    fn of(&self, name: &str) -> Vec<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
+}
+
+/// What the VMs of other parts went through: these words, in this order, others between.
+const LIVES: &[(&str, &[&str])] = &[
+    (
+        "life-always",
+        &["Provisioning", "Starting", "Running", "Stopping", "Stopped", "Starting", "Running", "Terminating"],
+    ),
+    ("life-manual", &["Stopped", "Starting", "Running", "Stopped", "Starting", "Running", "Stopping", "Stopped"]),
+    // Deleted when it has no guest any more, it is gone at once.
+    ("life-once", &["Starting", "Running", "Stopped"]),
+    ("web", &["Stopped", "Paused", "Running", "Paused", "Running", "Stopping", "Running", "Stopping", "Stopped"]),
+];
+
+/// VMs that get no further, by what of a good manifest is replaced: (name, what, by, word).
+const STUCK: &[(&str, &str, &str, &str)] = &[
+    (
+        "stuck-claim",
+        "dataVolume:\n            name: stuck-claim-root",
+        "persistentVolumeClaim:\n            claimName: no-such-claim",
+        "ErrorPvcNotFound",
+    ),
+    (
+        "stuck-node",
+        "      terminationGracePeriodSeconds: 20\n",
+        "      nodeSelector: {furrow.io/test: nowhere}\n",
+        "ErrorUnschedulable",
+    ),
+    ("stuck-image", "tiny.qcow2", "missing.qcow2", "DataVolumeError"),
+    ("stuck-import", "/tiny.qcow2", "/slow/tiny.qcow2", "Provisioning"),
+];
+
+pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
+    for (name, expected) in LIVES {
+        story.check(checks, &format!("words: {name} went through {}", expected.join(", ")), || {
+            let seen = words.of(name);
+            ensure!(in_order(&seen, expected), "it went through {}", seen.join(", "));
+            Ok(())
+        });
+    }
+    for (name, what, by, word) in STUCK {
+        story.check(checks, &format!("words: {name} is {word}"), || {
+            let good = guests::tiny(name, &story.tiny_source, "Always");
+            ensure!(good.contains(what), "the manifest has no `{what}`");
+            let mut manifest = good.replace(what, by);
+            if manifest.contains("no-such-claim") {
+                manifest = without_template(&manifest);
+            }
+            story.cluster.apply(&manifest)?;
+            let seen = crate::host::until(&format!("the word {word}"), std::time::Duration::from_secs(90), || {
+                let seen = words.of(name);
+                ensure!(seen.iter().any(|s| s == word), "it went through {}", seen.join(", "));
+                Ok(seen)
+            });
+            let vm = story.cluster.get("vm", name)?;
+            story.delete(name)?;
+            seen.with_context(|| format!("it is {}: {}", vm["status"]["printableStatus"], vm["status"]["conditions"]))?;
+            Ok(())
+        });
+    }
+    story.check(checks, "words: what waits for a disk says so in a condition, and which it is", || {
+        story.cluster.apply(&without_template(&guests::tiny("stuck-why", "http: {url: http://x/}", "Always")))?;
+        let said = crate::host::until("the reason", std::time::Duration::from_secs(60), || {
+            let vmi = story.cluster.get("vmi", "stuck-why")?;
+            let ready = condition(&vmi, "DataVolumesReady").context("no condition DataVolumesReady")?;
+            ensure!(ready["status"] == "False" && ready["reason"] == "NotAllDVsReady", "it says {ready}");
+            let volumes = vmi["status"]["volumeStatus"].as_array().cloned().unwrap_or_default();
+            let root =
+                volumes.iter().find(|volume| volume["name"] == "root").context("no status of the volume root")?;
+            ensure!(root["phase"] == "Pending" && root["reason"] == "NotAllDVsReady", "it says {root}");
+            Ok(())
+        });
+        let path = super::path("v1", super::Of::Vm, "stuck-why", "stop");
+        answer::check(&story.proxy.call("PUT", &path, "")?, 202, "")?;
+        story.cluster.wait_gone("vmi", "stuck-why", 60)?;
+        story.delete("stuck-why")?;
+        said
+    });
+}
+
+/// A manifest without its DataVolume.
+fn without_template(manifest: &str) -> String {
+    let (Some(from), Some(to)) = (manifest.find("  dataVolumeTemplates:"), manifest.find("  template:")) else {
+        return manifest.to_owned();
+    };
+    format!("{}{}", &manifest[..from], &manifest[to..])
+}
+
+/// Whether these words come in this order, whatever is between.
+fn in_order(seen: &[String], expected: &[&str]) -> bool {
+    let mut rest = seen.iter();
+    expected.iter().all(|word| rest.any(|seen| seen == word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_in_order_with_others_between() {
+        let seen = ["Provisioning", "Starting", "Running", "Stopping"].map(str::to_owned);
+        assert!(in_order(&seen, &["Provisioning", "Running"]) && in_order(&seen, &[]));
+        assert!(!in_order(&seen, &["Running", "Starting"]) && !in_order(&seen, &["Running", "Running"]));
+    }
+
+    #[test]
+    fn a_manifest_loses_its_data_volume_alone() {
+        let without = without_template(&guests::tiny("x", "http: {url: http://y/}", "Always"));
+        assert!(!without.contains("dataVolumeTemplates") && !without.contains("http://y/"));
+        assert!(
+            without.contains("  template:\n") && without.contains("name: x-root") && without.contains("runStrategy")
+        );
+    }
+
+    #[test]
+    fn every_replacement_finds_its_place() {
+        for (name, what, _, _) in STUCK {
+            let source = guests::http_source("http://y/tiny.qcow2");
+            assert!(guests::tiny(name, &source, "Always").contains(what), "{name}");
+        }
+    }
+}
