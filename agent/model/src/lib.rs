@@ -17,6 +17,7 @@ pub mod port;
 pub mod provider;
 pub mod proxy;
 pub mod qcow2;
+pub mod reach;
 pub mod reasons;
 pub mod vm;
 pub mod vmi;
