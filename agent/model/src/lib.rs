@@ -19,5 +19,6 @@ pub mod proxy;
 pub mod qcow2;
 pub mod reach;
 pub mod reasons;
+pub mod screenshot;
 pub mod vm;
 pub mod vmi;

@@ -10,7 +10,8 @@ use super::causes::Causes;
 use super::facts::{Facts, FactsError};
 use super::guest::{self, Identity};
 use super::review::{Answer, Request};
-use super::{datavolume, malformed, settled, supported, verdict};
+use super::{datavolume, is_own, malformed, settled, supported, verdict};
+use crate::vm::Predecessor;
 
 pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
     if settled(&request) {
@@ -27,7 +28,11 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
     run_strategy(&vm.spec, &mut causes);
     let identity = Identity { namespace: request.namespace(), name: request.name() };
     let template = &raw["template"]["spec"];
-    let holders = facts.macs();
+    let mut holders = facts.macs();
+    // A successor has its predecessor's hardware addresses. Nobody but control is believed to make one.
+    if let Some(old) = Predecessor::of(&vm).filter(|_| is_own(&request)) {
+        holders.retain(|holder| holder.namespace != identity.namespace || holder.name != old.name);
+    }
     guest::check("spec.template.spec", template, &vm.spec.template.spec, (identity, &holders), &mut causes);
     data_volume_templates(facts.as_ref(), &request, &vm.spec, &mut causes).await?;
     Ok(verdict(causes, Vec::new()))

@@ -1,6 +1,7 @@
 //! Virtual machines: their DataVolumes, their guest, their status; see `furrow_model::vm` for the run strategies. Refuses
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
+mod rename;
 mod render;
 mod status;
 
@@ -16,6 +17,8 @@ use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, controller, find, key_of};
 use crate::dispatch::{Disposition, Key, Next, Reconcile};
 
+pub(crate) use self::rename::{Predecessor, successor};
+
 use self::status::{Facts, Volumes};
 
 /// Why a pass over a virtual machine failed.
@@ -29,6 +32,15 @@ pub(crate) enum VmError {
     Behind {
         /// The virtual machine.
         vm: Key,
+    },
+    /// What a machine is to be renamed by has no JSON form: a defect.
+    #[error("{vm} cannot be renamed")]
+    Rename {
+        /// The virtual machine.
+        vm: Key,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
     },
     /// The template has no JSON form: a defect.
     #[error("template of {vm} cannot be written")]
@@ -65,6 +77,9 @@ impl Reconcile for Machines {
         if vm.metadata.deletion_timestamp.is_some() {
             return Box::pin(self.take_down(&vm, guest.as_deref())).await;
         }
+        if let Some(next) = Box::pin(self.rename(&vm)).await? {
+            return Ok(next);
+        }
         let kept = vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM);
         let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
         let failure = self.make_data_volumes(&vm).await?;
@@ -79,7 +94,7 @@ impl Reconcile for Machines {
             VmError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
             VmError::Behind { .. } => Disposition::Stale,
             VmError::Call(_) => Disposition::Retry,
-            VmError::Template { .. } => Disposition::OnChange,
+            VmError::Template { .. } | VmError::Rename { .. } => Disposition::OnChange,
         }
     }
 }

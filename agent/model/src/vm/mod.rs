@@ -12,6 +12,7 @@
 //! Refuses to know how a guest is made or ended: that is the VirtualMachineInstance's affair.
 
 mod printable;
+pub mod rename;
 #[cfg(test)]
 mod tests;
 
