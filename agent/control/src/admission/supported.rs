@@ -142,8 +142,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].secret", NO_FILE_VOLUME),
     set("volumes[].serviceAccount", NO_FILE_VOLUME),
     set("volumes[].sysprep", NO_FILE_VOLUME),
-    set("volumes[].dataVolume.hotpluggable", NO_HOTPLUG),
-    set("volumes[].persistentVolumeClaim.hotpluggable", NO_HOTPLUG),
 ];
 
 /// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.
