@@ -115,8 +115,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].downwardMetrics", "host metrics in the guest are not supported yet"),
     set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
-    set("volumes[].dataVolume.hotpluggable", NO_HOTPLUG),
-    set("volumes[].persistentVolumeClaim.hotpluggable", NO_HOTPLUG),
 ];
 
 /// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.

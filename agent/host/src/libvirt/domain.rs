@@ -201,7 +201,7 @@ impl Libvirt {
     }
 }
 
-fn lookup(connection: &Connect, name: &str) -> Result<Option<Domain>, LibvirtError> {
+pub(super) fn lookup(connection: &Connect, name: &str) -> Result<Option<Domain>, LibvirtError> {
     match connection.lookup_domain_by_name(name) {
         Ok(domain) => Ok(Some(domain)),
         Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),

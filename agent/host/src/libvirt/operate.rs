@@ -4,13 +4,17 @@
 use std::collections::HashMap;
 
 use virt::domain::Domain;
+use virt::stream::Stream;
 use virt::sys;
 
-use super::domain::{AGENT, QUERY};
+use super::domain::{AGENT, QUERY, lookup};
 use super::{Libvirt, LibvirtError, raw};
 
 /// Seconds that the guest's agent has for a command; libvirt's own limit for a question.
 const COMMAND_S: i32 = 5;
+
+/// Bytes of a picture that are read at once.
+const PICTURE_CHUNK: usize = 256 << 10;
 
 /// What to ask a guest's agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +101,40 @@ impl Libvirt {
     /// When there is no such domain or its agent does not do it.
     pub async fn thaw_domain(&self, name: &str) -> Result<(), LibvirtError> {
         self.on_domain(name, "thaw the file systems", AGENT, raw::thaw).await
+    }
+
+    /// A picture of the first display, as QEMU makes it, which is a portable pixmap; a larger one than `limit_bytes` is
+    /// refused.
+    ///
+    /// # Errors
+    /// When there is no such domain, or it has no display.
+    pub async fn screenshot(&self, name: &str, limit_bytes: usize) -> Result<Vec<u8>, LibvirtError> {
+        const OPERATION: &str = "take a picture of the display";
+        let name = name.to_owned();
+        self.call(OPERATION, AGENT, move |connection| {
+            let failed = |error: virt::error::Error| LibvirtError::from_virt(OPERATION, &error);
+            let domain = lookup(connection, &name)?.ok_or(LibvirtError::NoDomain { operation: OPERATION })?;
+            let stream = Stream::new(connection, 0).map_err(failed)?;
+            domain.screenshot(&stream, 0, 0).map_err(failed)?;
+            let mut picture = Vec::new();
+            let mut chunk = vec![0; PICTURE_CHUNK];
+            loop {
+                let read = usize::try_from(stream.recv(&mut chunk).map_err(failed)?).unwrap_or(0);
+                if read == 0 {
+                    break;
+                }
+                if picture.len() + read > limit_bytes {
+                    // The refusal says enough; what libvirt says to the end of the stream does not matter.
+                    let _ = stream.abort();
+                    let message = format!("it is larger than {limit_bytes} bytes");
+                    return Err(LibvirtError::Refused { operation: OPERATION, message });
+                }
+                picture.extend_from_slice(&chunk[..read]);
+            }
+            stream.finish().map_err(failed)?;
+            Ok(picture)
+        })
+        .await
     }
 
     /// What the guest agent says: libvirt's names (`os.pretty-name`, `if.0.addr.1.addr`), each with its value as text.
