@@ -41,9 +41,6 @@ pub(super) enum Answer {
     Picture(Bytes),
 }
 
-/// How often a change is tried: see [`Carrier::change`].
-pub(super) const TRIES: u32 = ATTEMPTS;
-
 /// What requests are carried out with.
 pub(super) struct Carrier {
     pub(super) cluster: Cluster,
@@ -51,7 +48,7 @@ pub(super) struct Carrier {
 }
 
 /// Why a change was not written.
-pub(super) enum Written {
+enum Written {
     /// Somebody else was faster.
     Outdated,
     Failed(Failure),
@@ -86,6 +83,9 @@ impl Carrier {
             Work::AddVolume | Work::RemoveVolume => {
                 let adds = target.subresource.work == Work::AddVolume;
                 let asked = if adds { volumes::read_add(body)? } else { volumes::read_remove(body)? };
+                if target.subresource.resource == Resource::VirtualMachineInstances {
+                    return self.plug(target, &asked).await;
+                }
                 let plan = |vm: &_, vmi: Option<&_>| volumes::change(vm, vmi, &asked);
                 self.change(target, asked.is_dry_run(), plan).await
             }
@@ -132,6 +132,37 @@ impl Carrier {
         let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
         let prefix = || format!("unable to retrieve vmi [{}]", target.name);
         calls::get(&api, &target.name).await.map_err(|error| Failure::of_call(&prefix(), &error))
+    }
+
+    /// Plugs a volume into a guest alone, or out of it.
+    async fn plug(&self, target: &Target, asked: &volumes::Asked) -> Result<Answer, Failure> {
+        let plan = |vmi: &_| volumes::change_guest(vmi, asked).map(Some);
+        self.change_guest(target, asked.is_dry_run(), plan).await?;
+        Ok(Answer::Accepted)
+    }
+
+    /// Writes to a guest what a plan says; nothing where it says nothing.
+    pub(super) async fn change_guest(
+        &self,
+        target: &Target,
+        dry_run: bool,
+        plan: impl Fn(&VirtualMachineInstance) -> Result<Option<Value>, Failure>,
+    ) -> Result<(), Failure> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
+        for _ in 0..ATTEMPTS {
+            let vmi = self.guest_of(target).await?;
+            let Some(patch) = plan(&vmi)? else { return Ok(()) };
+            let (params, patch) = conditional(&vmi, &patch, dry_run);
+            let patch = Patch::Merge(&patch);
+            let call = api.patch(&target.name, &params, &patch);
+            match called(calls::within(|| format!("patch VMI {}", target.name), call).await) {
+                Ok(()) => return Ok(()),
+                Err(Written::Outdated) => {}
+                Err(Written::Failed(failure)) => return Err(failure),
+            }
+        }
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Err(Failure::conflict(Resource::VirtualMachineInstances, &target.name, why))
     }
 
     pub(super) async fn change(
@@ -339,7 +370,7 @@ fn refused(target: &Target, error: &AgentError) -> Failure {
     }
 }
 
-pub(super) fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
+fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
     match call {
         Ok(_) => Ok(()),
         // Gone in between is a change too: the next look tells.
@@ -349,7 +380,7 @@ pub(super) fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
 }
 
 /// Parameters and body of a patch that holds only while the object is as it was read.
-pub(super) fn conditional<K: Object>(object: &K, patch: &Value, dry_run: bool) -> (PatchParams, Value) {
+fn conditional<K: Object>(object: &K, patch: &Value, dry_run: bool) -> (PatchParams, Value) {
     let mut patch = patch.clone();
     patch["metadata"]["resourceVersion"] = json!(object.resource_version());
     patch["metadata"]["uid"] = json!(object.uid());

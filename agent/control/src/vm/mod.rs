@@ -1,6 +1,7 @@
 //! Virtual machines: their DataVolumes, their guest, their status; see `furrow_model::vm` for the run strategies. Refuses
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
+pub(crate) mod plug;
 mod rename;
 mod render;
 mod status;
@@ -84,6 +85,7 @@ impl Reconcile for Machines {
         let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
         let failure = self.make_data_volumes(&vm).await?;
         let volumes = self.volumes(&vm);
+        let guest = self.plug(&vm, guest).await?;
         let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
         let foreign = namesake.is_some() && guest.is_none();
         Box::pin(self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign })).await
@@ -178,6 +180,28 @@ impl Machines {
             }
         }
         Ok(refusal)
+    }
+
+    /// Has a running guest follow its machine in the volumes that may be plugged.
+    async fn plug(
+        &self,
+        vm: &VirtualMachine,
+        guest: Option<std::sync::Arc<VirtualMachineInstance>>,
+    ) -> Result<Option<std::sync::Arc<VirtualMachineInstance>>, VmError> {
+        let Some(vmi) = guest else { return Ok(None) };
+        let over = vmi.status.as_ref().is_some_and(|status| status.phase.is_final());
+        if over || vmi.metadata.deletion_timestamp.is_some() {
+            return Ok(Some(vmi));
+        }
+        let new = plug::followed(vm, &vmi);
+        let api = self.cluster.api::<VirtualMachineInstance>(&vm.namespace().unwrap_or_default());
+        match calls::update(&api, vmi.as_ref(), &new).await? {
+            Some(written) => {
+                tracing::info!(vm = %key_of(vm), volumes = written.spec.volumes.len(), "volumes of the guest changed");
+                Ok(Some(std::sync::Arc::new(written)))
+            }
+            None => Ok(Some(vmi)),
+        }
     }
 
     /// The state of all volumes that the template names.

@@ -58,12 +58,12 @@ fn label_value(name: &str) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-/// Digest of the template, 16 hexadecimal digits.
+/// Digest of the template without what may be plugged into a running guest, 16 hexadecimal digits.
 ///
 /// # Errors
 /// When it has no JSON form.
 pub(crate) fn template_digest(vm: &VirtualMachine) -> Result<String, serde_json::Error> {
-    let digest = Sha256::digest(serde_json::to_vec(&vm.spec.template)?);
+    let digest = Sha256::digest(serde_json::to_vec(&super::plug::fixed(&vm.spec).template)?);
     Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 

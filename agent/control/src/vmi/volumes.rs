@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
 use furrow_api::datavolume::DataVolumePhase;
-use furrow_api::reservation::ReservedVolume;
+use furrow_api::reservation::{Reservation, ReservedVolume};
 use furrow_api::vmi::Volume;
 use furrow_api::{DataVolume, VirtualMachineInstance, names, quantity};
 use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
@@ -12,6 +12,7 @@ use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
 use crate::marks::claim_name;
+use crate::vm::plug::is_hotpluggable;
 
 /// The images of a guest's volumes, if all can be opened.
 ///
@@ -34,6 +35,32 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
         None => Ok(reserved),
         Some((state, claim)) => Err(waits_for(state, &namespace, &claim)),
     }
+}
+
+/// A reservation with the volumes that are to be plugged in, as far as they can be opened, and without those that the spec
+/// no longer has; and what one of them waits for.
+pub(crate) fn plugged(
+    cluster: &Cluster,
+    vmi: &VirtualMachineInstance,
+    old: &Reservation,
+) -> (Reservation, Option<HeldUp>) {
+    let namespace = vmi.namespace().unwrap_or_default();
+    let mut new = old.clone();
+    new.volumes.retain(|reserved| vmi.spec.volumes.iter().any(|volume| volume.name == reserved.name));
+    let mut held_up = None;
+    for volume in vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume)) {
+        let Some(claim) = claim_name(volume) else { continue };
+        if new.volumes.iter().any(|reserved| reserved.name == volume.name) {
+            continue;
+        }
+        let (state, found) = judge(cluster, &namespace, volume, claim);
+        match found.map(|(claim, persistent)| image(volume, &claim, &persistent)) {
+            Some(Ok(reserved)) => new.volumes.push(reserved),
+            Some(Err(error)) => held_up = Some(error),
+            None => held_up = Some(waits_for(state, &namespace, claim)),
+        }
+    }
+    (new, held_up)
 }
 
 fn waits_for(state: VolumeState, namespace: &str, claim: &str) -> HeldUp {

@@ -11,7 +11,7 @@ use virt::domain::{Domain, DomainPausedReason, DomainShutoffReason, DomainState 
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
-use super::live::{self, DomainOwner};
+use super::live::{self, DomainOwner, LiveDisk};
 use super::{Libvirt, LibvirtError};
 
 /// A query of libvirtd: its own work is milliseconds.
@@ -91,6 +91,8 @@ pub struct DomainRecord {
     pub taps: Vec<String>,
     /// The RBD images it may write to, as `pool/image`.
     pub images: Vec<String>,
+    /// Its disks.
+    pub disks: Vec<LiveDisk>,
 }
 
 impl Libvirt {
@@ -227,6 +229,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         agent_connected: live.agent_connected,
         taps: live.taps,
         images: live.images,
+        disks: live.disks,
     })
 }
 

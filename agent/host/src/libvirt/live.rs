@@ -35,6 +35,18 @@ pub(super) struct Live {
     pub(super) agent_connected: bool,
     pub(super) taps: Vec<String>,
     pub(super) images: Vec<String>,
+    pub(super) disks: Vec<LiveDisk>,
+}
+
+/// A disk of a running domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveDisk {
+    /// Its alias, as the document that made it had it.
+    pub alias: String,
+    /// Its device name, such as `sda`.
+    pub target: String,
+    /// The RBD image it writes to, as `pool/image`.
+    pub image: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +85,15 @@ enum Device {
 #[derive(Deserialize)]
 struct Disk {
     source: Option<DiskSource>,
+    target: Option<InterfaceTarget>,
+    alias: Option<DeviceAlias>,
     readonly: Option<Empty>,
+}
+
+#[derive(Deserialize)]
+struct DeviceAlias {
+    #[serde(rename = "@name")]
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -120,10 +140,15 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        disks: Vec::new(),
     };
     for device in document.devices.devices {
         match device {
-            Device::Disk(disk) => live.images.extend(disk.writable_image()),
+            Device::Disk(disk) => {
+                let image = disk.writable_image();
+                live.images.extend(image.clone());
+                live.disks.extend(disk.plugged(image));
+            }
             Device::Interface(interface) => live.taps.extend(interface.target.and_then(|target| target.dev)),
             Device::Channel(channel) => live.agent_connected |= channel.is_connected_agent(),
             Device::Other => {}
@@ -133,9 +158,13 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
 }
 
 impl Disk {
-    fn writable_image(self) -> Option<String> {
-        let source = self.source.filter(|source| source.protocol.as_deref() == Some("rbd"))?;
-        if self.readonly.is_some() { None } else { source.name }
+    fn writable_image(&self) -> Option<String> {
+        let source = self.source.as_ref().filter(|source| source.protocol.as_deref() == Some("rbd"))?;
+        if self.readonly.is_some() { None } else { source.name.clone() }
+    }
+
+    fn plugged(self, image: Option<String>) -> Option<LiveDisk> {
+        Some(LiveDisk { alias: self.alias?.name, target: self.target?.dev?, image })
     }
 }
 
@@ -157,7 +186,8 @@ mod tests {
             "<domain type='qemu' id='3'><name>a_b</name>
                <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
                <devices>
-                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source></disk>
+                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source>
+                   <target dev='sda' bus='scsi'/><alias name='ua-data'/></disk>
                  <disk type='network' device='disk'><source protocol='rbd' name='volumes/ro'/><readonly/></disk>
                  <controller type='pci'/>
                  <disk type='file' device='disk'><source file='/seed.iso'/><readonly/></disk>
@@ -175,6 +205,11 @@ mod tests {
                 agent_connected: true,
                 taps: vec!["fw0123456789a".into()],
                 images: vec!["volumes/x".into()],
+                disks: vec![LiveDisk {
+                    alias: "ua-data".into(),
+                    target: "sda".into(),
+                    image: Some("volumes/x".into()),
+                }],
             }
         );
     }

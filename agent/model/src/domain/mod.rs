@@ -10,7 +10,7 @@ mod spec;
 mod tests;
 
 pub use configure::{CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, METADATA_NAMESPACE};
-pub use disks::target_names;
+pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,

@@ -207,3 +207,40 @@ fn two_namespaces_get_different_uuids_for_one_name() {
         |namespace: &str| Owner { namespace: namespace.into(), name: "a".into(), uid: String::new(), generation: 0 };
     assert_ne!(owner("x").default_uuid(), owner("y").default_uuid());
 }
+
+#[test]
+fn a_plugged_disk_has_a_name_of_its_own_and_the_same_document() {
+    let used = ["sda", "sdc", "vda"].map(str::to_owned);
+    assert_eq!(free_target(DiskBus::Scsi, &used), "sdb");
+    assert_eq!(free_target(DiskBus::Virtio, &used), "vdb");
+    let disk = DiskSpec {
+        name: "data".into(),
+        device: DiskDevice::Disk,
+        bus: DiskBus::Scsi,
+        source: DiskSource::Rbd(RbdSource {
+            pool: "volumes".into(),
+            image: "data".into(),
+            monitors: vec![("10.0.0.1".into(), 3300)],
+            user: "furrow-qemu".into(),
+            secret: uuid::Uuid::nil(),
+        }),
+        read_only: false,
+        shareable: false,
+        serial: Some("data".into()),
+        boot_order: None,
+        cache: None,
+        io: None,
+        error_policy: None,
+        queues: None,
+    };
+    let xml = render_disk(&disk, "sdb".into()).expect("a document");
+    for part in [
+        r#"<disk type="network" device="disk">"#,
+        r#"<source protocol="rbd" name="volumes/data">"#,
+        r#"<target dev="sdb" bus="scsi"/>"#,
+        "<serial>data</serial>",
+        r#"<alias name="ua-data"/>"#,
+    ] {
+        assert!(xml.contains(part), "{part} is not in {xml}");
+    }
+}

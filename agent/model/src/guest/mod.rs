@@ -35,6 +35,17 @@ pub struct Wanted {
     pub volumes: usize,
     /// Images it writes to and does not share, as `pool/image`.
     pub images: Vec<String>,
+    /// Its disks; `None` while it is not known, and then none is plugged in or out.
+    pub disks: Option<Vec<WantedDisk>>,
+}
+
+/// A disk that the guest should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedDisk {
+    /// Its name in the spec.
+    pub name: String,
+    /// It may be plugged into the running guest; the others wait for the next start.
+    pub pluggable: bool,
 }
 
 /// What should become of the guest.
@@ -80,6 +91,8 @@ pub struct Observed {
     pub ports_ensured: bool,
     /// When the guest was last asked to shut down, in milliseconds since 1970.
     pub asked_ms: Option<i64>,
+    /// Names of the disks that the running domain has.
+    pub disks: Vec<String>,
 }
 
 /// The domain as observed.
@@ -146,6 +159,16 @@ pub enum Step {
     Start,
     /// Publish that it runs, with everything known of it.
     PublishRunning,
+    /// Plug a disk into the running guest.
+    PlugIn {
+        /// Its name.
+        disk: String,
+    },
+    /// Ask the running guest to let go of a disk.
+    PlugOut {
+        /// Its name.
+        disk: String,
+    },
     /// Publish its end.
     PublishEnd(End),
 }
@@ -188,7 +211,7 @@ pub enum PlanError {
     #[error("could not start the guest: a domain of its name exists that furrow did not make")]
     ForeignDomain,
     /// A running domain writes to one of its images.
-    #[error("could not start the guest: its image {image} is in use by the domain {domain}")]
+    #[error("could not start the guest, or plug a disk into it: its image {image} is in use by the domain {domain}")]
     ImageInUse {
         /// `pool/image`.
         image: String,

@@ -2,6 +2,7 @@
 
 use super::{
     DomainState, End, Intent, Next, Observed, ObservedDomain, OffReason, Phase, Plan, PlanError, Step, Wanted,
+    WantedDisk,
 };
 
 /// A guest that ignores the request to shut down is asked again after this long: one that was still booting could not
@@ -19,7 +20,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, P
     match wanted.intent {
         Intent::Clear => Ok(clear(observed)),
         Intent::Stop { deadline_ms } => Ok(stop(wanted, observed, deadline_ms, now_ms)),
-        Intent::Run => run(wanted, observed),
+        Intent::Run => run(wanted, observed, now_ms),
     }
 }
 
@@ -78,12 +79,14 @@ fn stop(wanted: &Wanted, observed: &Observed, deadline_ms: i64, now_ms: i64) -> 
     }
 }
 
-fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
+fn run(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, PlanError> {
     let state = observed.domain.as_ref().map(|domain| domain.state);
     Ok(match state {
         Some(DomainState::Active) => {
             let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
-            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
+            let (plugs, next) = plugs(wanted, observed, now_ms)?;
+            // What is known is published in any case: a disk that cannot be plugged is no reason to be silent.
+            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).chain(plugs).collect(), next }
         }
         Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
         // Defined but not started, by an agent that was stopped in between: begin again.
@@ -99,6 +102,28 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
             Plan { steps: vec![Step::Prepare, Step::Start], next: Next::Now }
         }
     })
+}
+
+/// Disks out, then disks in: an image must have left one place before it comes to another. A guest lets go of a disk when
+/// it pleases, so that it is asked again.
+fn plugs(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<(Vec<Step>, Next), PlanError> {
+    let Some(disks) = &wanted.disks else { return Ok((Vec::new(), Next::OnChange)) };
+    let stays = |name: &String| disks.iter().any(|disk| disk.name == *name);
+    let out: Vec<_> =
+        observed.disks.iter().filter(|name| !stays(name)).map(|disk| Step::PlugOut { disk: disk.clone() }).collect();
+    let missing = |disk: &&WantedDisk| disk.pluggable && !observed.disks.contains(&disk.name);
+    // One a pass: the next is given a device name that this one has not.
+    let into = disks.iter().find(missing).map(|disk| Step::PlugIn { disk: disk.name.clone() });
+    if into.is_some() {
+        refuse_shared_writers(wanted, observed)?;
+    }
+    let next = match (out.is_empty(), &into) {
+        // What was plugged is observed before it is published.
+        (_, Some(_)) => Next::Now,
+        (false, None) => Next::At(now_ms + ASK_AGAIN_MS),
+        (true, None) => Next::OnChange,
+    };
+    Ok((out.into_iter().chain(into).collect(), next))
 }
 
 fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), PlanError> {

@@ -14,6 +14,7 @@ fn wanted(intent: Intent, phase: Phase) -> Wanted {
         taps: vec!["fw1".into()],
         volumes: 1,
         images: vec!["volumes/a".into()],
+        disks: None,
     }
 }
 
@@ -210,4 +211,43 @@ proptest! {
             prop_assert!(!plan.steps.contains(&Step::Undefine), "{:?}", plan);
         }
     }
+}
+
+#[test]
+fn disks_are_plugged_into_a_running_guest_and_out_of_it() {
+    let disk = |name: &str, pluggable| WantedDisk { name: name.into(), pluggable };
+    let check = |wanted_disks: &[WantedDisk], has: &[&str], expected: &[Step], next: Next| {
+        let want = Wanted { disks: Some(wanted_disks.to_vec()), ..wanted(Intent::Run, Phase::Running) };
+        let mut seen = observed(Some(("new", DomainState::Active)));
+        seen.disks = has.iter().map(|name| (*name).to_owned()).collect();
+        let made = plan(&want, &seen, NOW).expect("a plan");
+        assert_eq!(made.steps[0], Step::PublishRunning);
+        assert_eq!((&made.steps[1..], made.next), (expected, next));
+    };
+    let (into, out) =
+        (|disk: &str| Step::PlugIn { disk: disk.into() }, |disk: &str| Step::PlugOut { disk: disk.into() });
+    check(&[disk("root", false)], &["root"], &[], Next::OnChange);
+    check(&[disk("root", false), disk("data", true)], &["root"], &[into("data")], Next::Now);
+    // What the spec got by another way waits for the next start.
+    check(&[disk("root", false), disk("more", false)], &["root"], &[], Next::OnChange);
+    check(&[disk("root", false)], &["root", "data"], &[out("data")], Next::At(NOW + 5_000));
+    let both = [out("old"), into("new")];
+    check(&[disk("root", false), disk("new", true)], &["root", "old"], &both, Next::Now);
+    check(&[disk("one", true), disk("two", true)], &[], &[into("one")], Next::Now);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    seen.disks = vec!["root".into()];
+    let unknown = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan");
+    assert_eq!(unknown.steps, [Step::PublishRunning], "what is wanted is not known: nothing is unplugged");
+}
+
+#[test]
+fn nothing_is_plugged_that_another_guest_writes_to() {
+    let disks = vec![WantedDisk { name: "data".into(), pluggable: true }];
+    let want = Wanted { disks: Some(disks), ..wanted(Intent::Run, Phase::Running) };
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    seen.foreign_images = vec![("volumes/a".into(), "other".into())];
+    assert!(matches!(plan(&want, &seen, NOW), Err(PlanError::ImageInUse { .. })));
+    // A guest that ends loses its disks with its domain.
+    let want = Wanted { intent: Intent::Stop { deadline_ms: NOW }, ..want };
+    assert_eq!(plan(&want, &seen, NOW).expect("a plan").steps, [Step::Destroy]);
 }

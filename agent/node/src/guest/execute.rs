@@ -137,6 +137,8 @@ impl Pass<'_> {
             Step::Start => return self.start(known).await,
             Step::EnsurePorts => self.ensure_ports(known).await?,
             Step::PublishRunning => return self.publish_running(known, domain).await,
+            Step::PlugIn { disk } => self.plug_in(&disk, domain).await?,
+            Step::PlugOut { disk } => self.plug_out(&disk).await?,
             Step::PublishEnd(end) => self.publish_end(known, end).await?,
         }
         Ok(ControlFlow::Continue(()))
@@ -282,7 +284,7 @@ impl Pass<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn check_volume(
+    pub(super) async fn check_volume(
         &self,
         request: &GuestRequest,
         volume: &ReservedVolume,
@@ -359,6 +361,7 @@ impl Pass<'_> {
             state: domain.state,
             agent_connected: domain.agent_connected,
             report: known.report.as_ref().map(|(report, _)| report),
+            disks: &domain.disks,
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
         };
         let node = self.context.facts.node.as_str();

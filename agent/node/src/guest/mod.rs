@@ -18,6 +18,7 @@ mod images;
 mod observe;
 mod owner;
 mod platform;
+mod plug;
 pub(crate) mod ports;
 pub(crate) mod publish;
 mod record;

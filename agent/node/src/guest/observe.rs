@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachineInstance, names};
-use furrow_host::libvirt::{DomainRecord, DomainState, OffReason};
+use furrow_host::libvirt::{DomainRecord, DomainState, LiveDisk, OffReason};
+use furrow_model::domain::ALIAS_PREFIX;
 use furrow_model::guest::{self, Intent, Observed, ObservedDomain, Phase, Wanted};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -91,7 +92,7 @@ impl Subject {
         let grace_s = vmi.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_S).max(0);
         let deadline_ms = stop_since_ms.saturating_add(grace_s.saturating_mul(1000));
         let intent = if stopping { Intent::Stop { deadline_ms } } else { Intent::Run };
-        Wanted { uid, phase, intent, taps: Vec::new(), volumes: 0, images: Vec::new() }
+        Wanted { uid, phase, intent, taps: Vec::new(), volumes: 0, images: Vec::new(), disks: None }
     }
 
     /// When the wish to stop was expressed, if the objects say; it survives a restart of the agent.
@@ -103,7 +104,7 @@ impl Subject {
 
 fn nothing(uid: Option<String>) -> Wanted {
     let phase = if uid.is_some() { Phase::Final } else { Phase::Unclaimed };
-    Wanted { uid, phase, intent: Intent::Clear, taps: Vec::new(), volumes: 0, images: Vec::new() }
+    Wanted { uid, phase, intent: Intent::Clear, taps: Vec::new(), volumes: 0, images: Vec::new(), disks: None }
 }
 
 fn is_claimed(vmi: &VirtualMachineInstance, node: &str) -> bool {
@@ -167,5 +168,11 @@ pub(super) fn observed(domain: Option<&DomainRecord>, known: &super::owner::Know
         foreign_images: Vec::new(),
         ports_ensured: known.ports_ensured,
         asked_ms: known.asked_ms,
+        disks: domain.into_iter().flat_map(|domain| &domain.disks).filter_map(disk_name).collect(),
     }
+}
+
+/// The name in the spec of a disk that Furrow made.
+fn disk_name(disk: &LiveDisk) -> Option<String> {
+    disk.alias.strip_prefix(ALIAS_PREFIX).map(str::to_owned)
 }

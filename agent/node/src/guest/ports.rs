@@ -87,6 +87,10 @@ pub(crate) trait Domains: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// What the guest agent says.
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// Plugs a device into a running domain.
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>>;
+    /// Asks a running domain to let go of a device, by its alias.
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>>;
 }
 
 impl Domains for Libvirt {
@@ -116,5 +120,13 @@ impl Domains for Libvirt {
 
     fn guest_info<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Status))
+    }
+
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(self.attach_device(name, xml))
+    }
+
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(self.detach_device(name, alias))
     }
 }

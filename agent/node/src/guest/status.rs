@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
-    CpuTopology, GuestOsInfo, Machine, MemoryStatus, NetworkInterfaceStatus, PersistentVolumeClaimInfo,
-    PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumeStatus,
+    CpuTopology, GuestOsInfo, HotplugVolumeStatus, Machine, MemoryStatus, NetworkInterfaceStatus,
+    PersistentVolumeClaimInfo, PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumePhase,
+    VolumeStatus,
 };
 use furrow_api::{VirtualMachineInstance, names};
-use furrow_host::libvirt::{DomainState, PauseReason};
-use furrow_model::domain::{DomainSpec, Virtualization, target_names};
+use furrow_host::libvirt::{DomainState, LiveDisk, PauseReason};
+use furrow_model::domain::{ALIAS_PREFIX, DomainSpec, Virtualization, target_names};
 use furrow_model::guest::{End, SharedVolume, migration_blocker};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,6 +36,8 @@ pub(crate) struct RunningGuest<'a> {
     pub(crate) agent_connected: bool,
     /// What it said, if it was asked.
     pub(crate) report: Option<&'a GuestReport>,
+    /// The disks that it has.
+    pub(crate) disks: &'a [LiveDisk],
     /// How the guest is executed.
     pub(crate) virtualization: Virtualization,
 }
@@ -207,20 +210,68 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
     let reserved: HashMap<&str, &ReservedVolume> =
         guest.request.reservation.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
     let names = target_names(&guest.spec.disks);
-    let disks = guest.spec.disks.iter().zip(names);
-    disks
-        .map(|(disk, target)| {
-            let known = old.iter().find(|status| status.name == disk.name).cloned().unwrap_or_default();
-            let volume = reserved.get(disk.name.as_str());
-            VolumeStatus {
-                name: disk.name.clone(),
-                target,
-                size: volume.map(|volume| volume.capacity_bytes).or(known.size),
-                persistent_volume_claim_info: volume.map(|volume| claim_info(volume)),
-                ..known
-            }
-        })
-        .collect()
+    let known = |name: &str| old.iter().find(|status| status.name == name).cloned().unwrap_or_default();
+    let disks = guest.spec.disks.iter().zip(names).map(|(disk, target)| {
+        let volume = reserved.get(disk.name.as_str());
+        let known = known(&disk.name);
+        let status = VolumeStatus {
+            name: disk.name.clone(),
+            target: plugged(guest, &disk.name).unwrap_or(target),
+            size: volume.map(|volume| volume.capacity_bytes).or(known.size),
+            persistent_volume_claim_info: volume.map(|volume| claim_info(volume)),
+            ..known
+        };
+        pluggable(guest, status, VolumePhase::AttachedToNode)
+    });
+    let pending = guest.request.pending.iter().map(|name| {
+        let status = VolumeStatus { name: name.clone(), ..known(name) };
+        pluggable(guest, status, VolumePhase::Pending)
+    });
+    let named = |name: &str| {
+        guest.spec.disks.iter().any(|disk| disk.name == name) || guest.request.pending.iter().any(|other| other == name)
+    };
+    let leaving = guest.disks.iter().filter_map(|live| Some((live.alias.strip_prefix(ALIAS_PREFIX)?, live)));
+    let leaving = leaving.filter(|(name, _)| !named(name)).map(|(name, live)| VolumeStatus {
+        name: name.to_owned(),
+        target: live.target.clone(),
+        phase: Some(VolumePhase::Detaching),
+        reason: Some("Detaching".to_owned()),
+        message: Some("the guest was asked to let go of it".to_owned()),
+        hotplug_volume: Some(HotplugVolumeStatus::default()),
+        ..known(name)
+    });
+    disks.chain(pending).chain(leaving).collect()
+}
+
+/// The device name of a disk that the guest has.
+fn plugged(guest: &RunningGuest<'_>, name: &str) -> Option<String> {
+    let alias = format!("{ALIAS_PREFIX}{name}");
+    guest.disks.iter().find(|live| live.alias == alias).map(|live| live.target.clone())
+}
+
+/// How far a volume is that may be plugged in and out; KubeVirt's phases and words. `waiting`: while the guest has it not.
+fn pluggable(guest: &RunningGuest<'_>, status: VolumeStatus, waiting: VolumePhase) -> VolumeStatus {
+    let volumes = &guest.request.vmi.spec.volumes;
+    if !volumes.iter().any(|volume| volume.name == status.name && convert::is_hotpluggable(volume)) {
+        return status;
+    }
+    let target = plugged(guest, &status.name);
+    let ready = target.is_some();
+    let (phase, reason, message) = if ready {
+        let message = format!("Successfully attach hotplugged volume {} to VM", status.name);
+        (VolumePhase::Ready, "VolumeReady", message)
+    } else {
+        let word = waiting.as_str().to_owned();
+        (waiting, "VolumeNotReady", format!("volume {} is {word}", status.name))
+    };
+    VolumeStatus {
+        target: target.unwrap_or_default(),
+        phase: Some(phase),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        hotplug_volume: Some(HotplugVolumeStatus::default()),
+        ..status
+    }
 }
 
 fn claim_info(volume: &ReservedVolume) -> PersistentVolumeClaimInfo {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason, PauseReason};
+use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, OffReason, PauseReason};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -278,6 +278,26 @@ impl Domains for World {
         ready(Ok(()))
     }
 
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let between = |before: &str| xml.split_once(before).expect("the text").1.split_once('"').expect("a quote").0;
+        let disk = LiveDisk {
+            alias: between("<alias name=\"").to_owned(),
+            target: between("<target dev=\"").to_owned(),
+            image: Some(between(" name=\"volumes/").to_owned()),
+        };
+        if let Some(record) = self.state().domains.get_mut(name) {
+            record.disks.push(disk);
+        }
+        ready(Ok(()))
+    }
+
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        if let Some(record) = self.state().domains.get_mut(name) {
+            record.disks.retain(|disk| disk.alias != alias);
+        }
+        ready(Ok(()))
+    }
+
     fn guest_info<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         let info = [
             ("os.pretty-name", "Debian GNU/Linux 13 (trixie)"),
@@ -312,5 +332,6 @@ fn read_record(xml: &str) -> DomainRecord {
         agent_connected: false,
         taps: Vec::new(),
         images: Vec::new(),
+        disks: Vec::new(),
     }
 }
