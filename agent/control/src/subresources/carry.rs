@@ -24,6 +24,7 @@ use super::route::{Resource, Target, Work};
 use super::{endpoints, guest, machine, volumes};
 use crate::calls::{self, CallError, Object};
 use crate::cluster::{Cluster, find_cluster};
+use crate::instancetype::TypesError;
 
 /// Times that objects are read again because somebody wrote in between.
 const ATTEMPTS: u32 = 5;
@@ -41,9 +42,6 @@ pub(super) enum Answer {
     Picture(Bytes),
 }
 
-/// How often a change is tried: see [`Carrier::change`].
-pub(super) const TRIES: u32 = ATTEMPTS;
-
 /// What requests are carried out with.
 pub(super) struct Carrier {
     pub(super) cluster: Cluster,
@@ -51,7 +49,7 @@ pub(super) struct Carrier {
 }
 
 /// Why a change was not written.
-pub(super) enum Written {
+enum Written {
     /// Somebody else was faster.
     Outdated,
     Failed(Failure),
@@ -81,18 +79,21 @@ impl Carrier {
             }
             Work::Migrate => self.migrate(target, body).await,
             Work::Rename => self.rename(target, body).await,
-            Work::EvacuateCancel => self.cancel_evacuation(target, body).await,
+            Work::EvacuateCancel => Box::pin(self.cancel_evacuation(target, body)).await,
             Work::ObjectGraph => self.graph(target, body).await,
             Work::AddVolume | Work::RemoveVolume => {
                 let adds = target.subresource.work == Work::AddVolume;
                 let asked = if adds { volumes::read_add(body)? } else { volumes::read_remove(body)? };
+                if target.subresource.resource == Resource::VirtualMachineInstances {
+                    return Box::pin(self.plug(target, &asked)).await;
+                }
                 let plan = |vm: &_, vmi: Option<&_>| volumes::change(vm, vmi, &asked);
                 self.change(target, asked.is_dry_run(), plan).await
             }
             Work::ExpandSpec => {
                 let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
                 let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
-                expanded.map(|vm| document(&vm)).map_err(|error| Failure::internal(&chain(&error)))
+                expanded.map(|vm| document(&vm)).map_err(|error| unexpanded(&error))
             }
             Work::Guest(GuestOperation::Screenshot) => {
                 let options = Screenshot { move_cursor: is_true(query, "moveCursor") };
@@ -108,6 +109,16 @@ impl Carrier {
                 Err(Failure::not_implemented(&format!("{}/{}", subresource.resource.plural(), subresource.name)))
             }
         }
+    }
+
+    /// Expands a VirtualMachine that the client sends.
+    ///
+    /// # Errors
+    /// Why it cannot be expanded.
+    pub(super) async fn expand_sent(&self, body: &[u8], namespace: &str) -> Result<Answer, Failure> {
+        let vm = sent(body, namespace)?;
+        let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
+        expanded.map(|vm| document(&vm)).map_err(|error| unexpanded(&error))
     }
 
     /// Whether the API server can be reached, as KubeVirt says it.
@@ -132,6 +143,37 @@ impl Carrier {
         let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
         let prefix = || format!("unable to retrieve vmi [{}]", target.name);
         calls::get(&api, &target.name).await.map_err(|error| Failure::of_call(&prefix(), &error))
+    }
+
+    /// Plugs a volume into a guest alone, or out of it.
+    async fn plug(&self, target: &Target, asked: &volumes::Asked) -> Result<Answer, Failure> {
+        let plan = |vmi: &_| volumes::change_guest(vmi, asked).map(Some);
+        self.change_guest(target, asked.is_dry_run(), plan).await?;
+        Ok(Answer::Accepted)
+    }
+
+    /// Writes to a guest what a plan says; nothing where it says nothing.
+    pub(super) async fn change_guest(
+        &self,
+        target: &Target,
+        dry_run: bool,
+        plan: impl Fn(&VirtualMachineInstance) -> Result<Option<Value>, Failure>,
+    ) -> Result<(), Failure> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
+        for _ in 0..ATTEMPTS {
+            let vmi = self.guest_of(target).await?;
+            let Some(patch) = plan(&vmi)? else { return Ok(()) };
+            let (params, patch) = conditional(&vmi, &patch, dry_run);
+            let patch = Patch::Merge(&patch);
+            let call = api.patch(&target.name, &params, &patch);
+            match called(calls::within(|| format!("patch VMI {}", target.name), call).await) {
+                Ok(()) => return Ok(()),
+                Err(Written::Outdated) => {}
+                Err(Written::Failed(failure)) => return Err(failure),
+            }
+        }
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Err(Failure::conflict(Resource::VirtualMachineInstances, &target.name, why))
     }
 
     pub(super) async fn change(
@@ -286,32 +328,33 @@ pub(super) fn missing(target: &Target) -> Failure {
     Failure::not_found(target.subresource.resource, &target.name)
 }
 
-/// A VirtualMachine that refers to nothing, expanded, is itself.
-///
-/// # Errors
-/// 501 when it names one.
-pub(super) fn expand(vm: Value) -> Result<Answer, Failure> {
-    for field in ["instancetype", "preference"] {
-        if vm.pointer(&format!("/spec/{field}")).is_some_and(|value| !value.is_null()) {
-            return Err(Failure::not_implemented(&format!("expanding a VirtualMachine with spec.{field}")));
+/// What the machine says itself, or refers to, is the client's affair.
+fn unexpanded(error: &TypesError) -> Failure {
+    match error {
+        TypesError::Missing { .. } | TypesError::Matcher { .. } | TypesError::Conflicts(_) => {
+            Failure::bad_request(chain(error))
         }
+        _ => Failure::internal(&chain(error)),
     }
-    Ok(document(&vm))
 }
 
-/// The same for a VirtualMachine that the client sends.
+/// The VirtualMachine that a client sends, which need not exist. `namespace`: where what it refers to is looked for.
 ///
 /// # Errors
-/// 400 when it sends none.
-pub(super) fn expand_sent(body: &[u8]) -> Result<Answer, Failure> {
+/// 400 when it sends none, or one of another namespace.
+fn sent(body: &[u8], namespace: &str) -> Result<VirtualMachine, Failure> {
     let vm = super::options::document(body)?;
     if vm.is_null() {
         return Err(Failure::bad_request("empty request body"));
     }
-    if let Err(error) = serde_json::from_value::<VirtualMachine>(vm.clone()) {
-        return Err(Failure::bad_request(format!("Object is not a valid VirtualMachine: {error}")));
+    let vm: Result<VirtualMachine, _> = serde_json::from_value(vm);
+    let mut vm = vm.map_err(|error| Failure::bad_request(format!("Object is not a valid VirtualMachine: {error}")))?;
+    if vm.namespace().is_some_and(|own| !own.is_empty() && own != namespace) {
+        let why = format!("VM namespace must be empty or {namespace}");
+        return Err(Failure::bad_request(why));
     }
-    expand(vm)
+    vm.metadata.namespace = Some(namespace.to_owned());
+    Ok(vm)
 }
 
 pub(super) fn document(value: &Value) -> Answer {
@@ -339,7 +382,7 @@ fn refused(target: &Target, error: &AgentError) -> Failure {
     }
 }
 
-pub(super) fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
+fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
     match call {
         Ok(_) => Ok(()),
         // Gone in between is a change too: the next look tells.
@@ -349,7 +392,7 @@ pub(super) fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
 }
 
 /// Parameters and body of a patch that holds only while the object is as it was read.
-pub(super) fn conditional<K: Object>(object: &K, patch: &Value, dry_run: bool) -> (PatchParams, Value) {
+fn conditional<K: Object>(object: &K, patch: &Value, dry_run: bool) -> (PatchParams, Value) {
     let mut patch = patch.clone();
     patch["metadata"]["resourceVersion"] = json!(object.resource_version());
     patch["metadata"]["uid"] = json!(object.uid());

@@ -185,8 +185,11 @@ impl Api {
             Path::Version => say(discovery::version()),
             Path::Guestfs => say(discovery::guestfs()),
             Path::Health => self.carrier.health().await,
-            Path::Expand { .. } => carry::expand_sent(&read(body).await?),
-            Path::Object { target, .. } => self.carrier.carry(target, query, &read(body).await?).await,
+            Path::Expand { namespace, .. } => Box::pin(self.carrier.expand_sent(&read(body).await?, namespace)).await,
+            Path::Object { target, .. } => {
+                let body = read(body).await?;
+                Box::pin(self.carrier.carry(target, query, &body)).await
+            }
         }
     }
 }

@@ -8,10 +8,10 @@ use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use kube::api::{Patch, PostParams};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use super::carry::{Answer, Carrier, TRIES, Written, called, conditional, document, missing};
+use super::carry::{Answer, Carrier, document, missing};
 use super::failure::Failure;
 use super::graph;
 use super::machine::Change;
@@ -81,25 +81,13 @@ impl Carrier {
     /// Why it is not called off.
     pub(super) async fn cancel_evacuation(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
         let asked: EvacuateCancelOptions = decode(body)?;
-        for _ in 0..TRIES {
-            let vmi = self.guest_of(target).await?;
-            self.not_draining(&vmi).await?;
-            if !evacuates(&vmi, &asked)? {
-                return Ok(Answer::Done);
-            }
-            let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
+        self.not_draining(&self.guest_of(target).await?).await?;
+        let plan = |vmi: &_| {
             let patch = json!({"status": {"evacuationNodeName": null}});
-            let (params, patch) = conditional(&vmi, &patch, is_dry_run(&asked.dry_run));
-            let patch = Patch::Merge(&patch);
-            let call = api.patch(&target.name, &params, &patch);
-            match called(calls::within(|| format!("patch VMI {}", target.name), call).await) {
-                Ok(()) => return Ok(Answer::Done),
-                Err(Written::Outdated) => {}
-                Err(Written::Failed(failure)) => return Err(failure),
-            }
-        }
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
-        Err(Failure::conflict(Resource::VirtualMachineInstances, &target.name, why))
+            evacuates(vmi, &asked).map(|evacuates| evacuates.then_some(patch))
+        };
+        self.change_guest(target, is_dry_run(&asked.dry_run), plan).await?;
+        Ok(Answer::Done)
     }
 
     /// A node that is being drained would evacuate its guests again at once.

@@ -1,11 +1,12 @@
 //! Volumes that are plugged into a machine, or out of it: from its spec and the client's options to what is written, or to
-//! why nothing is; KubeVirt's rules and words. Pure. Refuses a machine whose guest runs: nothing is plugged live yet, and a
-//! spec that says otherwise than its guest is nobody's wish.
+//! why nothing is; KubeVirt's rules and words. A machine's volume is written to its template, and its running guest follows
+//! (`crate::vm::plug`); a guest's alone is written to the guest and remembered as such. Pure. Refuses to plug what no running
+//! guest has a place for: disks of another bus than SCSI.
 
 use furrow_api::subresources::is_dry_run;
 use furrow_api::vm::{AddVolumeOptions, HotplugVolumeSource, RemoveVolumeOptions};
-use furrow_api::vmi::{Disk, Volume};
-use furrow_api::{VirtualMachine, VirtualMachineInstance};
+use furrow_api::vmi::{Disk, VmiPhase, Volume};
+use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -13,6 +14,8 @@ use super::failure::Failure;
 use super::machine::Change;
 use super::options;
 use super::route::Resource;
+use crate::admission;
+use crate::vm::plug::{can_join, ephemeral, is_hotpluggable};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,15 +97,67 @@ pub(super) fn change(
         .map_err(|why| Failure::conflict(Resource::VirtualMachines, &vm.name_any(), &why))?;
     let live = vmi.is_some_and(|vmi| vmi.status.as_ref().is_none_or(|status| !status.phase.is_final()));
     if live {
-        let what = match asked {
-            Asked::Add(_) => "plugging a volume into a running guest (addvolume)",
-            Asked::Remove(_) => "plugging a volume out of a running guest (removevolume)",
-        };
-        return Err(Failure::not_implemented(what));
+        check_place(asked, spec.domain.devices.disable_hotplug)
+            .map_err(|why| Failure::conflict(Resource::VirtualMachines, &vm.name_any(), &why))?;
     }
     let spec = json!({"volumes": volumes, "domain": {"devices": {"disks": disks}}});
     let machine = Some(json!({"spec": {"template": {"spec": spec}}}));
     Ok(Change { machine, ..Change::default() })
+}
+
+/// Plans the change of a running guest alone; a merge patch of it.
+///
+/// # Errors
+/// Why it stays as it is.
+pub(super) fn change_guest(vmi: &VirtualMachineInstance, asked: &Asked) -> Result<Value, Failure> {
+    let conflict = |why: String| Failure::conflict(Resource::VirtualMachineInstances, &vmi.name_any(), &why);
+    if vmi.status.as_ref().is_none_or(|status| status.phase != VmiPhase::Running) {
+        return Err(conflict("VMI is not running".to_owned()));
+    }
+    let spec = &vmi.spec;
+    let (volumes, disks) = changed(&spec.volumes, &spec.domain.devices.disks, asked).map_err(conflict)?;
+    check_place(asked, spec.domain.devices.disable_hotplug).map_err(conflict)?;
+    let mut new = spec.clone();
+    new.volumes.clone_from(&volumes);
+    new.domain.devices.disks.clone_from(&disks);
+    let faults = admission::new_faults(vmi, &new);
+    if !faults.is_empty() {
+        return Err(Failure::bad_request(faults.join(", ")));
+    }
+    let mut own = ephemeral(vmi);
+    match asked {
+        Asked::Add(options) => own.push(options.name.clone()),
+        Asked::Remove(options) => {
+            let machine = vmi.owner_references().iter().any(|owner| owner.kind == "VirtualMachine");
+            let left = |name: &String| volumes.iter().any(|volume| volume.name == *name);
+            let gone: Vec<_> =
+                spec.volumes.iter().map(|volume| volume.name.clone()).filter(|name| !left(name)).collect();
+            if machine && gone.iter().any(|name| !own.contains(name)) {
+                let name = &options.name;
+                let why =
+                    format!("Unable to remove volume [{name}] because it is the VirtualMachine's: remove it there");
+                return Err(conflict(why));
+            }
+            own.retain(|name| !gone.contains(name));
+        }
+    }
+    let annotation = (!own.is_empty()).then(|| json!(own).to_string());
+    Ok(json!({"metadata": {"annotations": {names::ANNOTATION_EPHEMERAL_VOLUMES: annotation}},
+        "spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}))
+}
+
+/// Whether a running guest has a place for what is to be plugged in. `closed`: it was made without.
+fn check_place(asked: &Asked, closed: bool) -> Result<(), String> {
+    match asked {
+        Asked::Add(options) if closed => {
+            Err(format!("Unable to add volume [{}] because domain.devices.disableHotplug is set", options.name))
+        }
+        Asked::Add(options) if !can_join(&options.disk) => Err(format!(
+            "Unable to add volume [{}] because disk.disk.bus must be scsi to be plugged into a running guest",
+            options.name
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Volumes and disks as they are to be.
@@ -144,11 +199,6 @@ fn changed(volumes: &[Volume], disks: &[Disk], asked: &Asked) -> Result<(Vec<Vol
 fn source_name(volume: &Volume) -> Option<&str> {
     let data_volume = volume.data_volume.as_ref().map(|source| source.name.as_str());
     data_volume.or_else(|| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
-}
-
-fn is_hotpluggable(volume: &Volume) -> bool {
-    volume.data_volume.as_ref().is_some_and(|source| source.hotpluggable)
-        || volume.persistent_volume_claim.as_ref().is_some_and(|source| source.hotpluggable)
 }
 
 #[cfg(test)]

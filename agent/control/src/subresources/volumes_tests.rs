@@ -1,5 +1,7 @@
 //! Volumes in and out of a machine's spec.
 
+use furrow_api::vmi::DiskBus;
+
 use super::*;
 
 fn vm() -> VirtualMachine {
@@ -70,12 +72,73 @@ fn what_is_there_is_not_added_and_what_belongs_is_not_removed() {
 }
 
 #[test]
-fn nothing_is_plugged_while_the_guest_runs() {
+fn a_running_guest_gets_disks_of_its_scsi_controller_alone() {
     for phase in ["", "Scheduled", "Running"] {
-        let refused = told(&add("data", "web-data"), Some(phase));
-        assert_eq!(refused, "501 plugging a volume into a running guest (addvolume) is not supported yet");
-        assert!(told(&remove("more"), Some(phase)).starts_with("501 plugging a volume out of"), "{phase}");
+        assert_eq!(told(&add("data", "web-data"), Some(phase)), "root,more*,data* | root,more,data");
+        assert_eq!(told(&remove("more"), Some(phase)), "root | root");
     }
+    let Asked::Add(mut options) = add("data", "web-data") else { panic!("it was added") };
+    options.disk.disk.as_mut().unwrap().bus = Some(DiskBus::Virtio);
+    let asked = Asked::Add(options);
+    let expected =
+        "409 Unable to add volume [data] because disk.disk.bus must be scsi to be plugged into a running guest";
+    assert_eq!(told(&asked, Some("Running")), expected);
+    assert_eq!(told(&asked, None), "root,more*,data* | root,more,data", "at the next start there is a place");
+}
+
+#[test]
+fn a_guest_that_was_made_without_a_place_gets_nothing() {
+    let mut guest = vmi("Running");
+    guest.spec.domain.devices.disable_hotplug = true;
+    let failure = change_guest(&guest, &add("data", "web-data")).unwrap_err();
+    assert_eq!(failure.told().0, 409);
+    assert!(failure.told().1.contains("domain.devices.disableHotplug is set"), "{}", failure.told().1);
+}
+
+#[test]
+fn a_field_that_is_not_realised_is_refused_by_its_path() {
+    let body = json!({"name": "data", "disk": {"disk": {"bus": "scsi"}, "tag": "x", "cache": "nonsense"},
+        "volumeSource": {"dataVolume": {"name": "web-data"}}});
+    let asked = read_add(body.to_string().as_bytes()).unwrap();
+    let failure = change_guest(&vmi("Running"), &asked).unwrap_err();
+    assert_eq!(failure.told().0, 400);
+    assert!(failure.told().1.contains("spec.domain.devices.disks[0].tag: "), "{}", failure.told().1);
+    assert!(failure.told().1.contains("spec.domain.devices.disks[0].cache"), "{}", failure.told().1);
+}
+
+#[test]
+fn a_volume_of_a_guest_alone_is_remembered_as_such() {
+    let guest = |phase: &str, owned: bool, own: &str| -> VirtualMachineInstance {
+        let owners = if owned {
+            json!([{"apiVersion": "v1", "kind": "VirtualMachine", "name": "web", "uid": "v"}])
+        } else {
+            json!([])
+        };
+        serde_json::from_value(json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "web", "ownerReferences": owners, "annotations": {names::ANNOTATION_EPHEMERAL_VOLUMES: own}},
+            "spec": {"domain": {"devices": {"disks": [{"name": "more", "disk": {}}]}},
+                "volumes": [{"name": "more", "persistentVolumeClaim": {"claimName": "c", "hotpluggable": true}}]},
+            "status": {"phase": phase}}))
+        .unwrap()
+    };
+    let own = |patch: &Value| patch["metadata"]["annotations"][names::ANNOTATION_EPHEMERAL_VOLUMES].clone();
+    let refusal = |result: Result<Value, Failure>| {
+        let failure = result.unwrap_err();
+        (failure.told().0, failure.told().1.rsplit("\"web\": ").next().unwrap_or_default().to_owned())
+    };
+    let added = change_guest(&guest("Running", true, "[]"), &add("data", "d")).unwrap();
+    assert_eq!(own(&added), json!(r#"["data"]"#));
+    assert_eq!(added["spec"]["volumes"][1]["name"], "data");
+    let removed = change_guest(&guest("Running", true, r#"["more"]"#), &remove("more")).unwrap();
+    assert_eq!((own(&removed), &removed["spec"]["volumes"]), (Value::Null, &json!([])));
+    let alone = change_guest(&guest("Running", false, "[]"), &remove("more")).unwrap();
+    assert_eq!(alone["spec"]["domain"]["devices"]["disks"], json!([]));
+    let expected = "Unable to remove volume [more] because it is the VirtualMachine's: remove it there";
+    assert_eq!(refusal(change_guest(&guest("Running", true, "[]"), &remove("more"))), (409, expected.to_owned()));
+    assert_eq!(
+        refusal(change_guest(&guest("Scheduled", true, "[]"), &add("x", "y"))),
+        (409, "VMI is not running".to_owned())
+    );
 }
 
 #[test]

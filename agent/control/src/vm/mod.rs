@@ -2,6 +2,7 @@
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
 mod live_update;
+pub(crate) mod plug;
 mod rename;
 mod render;
 mod revision;
@@ -97,6 +98,7 @@ impl Reconcile for Machines {
             return Box::pin(self.adopt(&vm, vmi)).await;
         }
         let volumes = self.volumes(&vm);
+        let guest = self.plug(&vm, guest).await?;
         let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
         let foreign = namesake.is_some() && guest.is_none();
         Box::pin(self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign })).await

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, Resource, ResourceExt};
@@ -40,6 +41,13 @@ impl Predecessor {
     /// Of a machine that says it has one.
     pub(crate) fn of(vm: &VirtualMachine) -> Option<Self> {
         serde_json::from_str(vm.annotations().get(names::ANNOTATION_SUCCEEDS)?).ok()
+    }
+
+    /// Whether a record of an address is its own. A mark can be anybody's invention: its UID alone is not believed, which
+    /// may be that of a machine of another name that lives.
+    fn had(&self, ip: &IP, namespace: &str) -> bool {
+        let own = |owner: Owner| owner.uid == self.uid && owner.name == self.name && owner.namespace == namespace;
+        ipam::owner_of(ip).is_some_and(own)
     }
 }
 
@@ -113,6 +121,7 @@ impl Machines {
             }),
             data_volumes: owned_names(&list(&self.cluster.api::<DataVolume>(&namespace)).await?, &uid),
             claims: owned_names(&list(&self.cluster.api::<PersistentVolumeClaim>(&namespace)).await?, &uid),
+            revisions: self.revisions(vm).await?,
             addresses: records_of(&ips, &uid).into_iter().filter_map(renamed).collect(),
             kept: records_of(&ips, &successor),
             uid,
@@ -132,11 +141,27 @@ impl Machines {
             Step::HandOverClaim(owned) => {
                 self.hand_over(&self.cluster.api::<PersistentVolumeClaim>(&namespace), owned, (vm, name)).await?;
             }
+            Step::HandOverRevision(owned) => {
+                self.hand_over(&self.cluster.api::<ControllerRevision>(&namespace), owned, (vm, name)).await?;
+            }
             Step::KeepAddress(old, new) => self.keep_address(vm, name, (old, new)).await?,
             Step::DeleteOld => calls::delete(&self.api(vm), vm).await?,
             Step::WaitForGuest | Step::WaitForNamesake | Step::GiveUp => {}
         }
         Ok(())
+    }
+
+    /// What the machine's instancetype and preference were when it took them on. The specification that its last guest was
+    /// made from goes with the machine.
+    async fn revisions(&self, vm: &VirtualMachine) -> Result<Vec<String>, CallError> {
+        let api = self.cluster.api::<ControllerRevision>(&vm.namespace().unwrap_or_default());
+        let matchers = [&vm.spec.instancetype, &vm.spec.preference];
+        let names = matchers.into_iter().flatten().filter_map(|matcher| matcher.revision_name.clone());
+        let mut kept = Vec::new();
+        for name in names.filter(|name| !name.is_empty()) {
+            kept.extend(calls::get(&api, &name).await?);
+        }
+        Ok(owned_names(&kept, vm.metadata.uid.as_deref().unwrap_or_default()))
     }
 
     async fn hand_over<K: Object>(
@@ -198,7 +223,8 @@ impl Machines {
             Some(_) => {}
             None => {
                 let ips = self.cluster.api_all::<IP>();
-                for record in list(&ips).await?.iter().filter(|ip| is_of(ip, &predecessor.uid)) {
+                let namespace = vm.namespace().unwrap_or_default();
+                for record in list(&ips).await?.iter().filter(|ip| predecessor.had(ip, &namespace)) {
                     calls::delete(&ips, record).await?;
                 }
             }
@@ -235,6 +261,24 @@ async fn list<K: Object>(api: &Api<K>) -> Result<Vec<K>, CallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_that_names_another_machines_uid_costs_it_no_address() {
+        let owner = |namespace: &str, name: &str| Owner {
+            kind: "VirtualMachine".into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: "v-1".into(),
+        };
+        let blank: IP = serde_json::from_value(serde_json::json!({"metadata": {"name": "x"}, "spec": {}})).unwrap();
+        let held = |owner: &Owner| ipam::handed_over(&blank, "x", owner).unwrap();
+        let predecessor = Predecessor { name: "web".into(), uid: "v-1".into() };
+        assert!(predecessor.had(&held(&owner("shop", "web")), "shop"));
+        assert!(!predecessor.had(&held(&owner("bank", "web")), "shop"));
+        assert!(!predecessor.had(&held(&owner("shop", "db")), "shop"));
+        let other = Predecessor { uid: "v-2".into(), ..predecessor };
+        assert!(!other.had(&held(&owner("shop", "web")), "shop"));
+    }
 
     #[test]
     fn a_successor_is_the_same_but_for_its_name_and_its_mark() {

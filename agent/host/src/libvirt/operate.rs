@@ -78,6 +78,24 @@ impl Libvirt {
         self.on_domain(name, "reset the domain", QUERY, Domain::reset).await
     }
 
+    /// Plugs a device into the running domain. Its definition stays as it is: it goes when the domain ends.
+    ///
+    /// # Errors
+    /// When the domain does not run, or libvirt or QEMU refuse the device.
+    pub async fn attach_device(&self, name: &str, xml: String) -> Result<(), LibvirtError> {
+        let attach = move |domain: &Domain| domain.attach_device_flags(&xml, sys::VIR_DOMAIN_AFFECT_LIVE);
+        self.on_domain(name, "plug a device into the domain", AGENT, attach).await
+    }
+
+    /// Asks the guest to let go of a device, by its alias. The device is gone when it is no longer observed.
+    ///
+    /// # Errors
+    /// When the domain does not run or has no such device.
+    pub async fn detach_device(&self, name: &str, alias: String) -> Result<(), LibvirtError> {
+        let detach = move |domain: &Domain| raw::detach_alias(domain, &alias);
+        self.on_domain(name, "plug a device out of the domain", AGENT, detach).await
+    }
+
     /// Asks the guest to reboot: through its agent if that is connected, by ACPI otherwise. Returns once it was asked.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ pub struct Observed {
     pub data_volumes: Vec<String>,
     /// Claims that the old one owns.
     pub claims: Vec<String>,
+    /// ControllerRevisions that the old one owns and its spec refers to: what its instancetype was.
+    pub revisions: Vec<String>,
     /// IP objects of the old one, each with the name that the successor's has.
     pub addresses: Vec<(String, String)>,
     /// Names of all IP objects that the successor owns.
@@ -50,6 +52,8 @@ pub enum Step {
     HandOverDataVolume(String),
     /// Give a claim to it.
     HandOverClaim(String),
+    /// Give a ControllerRevision to it.
+    HandOverRevision(String),
     /// Make the successor's record of the address that the first one records.
     KeepAddress(String, String),
     /// The old machine owns nothing any more that is to stay.
@@ -73,6 +77,9 @@ pub fn next(observed: &Observed) -> Step {
     }
     if let Some(name) = observed.claims.first() {
         return Step::HandOverClaim(name.clone());
+    }
+    if let Some(name) = observed.revisions.first() {
+        return Step::HandOverRevision(name.clone());
     }
     let missing = observed.addresses.iter().find(|(_, new)| !observed.kept.contains(new));
     missing.map_or(Step::DeleteOld, |(old, new)| Step::KeepAddress(old.clone(), new.clone()))
@@ -104,6 +111,7 @@ mod tests {
                 uid: "v-1".into(),
                 data_volumes: vec!["root".into(), "data".into()],
                 claims: vec!["lone".into()],
+                revisions: vec!["web-u1.small".into()],
                 addresses: vec![
                     ("web.shop".into(), "site.shop".into()),
                     ("web.shop.lan".into(), "site.shop.lan".into()),
@@ -118,9 +126,10 @@ mod tests {
                 Step::CreateSuccessor => {
                     self.observed.namesake = Some(Namesake { succeeds: Some("v-1".into()), going: false });
                 }
-                Step::HandOverDataVolume(name) | Step::HandOverClaim(name) => {
+                Step::HandOverDataVolume(name) | Step::HandOverClaim(name) | Step::HandOverRevision(name) => {
                     self.observed.data_volumes.retain(|other| *other != name);
                     self.observed.claims.retain(|other| *other != name);
+                    self.observed.revisions.retain(|other| *other != name);
                     self.taken.push(name);
                 }
                 Step::KeepAddress(_, new) => self.observed.kept.push(new),
@@ -135,7 +144,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_wherever_it_is_killed() {
-        for killed_after in 0..8 {
+        for killed_after in 0..9 {
             let mut world = World::new();
             for _ in 0..killed_after {
                 if world.old_there {
@@ -151,7 +160,7 @@ mod tests {
                 steps += 1;
                 assert!(steps < 10, "it does not come to an end");
             }
-            assert_eq!(world.taken, ["root", "data", "lone"], "killed after {killed_after}");
+            assert_eq!(world.taken, ["root", "data", "lone", "web-u1.small"], "killed after {killed_after}");
             assert_eq!(world.observed.kept, ["site.shop", "site.shop.lan"]);
         }
     }

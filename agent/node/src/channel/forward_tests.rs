@@ -2,7 +2,6 @@
 //! on ports 22 (TCP) and 53 (UDP).
 
 use std::io;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use furrow_api::channel::{Forward, ForwardProtocol, forward_path};
@@ -15,7 +14,8 @@ use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::links::{Frames, GuestLink, GuestLinks};
 use super::tests::{Bench, guest, listening, open_stream};
@@ -27,7 +27,7 @@ const FRAMES: usize = 64;
 /// Both ends of the tap.
 struct Tap {
     to_guest: mpsc::Sender<Vec<u8>>,
-    from_guest: AsyncMutex<mpsc::Receiver<Vec<u8>>>,
+    from_guest: Mutex<mpsc::Receiver<Vec<u8>>>,
 }
 
 impl Frames for Tap {
@@ -48,8 +48,8 @@ impl Frames for Tap {
 /// One guest, whose NIC is `lan`. Each conversation has a wire of its own.
 #[derive(Default)]
 pub(super) struct FakeLinks {
-    /// Aborting them takes the guest away.
-    guests: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Takes the guest away.
+    gone: CancellationToken,
 }
 
 impl GuestLinks for FakeLinks {
@@ -64,13 +64,12 @@ impl GuestLinks for FakeLinks {
         }
         let (to_guest, frames) = mpsc::channel(FRAMES);
         let (answers, from_guest) = mpsc::channel(FRAMES);
-        let running = tokio::spawn(run_guest(frames, answers));
-        self.guests.lock().expect("no test panics while holding it").push(running);
+        tokio::spawn(self.gone.clone().run_until_cancelled_owned(run_guest(frames, answers)));
         let link = GuestLink {
             mac: "02:00:5e:10:00:01".parse().expect("a MAC"),
             address: Some(ADDRESS.into()),
             mtu: 1500,
-            frames: Box::new(Tap { to_guest, from_guest: AsyncMutex::new(from_guest) }),
+            frames: Box::new(Tap { to_guest, from_guest: Mutex::new(from_guest) }),
         };
         Box::pin(std::future::ready(Ok(Some(link))))
     }
@@ -189,7 +188,7 @@ async fn bytes_reach_the_guests_port_and_come_back() {
     assert_eq!(rest, b"goodbye");
 
     // The guest is gone: its tap says so, and the stream ends.
-    bench.links.guests.lock().expect("no test panics while holding it").iter().for_each(|guest| guest.abort());
+    bench.links.gone.cancel();
     assert_eq!(second.read(&mut buffer).await.unwrap_or(0), 0);
 }
 
