@@ -270,7 +270,9 @@ mod tests {
             name: name.into(),
             uid: "v-1".into(),
         };
-        let blank: IP = serde_json::from_value(serde_json::json!({"metadata": {"name": "x"}, "spec": {}})).unwrap();
+        let blank: IP = serde_json::from_value(serde_json::json!({"metadata": {"name": "x"}, "spec": {
+            "podName": "", "namespace": "", "subnet": "", "ipAddress": "", "macAddress": ""}}))
+        .unwrap();
         let held = |owner: &Owner| ipam::handed_over(&blank, "x", owner).unwrap();
         let predecessor = Predecessor { name: "web".into(), uid: "v-1".into() };
         assert!(predecessor.had(&held(&owner("shop", "web")), "shop"));

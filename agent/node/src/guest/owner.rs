@@ -102,6 +102,12 @@ impl Owner {
         Self { context, key, known: Known { artefacts, ..Known::default() } }
     }
 
+    /// Has a domain write to an image.
+    #[cfg(test)]
+    pub(super) fn take_image(&self, domain: &str, image: &str) {
+        self.context.images.take(domain, &[image.to_owned()]).expect("nobody has it");
+    }
+
     /// Replaces what is known to be on the node.
     #[cfg(test)]
     pub(super) fn found(&mut self, artefacts: Artefacts) {

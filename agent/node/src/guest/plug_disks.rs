@@ -6,6 +6,9 @@ use furrow_model::domain::{ALIAS_PREFIX, free_target, render_disk};
 
 use super::execute::{Failure, Pass};
 
+/// What QEMU says (`device_del`) while a guest still holds a device that it was asked to let go of.
+const ASKED_ALREADY: &str = "already in the process of unplug";
+
 impl Pass<'_> {
     /// Plugs a disk in. What it took is given back by the next pass when QEMU did not take it.
     pub(super) async fn plug_in(&self, disk: &str, domain: Option<&DomainRecord>) -> Result<(), Failure> {
@@ -38,8 +41,9 @@ impl Pass<'_> {
     pub(super) async fn plug_out(&self, disk: &str) -> Result<(), Failure> {
         let asked = self.context.domains.plug_out(&self.key.domain_name(), format!("{ALIAS_PREFIX}{disk}")).await;
         match asked {
-            // A guest that was asked before and has not answered yet, or one that is gone.
+            // A guest that is gone, or was asked before and has not answered yet.
             Err(LibvirtError::WrongState { .. } | LibvirtError::NoDomain { .. }) => Ok(()),
+            Err(LibvirtError::Failed { message, .. }) if message.contains(ASKED_ALREADY) => Ok(()),
             other => {
                 other?;
                 tracing::info!(vm = %self.key, disk, "guest asked to let go of a disk");

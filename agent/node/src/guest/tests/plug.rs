@@ -85,7 +85,7 @@ async fn a_disk_is_plugged_in_and_out_while_the_guest_runs() {
     reserve_disk(&bench, "data");
     bench.pass().await;
     assert_eq!(bench.disks(), ["vda", "vdb", "sda"]);
-    assert!(bench.world.state().open.contains("csi-data"), "it was looked at in ceph first");
+    assert!(bench.world.state().open.contains("volumes/csi-data"), "it was looked at in ceph first");
     let volume = bench.volume("data");
     assert_eq!(
         (&volume["phase"], &volume["target"], &volume["reason"]),
@@ -143,4 +143,22 @@ async fn a_disk_of_the_same_name_is_exchanged_only_after_the_old_one_is_gone() {
     bench.pass().await;
     bench.pass().await;
     assert_eq!(image(&bench).as_deref(), Some("volumes/csi-other"));
+}
+
+#[tokio::test]
+async fn a_disk_whose_image_another_guest_writes_to_is_not_plugged_in() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.owner.take_image("default_other", "volumes/csi-data");
+    add_disk(&bench, "data");
+    reserve_disk(&bench, "data");
+    bench.pass().await;
+    assert_eq!(bench.disks(), ["vda", "vdb"]);
+    let synchronized = bench.condition("Synchronized");
+    assert_eq!(synchronized["reason"], "ImageInUse");
+    assert_eq!(
+        synchronized["message"],
+        "could not plug in disk data: its image volumes/csi-data is in use by the domain default_other"
+    );
+    assert_eq!(bench.phase(), "Running");
 }
