@@ -15,7 +15,7 @@ pub enum ScreenshotError {
     /// The head is not `P6 WIDTH HEIGHT 255`.
     #[error("the picture is not a binary portable pixmap of 8 bits a colour")]
     NotAPixmap,
-    /// A display has at least one pixel and at most [`SIDE_MAX`] a side.
+    /// A display has at least one pixel and at most `SIDE_MAX` a side.
     #[error("a picture of {0} by {1} pixels is not one of a display")]
     Size(u32, u32),
     /// The pixels are not as many as the head says.

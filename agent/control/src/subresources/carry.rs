@@ -24,7 +24,6 @@ use super::route::{Resource, Target, Work};
 use super::{endpoints, guest, machine, volumes};
 use crate::calls::{self, CallError, Object};
 use crate::cluster::{Cluster, find_cluster};
-use crate::instancetype::TypesError;
 
 /// Times that objects are read again because somebody wrote in between.
 const ATTEMPTS: u32 = 5;
@@ -81,20 +80,8 @@ impl Carrier {
             Work::Rename => self.rename(target, body).await,
             Work::EvacuateCancel => Box::pin(self.cancel_evacuation(target, body)).await,
             Work::ObjectGraph => self.graph(target, body).await,
-            Work::AddVolume | Work::RemoveVolume => {
-                let adds = target.subresource.work == Work::AddVolume;
-                let asked = if adds { volumes::read_add(body)? } else { volumes::read_remove(body)? };
-                if target.subresource.resource == Resource::VirtualMachineInstances {
-                    return Box::pin(self.plug(target, &asked)).await;
-                }
-                let plan = |vm: &_, vmi: Option<&_>| volumes::change(vm, vmi, &asked);
-                self.change(target, asked.is_dry_run(), plan).await
-            }
-            Work::ExpandSpec => {
-                let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
-                let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
-                expanded.map(|vm| document(&vm)).map_err(|error| unexpanded(&error))
-            }
+            Work::AddVolume | Work::RemoveVolume => Box::pin(self.plug(target, body)).await,
+            Work::ExpandSpec => Box::pin(self.expand(target)).await,
             Work::Guest(GuestOperation::Screenshot) => {
                 let options = Screenshot { move_cursor: is_true(query, "moveCursor") };
                 let options = serde_json::to_vec(&options).map_err(|error| Failure::internal(&error.to_string()))?;
@@ -109,16 +96,6 @@ impl Carrier {
                 Err(Failure::not_implemented(&format!("{}/{}", subresource.resource.plural(), subresource.name)))
             }
         }
-    }
-
-    /// Expands a VirtualMachine that the client sends.
-    ///
-    /// # Errors
-    /// Why it cannot be expanded.
-    pub(super) async fn expand_sent(&self, body: &[u8], namespace: &str) -> Result<Answer, Failure> {
-        let vm = sent(body, namespace)?;
-        let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
-        expanded.map(|vm| document(&vm)).map_err(|error| unexpanded(&error))
     }
 
     /// Whether the API server can be reached, as KubeVirt says it.
@@ -145,9 +122,23 @@ impl Carrier {
         calls::get(&api, &target.name).await.map_err(|error| Failure::of_call(&prefix(), &error))
     }
 
-    /// Plugs a volume into a guest alone, or out of it.
-    async fn plug(&self, target: &Target, asked: &volumes::Asked) -> Result<Answer, Failure> {
-        let plan = |vmi: &_| volumes::change_guest(vmi, asked).map(Some);
+    /// Plugs a volume in or out: of a machine, whose guest follows, or of a guest alone.
+    async fn plug(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
+        let adds = target.subresource.work == Work::AddVolume;
+        let asked = if adds { volumes::read_add(body) } else { volumes::read_remove(body) };
+        let of_guest = target.subresource.resource == Resource::VirtualMachineInstances;
+        // virtctl goes on to the guest when there is no machine, whatever else is wrong.
+        if asked.is_err() {
+            let there =
+                if of_guest { self.instance(target).await?.is_some() } else { self.machine(target).await?.is_some() };
+            there.then_some(()).ok_or_else(|| missing(target))?;
+        }
+        let asked = asked?;
+        if !of_guest {
+            let plan = |vm: &_, vmi: Option<&_>| volumes::change(vm, vmi, &asked);
+            return self.change(target, asked.is_dry_run(), plan).await;
+        }
+        let plan = |vmi: &_| volumes::change_guest(vmi, &asked).map(Some);
         self.change_guest(target, asked.is_dry_run(), plan).await?;
         Ok(Answer::Accepted)
     }
@@ -326,35 +317,6 @@ fn address(target: &Target, vmi: &VirtualMachineInstance) -> GuestAddress {
 
 pub(super) fn missing(target: &Target) -> Failure {
     Failure::not_found(target.subresource.resource, &target.name)
-}
-
-/// What the machine says itself, or refers to, is the client's affair.
-fn unexpanded(error: &TypesError) -> Failure {
-    match error {
-        TypesError::Missing { .. } | TypesError::Matcher { .. } | TypesError::Conflicts(_) => {
-            Failure::bad_request(chain(error))
-        }
-        _ => Failure::internal(&chain(error)),
-    }
-}
-
-/// The VirtualMachine that a client sends, which need not exist. `namespace`: where what it refers to is looked for.
-///
-/// # Errors
-/// 400 when it sends none, or one of another namespace.
-fn sent(body: &[u8], namespace: &str) -> Result<VirtualMachine, Failure> {
-    let vm = super::options::document(body)?;
-    if vm.is_null() {
-        return Err(Failure::bad_request("empty request body"));
-    }
-    let vm: Result<VirtualMachine, _> = serde_json::from_value(vm);
-    let mut vm = vm.map_err(|error| Failure::bad_request(format!("Object is not a valid VirtualMachine: {error}")))?;
-    if vm.namespace().is_some_and(|own| !own.is_empty() && own != namespace) {
-        let why = format!("VM namespace must be empty or {namespace}");
-        return Err(Failure::bad_request(why));
-    }
-    vm.metadata.namespace = Some(namespace.to_owned());
-    Ok(vm)
 }
 
 pub(super) fn document(value: &Value) -> Answer {

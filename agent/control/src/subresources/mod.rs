@@ -15,12 +15,15 @@ mod agent;
 mod carry;
 mod discovery;
 pub(crate) mod endpoints;
+mod expand;
 mod failure;
 mod graph;
 mod guest;
 mod machine;
 mod moves;
 mod openapi;
+#[cfg(test)]
+mod operations_tests;
 mod options;
 #[cfg(test)]
 mod roles_tests;

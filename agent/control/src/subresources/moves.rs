@@ -47,13 +47,13 @@ impl Carrier {
     /// # Errors
     /// Why it keeps its name.
     pub(super) async fn rename(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
+        let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
         if options::document(body)?.is_null() {
             let why = "Request with no body, a new name is expected as the request body";
             return Err(Failure::bad_request(why));
         }
         let asked: RenameOptions = decode(body)?;
         check_name(&target.name, &asked)?;
-        let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
         let plan = |vm: &_, vmi: Option<&_>| rename(vm, vmi, &asked);
         plan(&vm, self.instance(target).await?.as_ref())?;
         self.try_successor(&vm, &asked.new_name).await?;

@@ -139,7 +139,8 @@ impl World {
         }
         if head.method == "PATCH" {
             self.seen.lock().unwrap().patches.push((path.to_owned(), body));
-            return json_answer(200, &vm());
+            let of_guest = path.contains("/virtualmachineinstances/");
+            return json_answer(200, &if of_guest { vmi() } else { vm() });
         }
         match path {
             "/api/v1/namespaces/kube-system/configmaps" => {
