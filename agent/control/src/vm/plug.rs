@@ -11,6 +11,7 @@ use super::status::guest_over;
 use super::{Machines, VmError};
 use crate::calls;
 use crate::cluster::key_of;
+use crate::marks::claim_name;
 
 /// Whether a volume may be plugged into a running guest, and out of it.
 pub(crate) fn is_hotpluggable(volume: &Volume) -> bool {
@@ -39,6 +40,11 @@ fn bus(disk: &Disk) -> Option<&DiskBus> {
     disk.disk.as_ref().and_then(|target| target.bus.as_ref())
 }
 
+/// Whether a list has this volume: of its name, and of its claim. How it is written does not matter.
+fn has(volumes: &[Volume], volume: &Volume) -> bool {
+    volumes.iter().any(|other| other.name == volume.name && claim_name(other) == claim_name(volume))
+}
+
 fn disk_of<'a>(spec: &'a VirtualMachineInstanceSpec, volume: &str) -> Option<&'a Disk> {
     spec.domain.devices.disks.iter().find(|disk| disk.name == volume)
 }
@@ -52,7 +58,7 @@ fn followed(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> VirtualMachine
         .spec
         .volumes
         .iter()
-        .filter(|volume| is_hotpluggable(volume) && !stays.contains(&volume.name) && !template.volumes.contains(volume))
+        .filter(|volume| is_hotpluggable(volume) && !stays.contains(&volume.name) && !has(&template.volumes, volume))
         .filter(|volume| disk_of(&vmi.spec, &volume.name).is_some_and(can_leave))
         .map(|volume| volume.name.clone())
         .collect();
@@ -75,9 +81,9 @@ fn followed(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> VirtualMachine
 pub(super) fn awaits_start(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> bool {
     let stays = ephemeral(vmi);
     let (template, own) = (&vm.spec.template.spec.volumes, &vmi.spec.volumes);
-    let comes = template.iter().any(|volume| is_hotpluggable(volume) && !own.contains(volume));
+    let comes = template.iter().any(|volume| is_hotpluggable(volume) && !has(own, volume));
     let goes = own.iter().filter(|volume| is_hotpluggable(volume) && !stays.contains(&volume.name));
-    comes || goes.into_iter().any(|volume| !template.contains(volume))
+    comes || goes.into_iter().any(|volume| !has(template, volume))
 }
 
 impl Machines {
@@ -152,6 +158,10 @@ mod tests {
         let new = followed(&machine, &vmi(&[("data", true)], &[]));
         assert_eq!(new.spec.volumes, machine.spec.template.spec.volumes);
         assert!(!awaits_start(&machine, &new));
+        let written = json!([{"name": "data", "dataVolume": {"name": "data-claim", "hotpluggable": true}}]);
+        machine.spec.template.spec.volumes = serde_json::from_value(written).unwrap();
+        let guest = vmi(&[("data", true)], &[]);
+        assert_eq!(followed(&machine, &guest), guest, "the same claim, written otherwise");
     }
 
     #[test]

@@ -256,7 +256,8 @@ impl Guests {
         }
         if let Some(held_up) = held_up {
             // The status is the agent's by now; it shows the volume as pending.
-            tracing::info!(vm = %key_of(vmi), reason = held_up.reason, why = held_up.message, "a volume is not plugged yet");
+            let why = held_up.message.as_str();
+            tracing::debug!(vm = %key_of(vmi), reason = held_up.reason, why, "a volume is not plugged yet");
         }
         Ok(Next::OnChange)
     }

@@ -94,11 +94,7 @@ pub(crate) fn plugged(
 ) -> (Reservation, Option<HeldUp>) {
     let namespace = vmi.namespace().unwrap_or_default();
     let mut new = old.clone();
-    // One of the same name whose claim is another is another volume.
-    new.volumes.retain(|reserved| {
-        let named = vmi.spec.volumes.iter().find(|volume| volume.name == reserved.name);
-        named.is_some_and(|volume| !is_hotpluggable(volume) || claim_name(volume) == Some(reserved.claim.as_str()))
-    });
+    new.volumes.retain(|reserved| stays(&vmi.spec.volumes, reserved));
     let mut held_up = None;
     for volume in vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume)) {
         let Some(claim) = claim_name(volume) else { continue };
@@ -113,6 +109,12 @@ pub(crate) fn plugged(
         }
     }
     (new, held_up)
+}
+
+/// Whether a guest still has a volume. One of the same name whose claim is another is another volume.
+fn stays(volumes: &[Volume], reserved: &ReservedVolume) -> bool {
+    let named = volumes.iter().find(|volume| volume.name == reserved.name);
+    named.is_some_and(|volume| !is_hotpluggable(volume) || claim_name(volume) == Some(reserved.claim.as_str()))
 }
 
 fn waits_for(state: VolumeState, namespace: &str, claim: &str) -> HeldUp {
@@ -223,6 +225,23 @@ mod tests {
                 "resources": {"requests": {"storage": "2Gi"}}},
             "status": {"phase": "Bound", "capacity": {"storage": "3Gi"}}});
         serde_json::from_value(claim).unwrap()
+    }
+
+    #[test]
+    fn a_reservation_keeps_what_the_guest_still_has() {
+        let reserved: ReservedVolume = serde_json::from_value(serde_json::json!({"name": "data", "claim": "a",
+            "pool": "p", "image": "i", "accessModes": [], "volumeMode": "Block", "readOnly": false, "capacityBytes": 1}))
+        .unwrap();
+        let check = |volume: serde_json::Value, expected| {
+            let volumes: Vec<Volume> = serde_json::from_value(serde_json::json!([volume])).unwrap();
+            assert_eq!(stays(&volumes, &reserved), expected, "{volumes:?}");
+        };
+        let claim = |name: &str, claim: &str| serde_json::json!({"name": name, "persistentVolumeClaim": {"claimName": claim, "hotpluggable": true}});
+        check(claim("data", "a"), true);
+        check(claim("data", "b"), false);
+        check(claim("other", "a"), false);
+        // The claim of an emptyDisk is not named in the spec.
+        check(serde_json::json!({"name": "data", "emptyDisk": {"capacity": "1Gi"}}), true);
     }
 
     #[test]
