@@ -283,6 +283,22 @@ mod tests {
     }
 
     #[test]
+    fn an_address_gets_another_owner_and_stays_what_it_is() {
+        let ip: IP = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web.shop.lan", "labels": {names::LABEL_SUBNET: "lan"}},
+            "spec": {"podName": "web", "namespace": "shop", "subnet": "lan", "ipAddress": "192.168.10.7",
+                "macAddress": "02:00:00:00:00:07"}}))
+        .unwrap();
+        let owner =
+            Owner { kind: "VirtualMachine".into(), namespace: "shop".into(), name: "site".into(), uid: "v-2".into() };
+        let kept = ipam::handed_over(&ip, "site.shop.lan", &owner).unwrap();
+        let mut expected = ip.spec.clone();
+        expected.pod_name = "site".into();
+        assert_eq!((kept.name_any().as_str(), &kept.spec, kept.labels()), ("site.shop.lan", &expected, ip.labels()));
+        assert_eq!(ipam::owner_of(&kept), Some(owner));
+    }
+
+    #[test]
     fn a_successor_is_the_same_but_for_its_name_and_its_mark() {
         let text = include_str!("../../../../tests/manifests/field-report/debian.yaml");
         let mut vm: VirtualMachine = serde_saphyr::from_str(text).unwrap();
