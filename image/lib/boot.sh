@@ -4,6 +4,13 @@
 # in_tools COMMAND...: in the build root, which sees the caches.
 in_tools() { "$image_dir/lib/in-build-root" --bind "$cache" "$@"; }
 
+# at_build_time COMMAND...: in the build root with a clock that stands at the build's time: a signature for Secure Boot
+# carries the hour, and sbsign has no other way to be told it.
+at_build_time() {
+  in_tools --bind "$(dirname "$sign_key")" env TZ=UTC \
+    faketime -f "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%F %T')" "$@"
+}
+
 # A UUID that depends on a text only.
 uuid_of() { echo "$1" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/'; }
 
@@ -64,7 +71,7 @@ make_uki() {
       --cmdline="$(words_of "$words" "$hash")" --output="$work/profile-$name.efi" >&2
     joins+=(--join-profile="$work/profile-$name.efi")
   done < <(sed '/^#/d; /^ *$/d' "$image_dir/uki/profiles")
-  in_tools --bind "$(dirname "$sign_key")" ukify build --stub="$stub" --linux="$work/vmlinuz" \
+  at_build_time ukify build --stub="$stub" --linux="$work/vmlinuz" \
     --initrd="$work/initrd.zst" --uname="$(cat "$source_dir/boot/release")" --os-release="@$source/root/usr/lib/os-release" \
     "${main[@]}" "${joins[@]}" --signtool=sbsign --secureboot-private-key="$sign_key" \
     --secureboot-certificate="$sign_cert" --output="$work/furrow-$version.efi" >&2

@@ -22,7 +22,7 @@ make_memtest() {
 
 # sign_efi FILE SIGNED
 sign_efi() {
-  in_tools --bind "$(dirname "$sign_key")" sbsign --key "$sign_key" --cert "$sign_cert" --output "$2" "$1" 2>/dev/null
+  at_build_time sbsign --key "$sign_key" --cert "$sign_cert" --output "$2" "$1" 2>/dev/null
 }
 
 # make_esp WORK UKI FILE: a FAT file system with the boot loader and the unified kernel image.
@@ -42,13 +42,13 @@ make_esp() {
     mkfs.fat -F 32 -n FURROW-ESP -i 46555252 --invariant "$esp" > /dev/null
     export MTOOLS_SKIP_CHECK=1
     mmd -i "$esp" ::/EFI ::/EFI/BOOT ::/EFI/Linux ::/loader ::/loader/entries ::/loader/keys ::/loader/keys/auto
-    mcopy -m -i "$esp" "$work/systemd-bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
-    mcopy -m -i "$esp" "$uki" ::/EFI/Linux/
-    mcopy -m -i "$esp" "$work/loader.conf" ::/loader/
-    mcopy -m -i "$esp" "$work/memtest.efi" ::/EFI/
-    mcopy -m -i "$esp" "$work/memtest.conf" ::/loader/entries/
-    mcopy -m -i "$esp" "$work"/enrolment/*.auth ::/loader/keys/auto/
-    mcopy -m -i "$esp" "$work/enrolment/furrow.cer" ::/
+    mcopy -i "$esp" "$work/systemd-bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
+    mcopy -i "$esp" "$uki" ::/EFI/Linux/
+    mcopy -i "$esp" "$work/loader.conf" ::/loader/
+    mcopy -i "$esp" "$work/memtest.efi" ::/EFI/
+    mcopy -i "$esp" "$work/memtest.conf" ::/loader/entries/
+    mcopy -i "$esp" "$work"/enrolment/*.auth ::/loader/keys/auto/
+    mcopy -i "$esp" "$work/enrolment/furrow.cer" ::/
   ' sh "$file" "$uki" "$work"
 }
 

@@ -8,6 +8,7 @@ mod bootstrap;
 mod cluster;
 mod console;
 mod contract;
+mod crowd;
 pub(crate) mod field_report;
 pub(crate) mod guests;
 mod joining;
@@ -74,7 +75,7 @@ enum Stage {
     Machine(fn(&Path, &mut Checks) -> Result<()>),
 }
 
-const SCENARIOS: [(&str, Stage); 15] = [
+const SCENARIOS: [(&str, Stage); 16] = [
     ("node", Stage::Boxes(1, field_report::node)),
     ("first-guest", Stage::Boxes(1, field_report::first_guest)),
     ("bootstrap", Stage::Boxes(1, bootstrap::run)),
@@ -82,6 +83,7 @@ const SCENARIOS: [(&str, Stage); 15] = [
     ("cluster", Stage::Boxes(3, cluster::run)),
     ("console", Stage::Boxes(1, console::run)),
     ("contract", Stage::Boxes(1, contract::run)),
+    ("crowd", Stage::Boxes(1, crowd::run)),
     ("joining", Stage::Boxes(3, joining::run)),
     ("removal", Stage::Boxes(4, removal::run)),
     ("journey", Stage::Machine(|source, checks| journey::run_all(source, checks, false))),

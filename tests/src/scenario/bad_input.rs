@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, text_of};
 use crate::host;
 
 pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
-    let before = leftovers::Footprint::of(story);
+    let before = leftovers::Footprint::of(story.bed, &story.cluster);
     checks.check("bad input: an unknown field is refused by name", || {
         let vm =
             guests::tiny("bad", &story.tiny_source, "Always").replace("autoattachGraphicsDevice", "autoattachGrafics");
@@ -50,7 +50,7 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) {
         import_fails(story, &story.tiny_source, "1Mi", &["larger", "1048576"])
     });
     checks.check("bad input: a MAC that another VM has is refused", || same_mac(story));
-    checks.check("bad input left nothing behind", || leftovers::settle_to(story, &before?));
+    checks.check("bad input left nothing behind", || leftovers::settle_to(story.bed, &story.cluster, &before?));
 }
 
 fn refused_with(cluster: &Cluster, yaml: &str, texts: &[&str]) -> Result<()> {

@@ -74,7 +74,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     });
     checks.check("a write with a stale resourceVersion gets 409", || stale_write(&story));
     bad_input::run(&story, checks);
-    checks.check("deleting everything leaves nothing behind", || leftovers::after_deleting_all(&story));
+    checks.check("deleting everything leaves nothing behind", || leftovers::after_deleting_all(bed, &story.cluster));
     Ok(())
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::field_report::Story;
+use crate::cluster::Cluster;
 use crate::host;
+use crate::testbed::Testbed;
 
 /// Names of everything that is held, by kind.
 #[derive(Debug, PartialEq)]
@@ -26,29 +27,29 @@ const ON_NODE: [(&str, &str); 6] = [
 const IN_CLUSTER: [&str; 5] = ["ips.kubeovn.io", "datavolumes", "persistentvolumeclaims", "persistentvolumes", "vmi"];
 
 impl Footprint {
-    pub(crate) fn of(story: &Story<'_>) -> Result<Footprint> {
+    pub(crate) fn of(bed: &Testbed, cluster: &Cluster) -> Result<Footprint> {
         let mut found = BTreeMap::new();
         for (kind, line) in ON_NODE {
-            let mut names: Vec<String> = story.bed.node().shell(line)?.lines().map(str::to_owned).collect();
+            let mut names: Vec<String> = bed.node().shell(line)?.lines().map(str::to_owned).collect();
             names.sort();
             found.insert(kind, names);
         }
         for kind in IN_CLUSTER {
-            let items = story.cluster.list(kind)?;
+            let items = cluster.list(kind)?;
             let mut names: Vec<String> = items.iter().map(|o| o["metadata"]["name"].to_string()).collect();
             names.sort();
             found.insert(kind, names);
         }
-        let pods = story.cluster.kubectl(&["get", "pods", "-A", "-l", "kubevirt.io=virt-launcher", "-o", "name"])?;
+        let pods = cluster.kubectl(&["get", "pods", "-A", "-l", "kubevirt.io=virt-launcher", "-o", "name"])?;
         found.insert("reservation pods", pods.lines().map(str::to_owned).collect());
         Ok(Footprint(found))
     }
 }
 
 /// Waits until the node holds what it held before.
-pub(crate) fn settle_to(story: &Story<'_>, before: &Footprint) -> Result<()> {
+pub(crate) fn settle_to(bed: &Testbed, cluster: &Cluster, before: &Footprint) -> Result<()> {
     host::until("the leftovers to go", Duration::from_secs(60), || {
-        let now = Footprint::of(story)?;
+        let now = Footprint::of(bed, cluster)?;
         for (kind, names) in &now.0 {
             ensure!(Some(names) == before.0.get(kind), "{kind} were {:?}, now {names:?}", before.0.get(kind));
         }
@@ -57,10 +58,10 @@ pub(crate) fn settle_to(story: &Story<'_>, before: &Footprint) -> Result<()> {
 }
 
 /// Deletes every VM, DataVolume and claim and waits until the node holds nothing.
-pub(crate) fn after_deleting_all(story: &Story<'_>) -> Result<()> {
+pub(crate) fn after_deleting_all(bed: &Testbed, cluster: &Cluster) -> Result<()> {
     for kind in ["vm", "vmi", "dv", "pvc"] {
-        story.cluster.kubectl(&["delete", kind, "--all", "--wait=true", "--timeout=80s"])?;
+        cluster.kubectl(&["delete", kind, "--all", "--wait=true", "--timeout=80s"])?;
     }
     let nothing = ON_NODE.iter().map(|(kind, _)| *kind).chain(IN_CLUSTER).chain(["reservation pods"]);
-    settle_to(story, &Footprint(nothing.map(|kind| (kind, Vec::new())).collect()))
+    settle_to(bed, cluster, &Footprint(nothing.map(|kind| (kind, Vec::new())).collect()))
 }

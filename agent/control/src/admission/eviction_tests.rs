@@ -86,7 +86,10 @@ fn no_webhook_has_an_effect_with_dry_run() {
         manifest.lines().filter_map(|line| line.trim().strip_prefix(prefix)).map(str::trim).collect()
     };
     let effects = lines("sideEffects:");
-    assert_eq!(effects.len(), lines("clientConfig:").len(), "each webhook says what it does besides");
+    let webhooks = lines("clientConfig:").len();
+    assert_eq!(effects.len(), webhooks, "each webhook says what it does besides");
+    assert_eq!(lines("admissionReviewVersions:").len(), webhooks, "the API server takes none without");
+    assert_eq!(lines("timeoutSeconds:").len(), webhooks, "no request waits longer for control");
     let writes: Vec<_> = effects.iter().filter(|effect| **effect != "None").collect();
     assert_eq!(writes, [&"NoneOnDryRun"], "one writes, and not with dry run");
 }

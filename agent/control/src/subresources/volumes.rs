@@ -15,7 +15,7 @@ use super::machine::Change;
 use super::options;
 use super::route::Resource;
 use crate::admission;
-use crate::vm::plug::{can_join, ephemeral, is_hotpluggable};
+use crate::vm::plug::{can_join, can_leave, ephemeral, is_hotpluggable};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +138,11 @@ pub(super) fn change_guest(vmi: &VirtualMachineInstance, asked: &Asked) -> Resul
                 let name = &options.name;
                 let why =
                     format!("Unable to remove volume [{name}] because it is the VirtualMachine's: remove it there");
+                return Err(conflict(why));
+            }
+            let held = |disk: &&Disk| gone.contains(&disk.name) && !can_leave(disk);
+            if let Some(disk) = spec.domain.devices.disks.iter().find(held) {
+                let why = format!("Unable to remove volume [{}] because no guest lets go of its bus", disk.name);
                 return Err(conflict(why));
             }
             own.retain(|name| !gone.contains(name));

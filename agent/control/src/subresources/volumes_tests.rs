@@ -115,7 +115,7 @@ fn a_volume_of_a_guest_alone_is_remembered_as_such() {
         };
         serde_json::from_value(json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
             "metadata": {"name": "web", "ownerReferences": owners, "annotations": {names::ANNOTATION_EPHEMERAL_VOLUMES: own}},
-            "spec": {"domain": {"devices": {"disks": [{"name": "more", "disk": {}}]}},
+            "spec": {"domain": {"devices": {"disks": [{"name": "more", "disk": {"bus": "scsi"}}]}},
                 "volumes": [{"name": "more", "persistentVolumeClaim": {"claimName": "c", "hotpluggable": true}}]},
             "status": {"phase": phase}}))
         .unwrap()
@@ -132,6 +132,10 @@ fn a_volume_of_a_guest_alone_is_remembered_as_such() {
     assert_eq!((own(&removed), &removed["spec"]["volumes"]), (Value::Null, &json!([])));
     let alone = change_guest(&guest("Running", false, "[]"), &remove("more")).unwrap();
     assert_eq!(alone["spec"]["domain"]["devices"]["disks"], json!([]));
+    let mut sata = guest("Running", false, "[]");
+    sata.spec.domain.devices.disks[0].disk.as_mut().unwrap().bus = Some(DiskBus::Sata);
+    let expected = "Unable to remove volume [more] because no guest lets go of its bus";
+    assert_eq!(refusal(change_guest(&sata, &remove("more"))), (409, expected.to_owned()));
     let expected = "Unable to remove volume [more] because it is the VirtualMachine's: remove it there";
     assert_eq!(refusal(change_guest(&guest("Running", true, "[]"), &remove("more"))), (409, expected.to_owned()));
     assert_eq!(

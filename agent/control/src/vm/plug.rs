@@ -32,7 +32,7 @@ pub(crate) fn can_join(disk: &Disk) -> bool {
 }
 
 /// Whether a guest can let go of a disk while it runs.
-fn can_leave(disk: &Disk) -> bool {
+pub(crate) fn can_leave(disk: &Disk) -> bool {
     disk.cdrom.is_none() && disk.lun.is_none() && matches!(bus(disk), Some(DiskBus::Scsi | DiskBus::Virtio))
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 
 use super::{Story, answer};
-use crate::cluster::{Cluster, text_of};
+use crate::cluster::{Cluster, condition};
 use crate::scenario::{Checks, guests};
 
 /// The words of each VM, in the order in which they were seen.
@@ -64,7 +64,8 @@ const LIVES: &[(&str, &[&str])] = &[
         &["Provisioning", "Starting", "Running", "Stopping", "Stopped", "Starting", "Running", "Terminating"],
     ),
     ("life-manual", &["Stopped", "Starting", "Running", "Stopped", "Starting", "Running", "Stopping", "Stopped"]),
-    ("life-once", &["Starting", "Running", "Stopped", "Terminating"]),
+    // Deleted when it has no guest any more, it is gone at once.
+    ("life-once", &["Starting", "Running", "Stopped"]),
     ("web", &["Stopped", "Paused", "Running", "Paused", "Running", "Stopping", "Running", "Stopping", "Stopped"]),
 ];
 
@@ -114,14 +115,16 @@ pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
             Ok(())
         });
     }
-    story.check(checks, "words: what cannot be started says why in a condition", || {
+    story.check(checks, "words: what waits for a disk says so in a condition, and which it is", || {
         story.cluster.apply(&without_template(&guests::tiny("stuck-why", "http: {url: http://x/}", "Always")))?;
         let said = crate::host::until("the reason", std::time::Duration::from_secs(60), || {
             let vmi = story.cluster.get("vmi", "stuck-why")?;
-            let conditions = vmi["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let synchronized = conditions.iter().find(|c| c["type"] == "Synchronized" && c["status"] == "False");
-            let told = synchronized.context("no condition Synchronized is False")?;
-            ensure!(text_of(&told["message"]).contains("stuck-why-root"), "it says {told}");
+            let ready = condition(&vmi, "DataVolumesReady").context("no condition DataVolumesReady")?;
+            ensure!(ready["status"] == "False" && ready["reason"] == "NotAllDVsReady", "it says {ready}");
+            let volumes = vmi["status"]["volumeStatus"].as_array().cloned().unwrap_or_default();
+            let root =
+                volumes.iter().find(|volume| volume["name"] == "root").context("no status of the volume root")?;
+            ensure!(root["phase"] == "Pending" && root["reason"] == "NotAllDVsReady", "it says {root}");
             Ok(())
         });
         let path = super::path("v1", super::Of::Vm, "stuck-why", "stop");
