@@ -16,6 +16,9 @@ pub(super) const CLAIMS: [&str; 2] = ["random-a", "random-b"];
 pub(super) const FIELDS: &[(&str, Set)] = &[
     ("memory.guest", memory),
     ("cpu", cpu),
+    ("cpu.maxSockets", room),
+    ("ioThreadsPolicy", io_threads),
+    ("chassis", chassis),
     ("firmware.uuid", uuid),
     ("firmware.serial", serial),
     ("firmware.bootloader", bootloader),
@@ -25,12 +28,16 @@ pub(super) const FIELDS: &[(&str, Set)] = &[
     ("devices.rng", rng),
     ("devices.watchdog", watchdog),
     ("devices.inputs", tablet),
+    ("devices.panicDevices", panic_device),
+    ("devices.sound", sound),
+    ("devices.tpm", tpm),
     ("devices.autoattachSerialConsole", no_console),
     ("devices.autoattachGraphicsDevice", no_display),
     ("devices.autoattachMemBalloon", no_balloon),
     ("devices.disks[].disk", disk),
     ("devices.disks[].cdrom", cdrom),
     ("volumes[].cloudInit*", seed),
+    ("volumes[].emptyDisk", empty_disk),
     ("devices.interfaces[]", interface),
     ("terminationGracePeriodSeconds", grace),
 ];
@@ -68,16 +75,56 @@ fn cpu(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
         // The limit makes the vCPUs; what is reserved must fit two cores.
         let count = 1 + random.below(3);
         spec["domain"]["resources"] = json!({"requests": {"cpu": "200m"}, "limits": {"cpu": count.to_string()}});
-        return vec![has("vcpu", &[&format!(">{count}<")]), has("topology", &[&format!("sockets='{count}'")])];
+        // Beside them there is room for more, four times as many unless it is said.
+        return vec![has("vcpu", &[&format!("current='{count}'")]), has("topology", &["cores='1'"])];
     }
     let (sockets, cores) = (1 + random.below(2), 1 + random.below(2));
     let threads = if sockets * cores > 2 { 1 } else { 1 + random.below(2) };
-    spec["domain"]["cpu"] = json!({"sockets": sockets, "cores": cores, "threads": threads});
-    let shape = [format!("sockets='{sockets}'"), format!("cores='{cores}'"), format!("threads='{threads}'")];
-    vec![
-        has("vcpu", &[&format!(">{}<", sockets * cores * threads)]),
-        has("topology", &[&shape[0], &shape[1], &shape[2]]),
-    ]
+    for (part, count) in [("sockets", sockets), ("cores", cores), ("threads", threads)] {
+        spec["domain"]["cpu"][part] = json!(count);
+    }
+    let shape = [format!("cores='{cores}'"), format!("threads='{threads}'")];
+    vec![has("vcpu", &[&format!("current='{}'", sockets * cores * threads)]), has("topology", &[&shape[0], &shape[1]])]
+}
+
+fn room(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    // No fewer than any guest here has.
+    let most = 4 + random.below(5);
+    spec["domain"]["cpu"]["maxSockets"] = json!(most);
+    vec![has("topology", &[&format!("sockets='{most}'")])]
+}
+
+fn io_threads(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    spec["domain"]["ioThreadsPolicy"] = json!("shared");
+    vec![has("iothreads", &[">1<"])]
+}
+
+fn chassis(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    let text = format!("A-{}", random.below(100_000));
+    spec["domain"]["chassis"] = json!({"asset": text});
+    vec![has("chassis", &["name='asset'", &format!(">{text}<")])]
+}
+
+fn panic_device(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    spec["domain"]["devices"]["panicDevices"] = json!([{"model": "isa"}]);
+    vec![has("panic", &["model='isa'"])]
+}
+
+fn sound(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    let model = *random.one(&["ich9", "ac97"]);
+    spec["domain"]["devices"]["sound"] = json!({"name": "horn", "model": model});
+    vec![has("sound", &[&format!("model='{model}'")])]
+}
+
+fn tpm(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    spec["domain"]["devices"]["tpm"] = json!({});
+    vec![has("tpm", &["type='emulator'", "version='2.0'"])]
+}
+
+fn empty_disk(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    push(&mut spec["domain"]["devices"]["disks"], json!({"name": "blank", "disk": {"bus": "virtio"}}));
+    push(&mut spec["volumes"], json!({"name": "blank", "emptyDisk": {"capacity": "32Mi"}}));
+    vec![has("disk", &["ua-blank", "protocol='rbd'"])]
 }
 
 fn uuid(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
