@@ -2,6 +2,7 @@
 //! start or end one: that is `super::domain`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use virt::domain::Domain;
 use virt::stream::Stream;
@@ -59,6 +60,17 @@ impl Libvirt {
     /// When the domain does not exist or is not paused.
     pub async fn resume_domain(&self, name: &str) -> Result<(), LibvirtError> {
         self.on_domain(name, "resume the domain", QUERY, Domain::resume).await
+    }
+
+    /// Has the guest's agent set its clock to this time since 1970.
+    ///
+    /// # Errors
+    /// When the domain does not exist or its agent does not do it.
+    pub async fn set_guest_time(&self, name: &str, since_1970: Duration) -> Result<(), LibvirtError> {
+        let seconds = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
+        let nanoseconds = i32::try_from(since_1970.subsec_nanos()).unwrap_or_default();
+        let set = move |domain: &Domain| domain.set_time(seconds, nanoseconds, 0);
+        self.on_domain(name, "set the guest's time", AGENT, set).await
     }
 
     /// Plugs vCPUs in or out until the running domain has so many. The guest sees each as it comes.

@@ -2,6 +2,7 @@
 //! tests. Refuses to start and end guests.
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
 
 use furrow_host::libvirt::{DomainState, GuestQuestion, Libvirt, LibvirtError};
 use futures::future::BoxFuture;
@@ -13,6 +14,8 @@ pub(crate) enum Act {
     Pause,
     /// Let them go on.
     Resume,
+    /// Have its agent set its clock to the node's.
+    SetTime,
     /// Ask it to reboot.
     Reboot,
     /// Press the reset button.
@@ -41,6 +44,11 @@ pub(crate) trait RunningGuests: Send + Sync {
     fn command<'a>(&'a self, domain: &'a str, command: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>>;
 }
 
+/// The node's time. A clock before 1970 is none.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 impl RunningGuests for Libvirt {
     fn running<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Option<String>, LibvirtError>> {
         Box::pin(async move {
@@ -54,6 +62,7 @@ impl RunningGuests for Libvirt {
         match act {
             Act::Pause => Box::pin(self.pause_domain(domain)),
             Act::Resume => Box::pin(self.resume_domain(domain)),
+            Act::SetTime => Box::pin(self.set_guest_time(domain, since_1970())),
             Act::Reboot => Box::pin(self.reboot_domain(domain)),
             Act::Reset => Box::pin(self.reset_domain(domain)),
             Act::Freeze => Box::pin(self.freeze_domain(domain)),

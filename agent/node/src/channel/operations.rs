@@ -128,7 +128,7 @@ impl Operations {
         }
         let answer = match operation {
             GuestOperation::Pause => self.act(&domain, Act::Pause).await,
-            GuestOperation::Unpause => self.act(&domain, Act::Resume).await,
+            GuestOperation::Unpause => self.resume(&domain).await,
             GuestOperation::SoftReboot => self.act(&domain, Act::Reboot).await,
             GuestOperation::Reset => self.act(&domain, Act::Reset).await,
             GuestOperation::Freeze => self.freeze(guest, &domain, body).await,
@@ -168,6 +168,19 @@ impl Operations {
             return Err(OperationError::PictureTooLarge(encoded.len()));
         }
         Ok(encoded.into())
+    }
+
+    /// The guest's clock stood still with it, so that its agent sets it, if there is one. Nobody waits for that: libvirt takes
+    /// seconds to give an agent up that hangs, and a guest with a wrong clock runs.
+    async fn resume(&self, domain: &str) -> Result<Bytes, OperationError> {
+        let done = self.act(domain, Act::Resume).await?;
+        let (guests, domain) = (Arc::clone(&self.guests), domain.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = guests.act(&domain, Act::SetTime).await {
+                tracing::debug!(domain, error = chain(&error), "the guest's clock is not set");
+            }
+        });
+        Ok(done)
     }
 
     /// The time to thaw is kept first: an agent that dies in between must not leave a guest frozen.

@@ -159,11 +159,17 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn a_guest_that_goes_on_has_its_clock_set() {
+    let bench = Bench::new();
+    assert_eq!(bench.put(GuestOperation::Unpause, "").await, (200, Value::Null));
+    until(|| bench.guests.state().acts == [Act::Resume, Act::SetTime]).await;
+}
+
+#[tokio::test]
 async fn operations_reach_the_guest_that_was_meant() {
     let bench = Bench::new();
     let acts = [
         (GuestOperation::Pause, Act::Pause),
-        (GuestOperation::Unpause, Act::Resume),
         (GuestOperation::SoftReboot, Act::Reboot),
         (GuestOperation::Reset, Act::Reset),
     ];
