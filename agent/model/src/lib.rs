@@ -29,7 +29,6 @@ pub mod qcow2;
 pub mod reach;
 pub mod reasons;
 pub mod replicas;
-pub mod screenshot;
 pub mod ssh_keys;
 pub mod vm;
 pub mod vmi;

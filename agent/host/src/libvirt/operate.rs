@@ -133,8 +133,7 @@ impl Libvirt {
         self.on_domain(name, "thaw the file systems", AGENT, raw::thaw).await
     }
 
-    /// A picture of the first display, as QEMU makes it, which is a portable pixmap; a larger one than `limit_bytes` is
-    /// refused.
+    /// A picture of the first display, as QEMU makes it, which is a PNG; a larger one than `limit_bytes` is refused.
     ///
     /// # Errors
     /// When there is no such domain, or it has no display.

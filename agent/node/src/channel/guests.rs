@@ -38,7 +38,7 @@ pub(crate) trait RunningGuests: Send + Sync {
         domain: &'a str,
         question: GuestQuestion,
     ) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
-    /// A picture of its display, a portable pixmap of at most so many bytes.
+    /// A picture of its display, a PNG of at most so many bytes.
     fn picture<'a>(&'a self, domain: &'a str, limit_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, LibvirtError>>;
     /// The agent's own answer to a command without arguments, as JSON.
     fn command<'a>(&'a self, domain: &'a str, command: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>>;

@@ -70,7 +70,7 @@ impl RunningGuests for Fake {
     }
 
     fn picture<'a>(&'a self, _: &'a str, _: usize) -> BoxFuture<'a, Result<Vec<u8>, LibvirtError>> {
-        Box::pin(async { Ok(b"P6 1 1 255 rgb".to_vec()) })
+        Box::pin(async { Ok(b"\x89PNG\r\n\x1a\nand so on".to_vec()) })
     }
 
     fn command<'a>(&'a self, _: &'a str, _: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>> {
