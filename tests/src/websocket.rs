@@ -220,6 +220,11 @@ impl WebSocket {
         Ok(())
     }
 
+    /// The same connection once more, to send by while another thread receives.
+    pub(crate) fn sender(&self) -> Result<WebSocket> {
+        Ok(WebSocket { stream: self.stream.try_clone()?, pending: Vec::new(), protocol: self.protocol.clone() })
+    }
+
     /// Says goodbye.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.send_raw(&masked(LAST | CLOSE, &1000_u16.to_be_bytes()))

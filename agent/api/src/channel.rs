@@ -2,6 +2,8 @@
 //! certificates of the cluster's clients, one operation on one guest a request. Owns the paths and the bodies; refuses
 //! everything that is said through the API server already (what should run, what does).
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Largest body of a request, in bytes; options are small.
@@ -9,6 +11,9 @@ pub const REQUEST_MAX_BYTES: usize = 16 << 10;
 
 /// Largest body of an answer, in bytes; what a guest says of itself is capped below it.
 pub const ANSWER_MAX_BYTES: usize = 4 << 20;
+
+/// Largest picture of a display, in bytes, as PNG.
+pub const PICTURE_MAX_BYTES: usize = 16 << 20;
 
 const PREFIX: &str = "/v1/guests";
 
@@ -33,11 +38,13 @@ pub enum GuestOperation {
     UserList,
     /// Its file systems; answer [`crate::subresources::FilesystemList`].
     FilesystemList,
+    /// A picture of its display; body [`Screenshot`], answer a PNG of at most [`PICTURE_MAX_BYTES`].
+    Screenshot,
 }
 
 impl GuestOperation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pause,
         Self::Unpause,
         Self::SoftReboot,
@@ -47,9 +54,10 @@ impl GuestOperation {
         Self::GuestOsInfo,
         Self::UserList,
         Self::FilesystemList,
+        Self::Screenshot,
     ];
 
-    /// Its name, which is that of KubeVirt's subresource.
+    /// Its name, which is that of KubeVirt's subresource, or the end of it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -61,12 +69,18 @@ impl GuestOperation {
             Self::GuestOsInfo => "guestosinfo",
             Self::UserList => "userlist",
             Self::FilesystemList => "filesystemlist",
+            Self::Screenshot => "screenshot",
         }
     }
 
     /// Whether it only asks (GET); the others change something (PUT).
     pub const fn only_asks(self) -> bool {
-        matches!(self, Self::GuestOsInfo | Self::UserList | Self::FilesystemList)
+        matches!(self, Self::GuestOsInfo | Self::UserList | Self::FilesystemList | Self::Screenshot)
+    }
+
+    /// Largest body of its answer, in bytes.
+    pub const fn answer_max_bytes(self) -> usize {
+        if matches!(self, Self::Screenshot) { PICTURE_MAX_BYTES } else { ANSWER_MAX_BYTES }
     }
 }
 
@@ -121,6 +135,71 @@ pub fn parse_stream(path: &str) -> Option<(GuestAddress, GuestStream)> {
     Some((guest, GuestStream::ALL.into_iter().find(|known| known.name() == name)?))
 }
 
+/// Name of the forwarding of a port in paths, which is that of KubeVirt's subresource.
+const FORWARD: &str = "portforward";
+
+/// What is spoken with a port of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ForwardProtocol {
+    /// The stream carries its bytes.
+    Tcp,
+    /// The stream carries its datagrams, see [`crate::datagrams`].
+    Udp,
+}
+
+impl ForwardProtocol {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// Its name in paths.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// Reads a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
+/// A stream to a port of a guest: asked for as [`GuestStream`] is; any number of them at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// What is spoken.
+    pub protocol: ForwardProtocol,
+    /// The port.
+    pub port: u16,
+    /// Name of the interface in the guest's spec.
+    pub nic: String,
+    /// The guest's address there, as its status has it.
+    pub address: IpAddr,
+}
+
+/// The path and query of a stream to a port.
+pub fn forward_path(guest: &GuestAddress, forward: &Forward) -> String {
+    let GuestAddress { namespace, name, uid } = guest;
+    let Forward { protocol, port, nic, address } = forward;
+    let protocol = protocol.name();
+    format!("{PREFIX}/{namespace}/{name}/{uid}/{FORWARD}/{port}/{protocol}/{nic}/{address}")
+}
+
+/// Reads such a path; `None` for any other.
+pub fn parse_forward(path: &str) -> Option<(GuestAddress, Forward)> {
+    let (guest, rest) = path.split_once(&format!("/{FORWARD}/"))?;
+    let (guest, last) = split(&format!("{guest}/{FORWARD}")).map(|(guest, last)| (guest, last.to_owned()))?;
+    let [port, protocol, nic, address]: [&str; 4] = rest.split('/').collect::<Vec<_>>().try_into().ok()?;
+    let forward = Forward {
+        protocol: ForwardProtocol::parse(protocol)?,
+        port: port.parse().ok().filter(|port| *port > 0)?,
+        nic: Some(nic).filter(|nic| !nic.is_empty())?.to_owned(),
+        address: address.parse().ok()?,
+    };
+    (last == FORWARD).then_some((guest, forward))
+}
+
 /// The path of an operation.
 pub fn path(guest: &GuestAddress, operation: GuestOperation) -> String {
     format!("{PREFIX}/{}/{}/{}/{}", guest.namespace, guest.name, guest.uid, operation.name())
@@ -149,6 +228,15 @@ pub struct Freeze {
     pub thaw_after_ms: Option<u64>,
 }
 
+/// Options of [`GuestOperation::Screenshot`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Screenshot {
+    /// Move the pointer first, so that a display that sleeps wakes up.
+    #[serde(default)]
+    pub move_cursor: bool,
+}
+
 /// Why an agent did not do it; the answer's HTTP status is 404 (no such guest here), 409 (not in a state for it) or 500.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -169,6 +257,15 @@ mod tests {
         for stream in GuestStream::ALL {
             let path = stream_path(&guest, stream);
             assert_eq!((parse_stream(&path), parse(&path)), (Some((guest.clone(), stream)), None));
+        }
+        for (protocol, address) in [(ForwardProtocol::Tcp, "192.168.10.7"), (ForwardProtocol::Udp, "fd00::7")] {
+            let address = address.parse().unwrap();
+            let forward = Forward { protocol, port: 22, nic: "default".into(), address };
+            let path = forward_path(&guest, &forward);
+            assert_eq!((parse_forward(&path), parse(&path)), (Some((guest.clone(), forward)), None), "{path}");
+            assert_eq!(parse_stream(&path), None);
+            assert_eq!(parse_forward(&format!("{path}/x")), None);
+            assert_eq!(parse_forward(&path.replace("/22/", "/0/")), None);
         }
         for other in ["/", "/v1/guests/shop/web/pause", "/v1/guests/shop/web/u/fly", "/v1/guests/shop/web/u/pause/x"] {
             assert_eq!(parse(other), None, "{other}");

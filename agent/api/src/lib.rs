@@ -9,6 +9,7 @@
 pub mod cdiconfig;
 pub mod channel;
 pub mod crds;
+pub mod datagrams;
 pub mod datavolume;
 pub mod import;
 pub mod instancetype;

@@ -37,6 +37,12 @@ pub const ANNOTATION_RESERVATION: &str = "furrow.io/reservation";
 pub const ANNOTATION_IMPORT: &str = "furrow.io/import";
 /// An allocation that a Subnet has promised and whose IP object may not exist yet.
 pub const ANNOTATION_PENDING_ALLOCATION: &str = "furrow.io/pending-allocation";
+/// The name that a VM is being given; written by the subresource `rename`.
+pub const ANNOTATION_RENAME_TO: &str = "furrow.io/rename-to";
+/// JSON of the VM (name and UID) that a VM succeeds, for as long as it takes over from it. Only control's word counts.
+pub const ANNOTATION_SUCCEEDS: &str = "furrow.io/succeeds";
+/// JSON list of volumes that were plugged into a VMI and are not its VM's.
+pub const ANNOTATION_EPHEMERAL_VOLUMES: &str = "furrow.io/ephemeral-volumes";
 /// Keeps a VMI until its guest is gone.
 pub const FINALIZER_VMI: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// Keeps a VM until its VMI is gone.

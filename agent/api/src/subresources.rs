@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
 
 use crate::vmi::GuestOsInfo;
@@ -171,4 +172,77 @@ pub struct FilesystemList {
     /// The file systems.
     #[serde(default)]
     pub items: Vec<Filesystem>,
+}
+
+/// Options of `objectgraph`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectGraphOptions {
+    /// Whether nodes are listed without which it works as well; absent: yes.
+    pub include_optional_nodes: Option<bool>,
+    /// Labels that a node must have.
+    pub label_selector: Option<LabelSelector>,
+}
+
+/// An object and what it is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectGraphNode {
+    /// The object.
+    pub object_reference: ObjectReference,
+    /// What kind of dependency it is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// It works without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+    /// What it is made of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ObjectGraphNode>,
+}
+
+/// An object by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectReference {
+    /// Group of its kind; empty for Kubernetes' own.
+    pub api_group: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace; empty for objects of the cluster.
+    pub namespace: String,
+}
+
+/// Options of `migrate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MigrateOptions {
+    /// `All`: only checked.
+    pub dry_run: Vec<String>,
+    /// Labels that the node must have besides.
+    pub added_node_selector: BTreeMap<String, String>,
+}
+
+/// Options of `evacuate/cancel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EvacuateCancelOptions {
+    /// `All`: only checked.
+    pub dry_run: Vec<String>,
+    /// The node whose evacuation is called off; empty: any.
+    pub evacuation_node_name: String,
+}
+
+/// Options of `rename`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RenameOptions {
+    /// The name to be.
+    pub new_name: String,
+    /// The name that it has, if the client says so.
+    pub old_name: Option<String>,
+    /// `All`: only checked.
+    pub dry_run: Vec<String>,
 }

@@ -209,6 +209,24 @@ impl Session<'_> {
     }
 }
 
+/// The record of the same address for another owner. The first one stays until its owner is gone: the address is held in
+/// between.
+///
+/// # Errors
+/// When the owner has no JSON form.
+pub(crate) fn handed_over(ip: &IP, name: &str, owner: &Owner) -> Result<IP, serde_json::Error> {
+    let annotations = BTreeMap::from([(ANNOTATION_OWNER.to_owned(), serde_json::to_string(owner)?)]);
+    Ok(IP {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(ip.labels().clone()),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
+        spec: IPSpec { pod_name: owner.name.clone(), ..ip.spec.clone() },
+    })
+}
+
 /// The addresses of a Subnet.
 pub(crate) fn range_of(subnet: &Subnet) -> Result<Range, RangeError> {
     Range::parse(&subnet.spec.cidr_block, subnet.spec.gateway.as_deref(), &subnet.spec.exclude_ips)

@@ -5,6 +5,7 @@
 //! ```text
 //! priority
 //!   200  from a guest: DHCP requests (answered on the tap, never on the LAN), DHCP server answers, router adverts -> drop
+//!        from a guest: what it says to its node (`reach`: taken on the tap as well)                             -> drop
 //!   150  to a guest: TCP connections to ports that are not for others, where a guest lists those that are             -> drop
 //!   100  from a guest: ARP and IPv4 with its own MAC and address                                                  -> NORMAL
 //!    50  from a guest: the rest, counted as spoofed                                                               -> drop
@@ -18,6 +19,7 @@ use std::fmt;
 
 use crate::port::{PortAddress, PortSpec, TapName};
 use crate::port_ranges;
+use crate::reach::NODE_ADDRESS;
 
 /// Marks the flows that belong to no guest.
 const BASE_COOKIE: Cookie = Cookie(0xfa00_0000_0000_0000);
@@ -124,6 +126,8 @@ pub fn port_flows(spec: &PortSpec, ofport: OfPort) -> Vec<Flow> {
         refuse("udp,tp_src=67"),
         refuse("udp6,tp_src=547"),
         refuse("icmp6,icmp_type=134"),
+        refuse(&format!("ip,nw_dst={NODE_ADDRESS}")),
+        refuse(&format!("arp,arp_tpa={NODE_ADDRESS}")),
         flow(PRIORITY_SPOOFED, &[], Action::Drop),
     ];
     match &spec.address {
@@ -260,6 +264,8 @@ mod tests {
             "priority=200,in_port=7,udp,tp_src=67,actions=drop",
             "priority=200,in_port=7,udp6,tp_src=547,actions=drop",
             "priority=200,in_port=7,icmp6,icmp_type=134,actions=drop",
+            "priority=200,in_port=7,ip,nw_dst=169.254.169.252,actions=drop",
+            "priority=200,in_port=7,arp,arp_tpa=169.254.169.252,actions=drop",
             "priority=50,in_port=7,actions=drop",
             "priority=200,in_port=7,udp,tp_src=68,tp_dst=67,actions=drop",
             "priority=100,in_port=7,vlan_tci=0x0000/0x1fff,dl_src=02:00:5e:10:00:01,ip,nw_src=192.168.10.7,actions=NORMAL",

@@ -26,6 +26,7 @@ pub mod preset;
 pub mod provider;
 pub mod proxy;
 pub mod qcow2;
+pub mod reach;
 pub mod reasons;
 pub mod replicas;
 pub mod ssh_keys;

@@ -66,9 +66,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %node, version = env!("CARGO_PKG_VERSION"), "agent starting");
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
-    let (parts, events, libvirt) = parts(&options, &node, client, &stop).await?;
+    let (parts, events, libvirt, ports) = parts(&options, &node, client, &stop).await?;
     start_metrics(&options, &parts, libvirt.clone(), &stop);
-    start_channel(&options, &parts, libvirt, &stop);
+    start_channel(&options, &parts, (libvirt, ports), &stop);
     feed_watchdog(&stop);
     let ready = || {
         tracing::info!("agent ready");
@@ -100,7 +100,7 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream, Libvirt)> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt, network::Ports)> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
@@ -110,18 +110,24 @@ async fn parts(
     let parts = Parts {
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
-        ports: Arc::new(ports),
+        ports: Arc::new(ports.clone()),
         domains: Arc::new(libvirt.clone()),
         shown: Arc::default(),
         client,
     };
-    Ok((parts, events, libvirt))
+    Ok((parts, events, libvirt, ports))
 }
 
-fn start_channel(options: &Options, parts: &Parts, libvirt: Libvirt, stop: &CancellationToken) {
+fn start_channel(
+    options: &Options,
+    parts: &Parts,
+    (libvirt, ports): (Libvirt, network::Ports),
+    stop: &CancellationToken,
+) {
     let channel = channel::Parts {
         client: parts.client.clone(),
         guests: Arc::new(libvirt),
+        links: Arc::new(ports),
         kubeconfig: options.kubeconfig.clone(),
         guests_dir: options.guests_dir.clone(),
         thaw_dir: options.guests_dir.with_file_name("thaw"),

@@ -256,8 +256,8 @@ def rename(sdk, _):
     wanted(code == 202, f"it answered {code}")
     gone(sdk, VMS)
     until("the renamed VM", lambda: sdk.read(VMS, "by-python-renamed"))
-    _, code = sdk.operate("rename", {"newName": "by-python"}, name="by-python-renamed")
-    wanted(code == 202, f"the way back answered {code}")
+    # Until the successor is released, the answer is 409.
+    until("the way back", lambda: sdk.operate("rename", {"newName": "by-python"}, name="by-python-renamed")[1] == 202, 60)
     until("the VM under its old name", lambda: sdk.read(VMS))
 
 

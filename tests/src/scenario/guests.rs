@@ -152,12 +152,20 @@ impl Ssh {
     /// Runs a shell line as root in the guest.
     pub(crate) fn shell(&self, line: &str) -> Result<String> {
         let net = format!("--net=/run/netns/{}", self.netns);
-        let (key, to) = (self.key.display().to_string(), format!("debian@{}", self.guest));
+        Ssh::run(&["nsenter", &net, "ssh"], &self.key, &self.guest.to_string(), line)
+    }
+
+    /// Runs a shell line as root in the guest that a port of this machine leads to.
+    pub(crate) fn through(key: &Path, port: &str, line: &str) -> Result<String> {
+        Ssh::run(&["ssh", "-p", port], key, "127.0.0.1", line)
+    }
+
+    fn run(ssh: &[&str], key: &Path, host: &str, line: &str) -> Result<String> {
+        let (key, to) = (key.display().to_string(), format!("debian@{host}"));
         let command = format!("sudo sh -c '{line}'");
         let options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"];
         let limits = ["-o", "ConnectTimeout=15", "-o", "BatchMode=yes", "-i", &key, &to, &command];
-        let argv = [&["nsenter", &net, "ssh"], options.as_slice(), &limits].concat();
-        run_with(&argv, "", Duration::from_secs(90))?.ok(&format!("`{line}` in the guest"))
+        run_with(&[ssh, &options, &limits].concat(), "", Duration::from_secs(90))?.ok(&format!("`{line}` in the guest"))
     }
 
     /// Waits until the guest lets us in.

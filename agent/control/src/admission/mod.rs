@@ -43,7 +43,10 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use axum::{Json, Router};
+use furrow_api::VirtualMachineInstance;
 use furrow_api::names::{AGENT_GROUP, CONTROL_USER};
+use furrow_api::vmi::VirtualMachineInstanceSpec;
+use kube::ResourceExt;
 use serde_json::Value;
 
 pub(crate) use self::defaults::devices as default_devices;
@@ -104,6 +107,21 @@ fn settled(request: &Request) -> bool {
 }
 
 /// Whether control or an agent asks. What they write follows from objects that were judged before.
+/// What would be wrong with a guest's spec that is not wrong now, in sentences with paths. For changes that control writes
+/// for a user: they are not asked about here.
+pub(crate) fn new_faults(vmi: &VirtualMachineInstance, new: &VirtualMachineInstanceSpec) -> Vec<String> {
+    let faults = |spec: &VirtualMachineInstanceSpec| {
+        let mut causes = Causes::default();
+        let (namespace, name) = (vmi.namespace().unwrap_or_default(), vmi.name_any());
+        let identity = guest::Identity { namespace: &namespace, name: &name };
+        let raw = serde_json::to_value(spec).unwrap_or_default();
+        guest::check("spec", &raw, spec, (identity, &[]), &mut causes);
+        causes.into_vec()
+    };
+    let before = faults(&vmi.spec);
+    faults(new).into_iter().filter(|cause| !before.contains(cause)).map(|cause| cause.with_path()).collect()
+}
+
 fn is_own(request: &Request) -> bool {
     let groups = request.user_info.groups.iter().flatten();
     request.user() == CONTROL_USER || groups.into_iter().any(|group| group == AGENT_GROUP)

@@ -34,6 +34,9 @@ const SEEDED: Proof = Test("node/src/guest/seed.rs", "a_nocloud_seed_has_its_lab
 const DRIVE: Proof = Test("node/src/guest/seed.rs", "a_config_drive_has_its_label_and_metadata");
 const OBJECTS: Proof = Test("node/src/guest/tests/mod.rs", "objects_are_shown_as_files");
 
+const PLUGGED_AS: &str =
+    "a disk on the SCSI bus comes and goes while the guest runs; one of another bus is there from the start";
+const PLUGGED: Proof = Test("node/src/guest/tests/plug.rs", "a_disk_is_plugged_in_and_out_while_the_guest_runs");
 const PROBED: Proof = Test("node/src/guest/probes.rs", "a_probe_is_a_ping_or_a_command");
 const COUNTED: Proof = Test("model/src/guest/probe.rs", "thresholds_count_in_a_row");
 const TIMED: Proof = Test("model/src/guest/probe.rs", "attempts_keep_their_period_and_never_overlap");
@@ -153,8 +156,8 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row(
         "domain.devices.disableHotplug",
-        "disks are not plugged in while running",
-        Test("control/src/admission/supported_tests.rs", "plugging_in_is_refused"),
+        "no controller that disks could be plugged into while running",
+        Test("model/src/domain/tests.rs", "disks_are_plugged_into_a_scsi_controller"),
     ),
     row(
         "domain.devices.disks[].blockSize.custom",
@@ -458,6 +461,7 @@ pub(super) const GUEST: &[Realised] = &[
     row("volumes[].cloudInitConfigDrive", "an ISO labelled `config-2`, from text, base64 or Secrets", DRIVE),
     row("volumes[].cloudInitNoCloud", "an ISO labelled `cidata`, from text, base64 or Secrets", SEEDED),
     row("volumes[].configMap", "an ISO labelled `cfgdata`, a file a key", OBJECTS),
+    row("volumes[].dataVolume.hotpluggable", PLUGGED_AS, PLUGGED),
     row(
         "volumes[].dataVolume.name",
         "the RBD image of its claim",
@@ -499,6 +503,7 @@ pub(super) const GUEST: &[Realised] = &[
         "its RBD image",
         Golden("disks", &["<source protocol=\"rbd\" name=\"volumes/b\">"]),
     ),
+    row("volumes[].persistentVolumeClaim.hotpluggable", PLUGGED_AS, PLUGGED),
     row("volumes[].persistentVolumeClaim.readOnly", "`<readonly>`", Golden("disks", &["<readonly/>"])),
     row("volumes[].secret", "an ISO labelled `cfgdata`, a file a key", OBJECTS),
     row(

@@ -36,7 +36,7 @@ const fn only(path: &'static str, words: &'static [&'static str], why: &'static 
     Refused { path, when: When::NotIn(words), why }
 }
 
-const NO_HOTPLUG: &str = "plugging in while running is not supported yet";
+const NO_UTILITY: &str = "volumes of the cluster's own, such as for a backup, are not supported yet: use addvolume";
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
 const NO_PINNING: &str =
     "no processor of a node is set aside for one guest: a promise of dedicated CPUs could not be kept";
@@ -60,7 +60,7 @@ pub(crate) const GUEST: &[Refused] = &[
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
     only("startStrategy", &["Paused"], "only Paused is known"),
     set("subdomain", NO_DNS),
-    set("utilityVolumes", NO_HOTPLUG),
+    set("utilityVolumes", NO_UTILITY),
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].multus.default", "list the network first instead"),
@@ -115,8 +115,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].downwardMetrics", "host metrics in the guest are not supported yet"),
     set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
-    set("volumes[].dataVolume.hotpluggable", NO_HOTPLUG),
-    set("volumes[].persistentVolumeClaim.hotpluggable", NO_HOTPLUG),
 ];
 
 /// Below `spec` of a VirtualMachine, beside its template and its DataVolumes.

@@ -126,10 +126,12 @@ fn what_is_off_is_not_used() {
 }
 
 #[test]
-fn plugging_in_is_refused() {
-    let volumes = json!({"volumes": [{"name": "a", "dataVolume": {"name": "d", "hotpluggable": true}}]});
-    check(volumes, &["volumes[0].dataVolume.hotpluggable"]);
+fn disks_may_be_plugged_and_utility_volumes_may_not() {
+    let volumes = json!({"volumes": [{"name": "a", "dataVolume": {"name": "d", "hotpluggable": true}},
+        {"name": "b", "persistentVolumeClaim": {"claimName": "c", "hotpluggable": true}}]});
+    check(volumes, &[]);
     check(json!({"domain": {"devices": {"disableHotplug": true}}}), &[]);
+    check(json!({"utilityVolumes": [{"name": "u", "claimName": "c"}]}), &["utilityVolumes"]);
 }
 
 #[test]

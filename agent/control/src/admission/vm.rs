@@ -10,7 +10,8 @@ use super::causes::Causes;
 use super::facts::{Facts, FactsError};
 use super::guest::{self, Identity};
 use super::review::{Answer, Request};
-use super::{datavolume, instancetypes, malformed, settled, supported, verdict};
+use super::{datavolume, instancetypes, is_own, malformed, settled, supported, verdict};
+use crate::vm::Predecessor;
 
 pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
     if settled(&request) {
@@ -26,7 +27,11 @@ pub(super) async fn validate<F: Facts>(facts: Arc<F>, request: Request) -> Resul
     supported::refuse("spec", raw, supported::MACHINE, &mut causes);
     run_strategy(&vm.spec, &mut causes);
     let identity = Identity { namespace: request.namespace(), name: request.name() };
-    let holders = facts.macs();
+    let mut holders = facts.macs();
+    // A successor has its predecessor's hardware addresses. Nobody but control is believed to make one.
+    if let Some(old) = Predecessor::of(&vm).filter(|_| is_own(&request)) {
+        holders.retain(|holder| holder.namespace != identity.namespace || holder.name != old.name);
+    }
     if let Some(template) = instancetypes::template(facts.as_ref(), &request, &vm, &mut causes).await? {
         guest::check("spec.template.spec", &template.raw, &template.spec, (identity, &holders), &mut causes);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use furrow_api::channel::{self, GuestAddress, GuestOperation, GuestStream, Refusal};
+use furrow_api::channel::{self, GuestAddress, GuestOperation, Refusal};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -108,19 +108,13 @@ impl Agents {
         answer.map_err(within(ANSWER_TIMEOUT))?
     }
 
-    /// Has a stream begin. `preserve`: not if that ends the one there is.
+    /// Has a stream begin. `path`: with its query, as [`channel`] makes it.
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) async fn open(
-        &self,
-        place: &Place,
-        guest: &GuestAddress,
-        (stream, preserve): (GuestStream, bool),
-    ) -> Result<Upgraded, AgentError> {
-        let query = if preserve { format!("?{}", channel::PRESERVE) } else { String::new() };
+    pub(super) async fn open(&self, place: &Place, path: &str) -> Result<Upgraded, AgentError> {
         let request = Request::builder()
-            .uri(format!("{}{query}", channel::stream_path(guest, stream)))
+            .uri(path)
             .header("host", HOST)
             .header("connection", "upgrade")
             .header("upgrade", channel::STREAM_PROTOCOL)
@@ -170,7 +164,7 @@ async fn exchange(
         .map_err(unreachable(place))?;
     let answer = send(stream, place, request).await?;
     let code = answer.status().as_u16();
-    let body = body(place, answer).await?;
+    let body = limited(place, answer, operation.answer_max_bytes()).await?;
     if code == 200 { Ok(body) } else { Err(refusal(place, code, &body)) }
 }
 
@@ -190,7 +184,11 @@ async fn send(
 }
 
 async fn body(place: &Place, answer: Response<Incoming>) -> Result<Bytes, AgentError> {
-    let body = Limited::new(answer.into_body(), channel::ANSWER_MAX_BYTES).collect().await;
+    limited(place, answer, channel::ANSWER_MAX_BYTES).await
+}
+
+async fn limited(place: &Place, answer: Response<Incoming>, max_bytes: usize) -> Result<Bytes, AgentError> {
+    let body = Limited::new(answer.into_body(), max_bytes).collect().await;
     let body = body.map_err(|source| AgentError::Unreachable { node: place.node.clone(), source })?;
     Ok(body.to_bytes())
 }

@@ -3,7 +3,9 @@
 //! never sees a conflict that it did not cause.
 
 use bytes::Bytes;
-use furrow_api::channel::{Freeze, GuestAddress, GuestOperation, GuestStream};
+use furrow_api::channel::{
+    self, Forward, ForwardProtocol, Freeze, GuestAddress, GuestOperation, GuestStream, Screenshot,
+};
 use furrow_api::names::CONTROL_FIELD_MANAGER;
 use furrow_api::subresources::{FreezeUnfreezeTimeout, PauseOptions, StartOptions, StopOptions, is_dry_run};
 use furrow_api::{VirtualMachine, VirtualMachineInstance};
@@ -17,9 +19,9 @@ use serde_json::{Value, json};
 use super::agent::{AgentError, Agents, Place};
 use super::failure::Failure;
 use super::machine::Change;
-use super::options::{decode, go_duration_ms};
+use super::options::{decode, go_duration_ms, is_true};
 use super::route::{Resource, Target, Work};
-use super::{endpoints, guest, machine};
+use super::{endpoints, guest, machine, volumes};
 use crate::calls::{self, CallError, Object};
 use crate::cluster::{Cluster, find_cluster};
 
@@ -35,6 +37,8 @@ pub(super) enum Answer {
     Done,
     /// 200, with a JSON document.
     Document(Bytes),
+    /// 200, with a PNG.
+    Picture(Bytes),
 }
 
 /// What requests are carried out with.
@@ -55,7 +59,7 @@ impl Carrier {
     ///
     /// # Errors
     /// What the client is told instead.
-    pub(super) async fn carry(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
+    pub(super) async fn carry(&self, target: &Target, query: Option<&str>, body: &[u8]) -> Result<Answer, Failure> {
         match target.subresource.work {
             Work::Start => {
                 let options: StartOptions = decode(body)?;
@@ -72,13 +76,21 @@ impl Carrier {
                 let plan = |vm: &_, vmi: Option<&_>| machine::restart(vm, vmi, &options);
                 self.change(target, is_dry_run(&options.dry_run), plan).await
             }
-            Work::ExpandSpec => {
-                let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
-                let expanded = crate::instancetype::expand(&self.cluster, &vm).await;
-                expanded.map(|vm| document(&vm)).map_err(|error| Failure::internal(&chain(&error)))
+            Work::Migrate => self.migrate(target, body).await,
+            Work::Rename => self.rename(target, body).await,
+            Work::EvacuateCancel => Box::pin(self.cancel_evacuation(target, body)).await,
+            Work::ObjectGraph => self.graph(target, body).await,
+            Work::AddVolume | Work::RemoveVolume => Box::pin(self.plug(target, body)).await,
+            Work::ExpandSpec => Box::pin(self.expand(target)).await,
+            Work::Guest(GuestOperation::Screenshot) => {
+                let options = Screenshot { move_cursor: is_true(query, "moveCursor") };
+                let options = serde_json::to_vec(&options).map_err(|error| Failure::internal(&error.to_string()))?;
+                self.guest(target, GuestOperation::Screenshot, &options).await
             }
             Work::Guest(operation) => self.guest(target, operation, body).await,
-            Work::Stream(_) => Err(Failure::bad_request("this is a stream: ask for it with an upgrade to websocket")),
+            Work::Stream(_) | Work::Forward => {
+                Err(Failure::bad_request("this is a stream: ask for it with an upgrade to websocket"))
+            }
             Work::Later => {
                 let subresource = target.subresource;
                 Err(Failure::not_implemented(&format!("{}/{}", subresource.resource.plural(), subresource.name)))
@@ -98,19 +110,64 @@ impl Carrier {
         Ok(document(&health))
     }
 
-    async fn machine(&self, target: &Target) -> Result<Option<VirtualMachine>, Failure> {
+    pub(super) async fn machine(&self, target: &Target) -> Result<Option<VirtualMachine>, Failure> {
         let api = self.cluster.api::<VirtualMachine>(&target.namespace);
         let prefix = || format!("unable to retrieve vm [{}]", target.name);
         calls::get(&api, &target.name).await.map_err(|error| Failure::of_call(&prefix(), &error))
     }
 
-    async fn instance(&self, target: &Target) -> Result<Option<VirtualMachineInstance>, Failure> {
+    pub(super) async fn instance(&self, target: &Target) -> Result<Option<VirtualMachineInstance>, Failure> {
         let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
         let prefix = || format!("unable to retrieve vmi [{}]", target.name);
         calls::get(&api, &target.name).await.map_err(|error| Failure::of_call(&prefix(), &error))
     }
 
-    async fn change(
+    /// Plugs a volume in or out: of a machine, whose guest follows, or of a guest alone.
+    async fn plug(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
+        let adds = target.subresource.work == Work::AddVolume;
+        let asked = if adds { volumes::read_add(body) } else { volumes::read_remove(body) };
+        let of_guest = target.subresource.resource == Resource::VirtualMachineInstances;
+        // virtctl goes on to the guest when there is no machine, whatever else is wrong.
+        if asked.is_err() {
+            let there =
+                if of_guest { self.instance(target).await?.is_some() } else { self.machine(target).await?.is_some() };
+            there.then_some(()).ok_or_else(|| missing(target))?;
+        }
+        let asked = asked?;
+        if !of_guest {
+            let plan = |vm: &_, vmi: Option<&_>| volumes::change(vm, vmi, &asked);
+            return self.change(target, asked.is_dry_run(), plan).await;
+        }
+        let plan = |vmi: &_| volumes::change_guest(vmi, &asked).map(Some);
+        self.change_guest(target, asked.is_dry_run(), plan).await?;
+        Ok(Answer::Accepted)
+    }
+
+    /// Writes to a guest what a plan says; nothing where it says nothing.
+    pub(super) async fn change_guest(
+        &self,
+        target: &Target,
+        dry_run: bool,
+        plan: impl Fn(&VirtualMachineInstance) -> Result<Option<Value>, Failure>,
+    ) -> Result<(), Failure> {
+        let api = self.cluster.api::<VirtualMachineInstance>(&target.namespace);
+        for _ in 0..ATTEMPTS {
+            let vmi = self.guest_of(target).await?;
+            let Some(patch) = plan(&vmi)? else { return Ok(()) };
+            let (params, patch) = conditional(&vmi, &patch, dry_run);
+            let patch = Patch::Merge(&patch);
+            let call = api.patch(&target.name, &params, &patch);
+            match called(calls::within(|| format!("patch VMI {}", target.name), call).await) {
+                Ok(()) => return Ok(()),
+                Err(Written::Outdated) => {}
+                Err(Written::Failed(failure)) => return Err(failure),
+            }
+        }
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Err(Failure::conflict(Resource::VirtualMachineInstances, &target.name, why))
+    }
+
+    pub(super) async fn change(
         &self,
         target: &Target,
         dry_run: bool,
@@ -174,6 +231,7 @@ impl Carrier {
                 dry_run = is_dry_run(&decode::<PauseOptions>(body)?.dry_run);
             }
             GuestOperation::Freeze => request = freeze(body)?,
+            GuestOperation::Screenshot => request = Bytes::copy_from_slice(body),
             _ => {}
         }
         let vm = match operation {
@@ -190,7 +248,11 @@ impl Carrier {
         let answer = self.agents.ask(&place, &address, operation, request).await;
         let answer = answer.map_err(|error| refused(target, &error))?;
         tracing::info!(guest = %crate::cluster::key_of(&vmi), node = place.node, operation = operation.name(), "carried out");
-        Ok(if operation.only_asks() { Answer::Document(answer) } else { Answer::Done })
+        Ok(match operation {
+            GuestOperation::Screenshot => Answer::Picture(answer),
+            _ if operation.only_asks() => Answer::Document(answer),
+            _ => Answer::Done,
+        })
     }
 
     /// Opens a stream to a guest. `preserve`: not if that ends the one there is.
@@ -201,8 +263,35 @@ impl Carrier {
         let vmi = self.instance(target).await?.ok_or_else(|| missing(target))?;
         guest::check_stream(stream, &vmi)?;
         let place = self.place(&vmi).await?;
-        let opened = self.agents.open(&place, &address(target, &vmi), (stream, preserve)).await;
-        opened.map_err(|error| refused(target, &error))
+        let query = if preserve { format!("?{}", channel::PRESERVE) } else { String::new() };
+        let path = format!("{}{query}", channel::stream_path(&address(target, &vmi), stream));
+        self.agents.open(&place, &path).await.map_err(|error| refused(target, &error))
+    }
+
+    /// Opens a stream to a port of a guest.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    pub(super) async fn forward(
+        &self,
+        target: &Target,
+        (port, protocol): (u16, ForwardProtocol),
+    ) -> Result<Upgraded, Failure> {
+        let vmi = self.guest_of(target).await?;
+        let (nic, to) = guest::check_forward(&vmi)?;
+        let place = self.place(&vmi).await?;
+        let path = channel::forward_path(&address(target, &vmi), &Forward { protocol, port, nic, address: to });
+        self.agents.open(&place, &path).await.map_err(|error| refused(target, &error))
+    }
+
+    /// The guest that is meant, or that of the machine that is meant.
+    pub(super) async fn guest_of(&self, target: &Target) -> Result<VirtualMachineInstance, Failure> {
+        if target.subresource.resource == Resource::VirtualMachineInstances {
+            return self.instance(target).await?.ok_or_else(|| missing(target));
+        }
+        let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
+        let not_started = || Failure::conflict(Resource::VirtualMachines, &vm.name_any(), "VMI is not started");
+        self.instance(target).await?.ok_or_else(not_started)
     }
 
     /// The node of a guest; from the cache, or from the API server while that has nothing.
@@ -226,39 +315,11 @@ fn address(target: &Target, vmi: &VirtualMachineInstance) -> GuestAddress {
     GuestAddress { namespace: target.namespace.clone(), name: target.name.clone(), uid }
 }
 
-fn missing(target: &Target) -> Failure {
+pub(super) fn missing(target: &Target) -> Failure {
     Failure::not_found(target.subresource.resource, &target.name)
 }
 
-/// A VirtualMachine that refers to nothing, expanded, is itself.
-///
-/// # Errors
-/// 501 when it names one.
-pub(super) fn expand(vm: Value) -> Result<Answer, Failure> {
-    for field in ["instancetype", "preference"] {
-        if vm.pointer(&format!("/spec/{field}")).is_some_and(|value| !value.is_null()) {
-            return Err(Failure::not_implemented(&format!("expanding a VirtualMachine with spec.{field}")));
-        }
-    }
-    Ok(document(&vm))
-}
-
-/// The same for a VirtualMachine that the client sends.
-///
-/// # Errors
-/// 400 when it sends none.
-pub(super) fn expand_sent(body: &[u8]) -> Result<Answer, Failure> {
-    let vm = super::options::document(body)?;
-    if vm.is_null() {
-        return Err(Failure::bad_request("empty request body"));
-    }
-    if let Err(error) = serde_json::from_value::<VirtualMachine>(vm.clone()) {
-        return Err(Failure::bad_request(format!("Object is not a valid VirtualMachine: {error}")));
-    }
-    expand(vm)
-}
-
-fn document(value: &Value) -> Answer {
+pub(super) fn document(value: &Value) -> Answer {
     Answer::Document(Bytes::from(value.to_string()))
 }
 
@@ -276,6 +337,9 @@ fn refused(target: &Target, error: &AgentError) -> Failure {
         AgentError::Refused { code: 404 | 409, message } => {
             Failure::conflict(target.subresource.resource, &target.name, message)
         }
+        AgentError::Refused { code: 400, message } => Failure::bad_request(message.clone()),
+        AgentError::Refused { code: 502, message } => Failure::internal(&format!("dialing VM: {message}")),
+        AgentError::Refused { code: 503, message } => Failure::unavailable(message),
         _ => Failure::internal(&chain(error)),
     }
 }
@@ -292,7 +356,8 @@ fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {
 /// Parameters and body of a patch that holds only while the object is as it was read.
 fn conditional<K: Object>(object: &K, patch: &Value, dry_run: bool) -> (PatchParams, Value) {
     let mut patch = patch.clone();
-    patch["metadata"] = json!({"resourceVersion": object.resource_version(), "uid": object.uid()});
+    patch["metadata"]["resourceVersion"] = json!(object.resource_version());
+    patch["metadata"]["uid"] = json!(object.uid());
     let field_manager = Some(CONTROL_FIELD_MANAGER.to_owned());
     (PatchParams { dry_run, field_manager, ..PatchParams::default() }, patch)
 }

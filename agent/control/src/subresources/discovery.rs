@@ -33,8 +33,11 @@ pub(super) fn groups() -> Value {
 pub(super) fn root() -> Value {
     let base = format!("/apis/{SUBRESOURCES_GROUP}");
     let versions = VERSIONS.map(|version| format!("{base}/{version}"));
-    let paths: Vec<_> =
-        ["/apis", "/healthz", "/openapi/v2", &base].into_iter().map(str::to_owned).chain(versions).collect();
+    let paths: Vec<_> = ["/apis", "/healthz", "/openapi/v2", "/openapi/v3", &base]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(versions)
+        .collect();
     json!({"paths": paths})
 }
 
@@ -67,7 +70,7 @@ pub(super) fn guestfs() -> Value {
     json!({"registry": GUESTFS_REGISTRY, "tag": API_LEVEL, "digest": "", "imagePrefix": "", "gsImage": ""})
 }
 
-/// The OpenAPI document, version 2; kube-aggregator makes version 3 of it. Bodies stay open: they are KubeVirt's.
+/// The OpenAPI document, version 2; `super::openapi` makes version 3 of it. Bodies stay open: they are KubeVirt's.
 pub(super) fn openapi() -> Value {
     let mut paths = Map::new();
     for version in VERSIONS {

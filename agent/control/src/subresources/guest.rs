@@ -1,6 +1,8 @@
 //! Whether an operation on a guest may go to its node's agent: the state of the VirtualMachineInstance decides, by
 //! KubeVirt's rules and in its words. Pure. The agent looks at the domain itself once more.
 
+use std::net::IpAddr;
+
 use furrow_api::channel::{GuestOperation, GuestStream};
 use furrow_api::meta::Condition;
 use furrow_api::vmi::VmiPhase;
@@ -28,6 +30,7 @@ pub(super) fn check(
         GuestOperation::SoftReboot => soft_reboot(vmi),
         GuestOperation::Reset => reset(vmi),
         GuestOperation::Freeze => run(vmi, VM_NOT_RUNNING),
+        GuestOperation::Screenshot => check_stream(GuestStream::Vnc, vmi),
         GuestOperation::Unfreeze => run(vmi, VMI_NOT_RUNNING),
         GuestOperation::GuestOsInfo | GuestOperation::UserList | GuestOperation::FilesystemList => {
             run(vmi, VMI_NOT_RUNNING)?;
@@ -55,6 +58,26 @@ pub(super) fn check_stream(stream: GuestStream, vmi: &VirtualMachineInstance) ->
         GuestStream::Vnc if phase != VmiPhase::Running => Err(Failure::bad_request(VMI_NOT_RUNNING)),
         GuestStream::Console | GuestStream::Vnc => Ok(()),
     }
+}
+
+/// Where a port of a guest is reached: the first interface of its status, by name and address.
+///
+/// # Errors
+/// Why it is not.
+pub(super) fn check_forward(vmi: &VirtualMachineInstance) -> Result<(String, IpAddr), Failure> {
+    unless(has(vmi, "Paused"), vmi, "VMI is paused")?;
+    let interfaces = vmi.status.as_ref().map(|status| status.interfaces.as_slice()).unwrap_or_default();
+    let first = interfaces.first().ok_or_else(|| Failure::bad_request("no network interfaces are present"))?;
+    let address = first.ip_address.as_deref().and_then(|text| text.parse().ok());
+    match (&first.name, address) {
+        (Some(name), Some(address)) if fits_a_path(name) => Ok((name.clone(), address)),
+        _ => Err(Failure::bad_request("the first network interface has no address yet")),
+    }
+}
+
+/// Names of interfaces have no other characters; whatever a status says, it does not get into another path.
+fn fits_a_path(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 /// KubeVirt's words when there is no node to ask.

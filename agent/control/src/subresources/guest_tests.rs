@@ -122,3 +122,26 @@ fn streams_need_their_device_and_a_guest_that_runs() {
     assert_eq!(told(Console, json!({}), "Failed"), Some(409));
     assert_eq!(told(Vnc, json!({}), "Failed"), Some(400));
 }
+
+#[test]
+fn a_port_is_reached_at_the_first_interface_of_a_guest_that_is_not_paused() {
+    let told = |status: Value| match check_forward(&vmi(json!({}), status)) {
+        Ok((nic, address)) => format!("{nic} {address}"),
+        Err(failure) => {
+            format!("{} {}", failure.told().0, failure.told().1.split("\"web\": ").last().unwrap_or_default())
+        }
+    };
+    let two = json!([{"name": "lan", "ipAddress": "192.168.10.7"}, {"name": "wan", "ipAddress": "10.0.0.1"}]);
+    assert_eq!(told(json!({"phase": "Running", "interfaces": two})), "lan 192.168.10.7");
+    assert_eq!(told(json!({"interfaces": [{"name": "lan", "ipAddress": "fd00::7"}]})), "lan fd00::7");
+    let paused = json!({"interfaces": two, "conditions": [{"type": "Paused", "status": "True"}]});
+    assert_eq!(told(paused), "409 VMI is paused");
+    assert_eq!(told(json!({"phase": "Running"})), "400 no network interfaces are present");
+    for interface in [
+        json!({"name": "lan"}),
+        json!({"name": "../x", "ipAddress": "10.0.0.1"}),
+        json!({"name": "lan", "ipAddress": "x"}),
+    ] {
+        assert_eq!(told(json!({"interfaces": [interface]})), "400 the first network interface has no address yet");
+    }
+}

@@ -13,7 +13,7 @@ use furrow_api::meta::Condition;
 use furrow_api::subresources::{RestartOptions, StartOptions, StopOptions};
 use furrow_api::vm::RunStrategy;
 use furrow_api::vmi::VmiPhase;
-use furrow_api::{VirtualMachine, VirtualMachineInstance};
+use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -78,6 +78,9 @@ pub(super) fn start(
     // Upstream lets a guest pass whose phase is not set yet; a request written then would start it again after its stop.
     if running(vmi).is_some_and(|vmi| phase(vmi) != VmiPhase::Unknown) {
         return Err(conflict(vm, "VM is already running"));
+    }
+    if vm.annotations().contains_key(names::ANNOTATION_RENAME_TO) {
+        return Err(conflict(vm, "VM is being renamed"));
     }
     if holds(vm, "ManualRecoveryRequired") {
         return Err(conflict(vm, RECOVERY));

@@ -15,18 +15,27 @@ mod agent;
 mod carry;
 mod discovery;
 pub(crate) mod endpoints;
+mod expand;
 mod failure;
+mod graph;
 mod guest;
 mod machine;
+mod moves;
+mod openapi;
+#[cfg(test)]
+mod operations_tests;
 mod options;
 #[cfg(test)]
 mod roles_tests;
 mod route;
 #[cfg(test)]
 mod server_tests;
+#[cfg(test)]
+mod stream_tests;
 mod streams;
 mod tls;
 mod trust;
+mod volumes;
 
 pub(crate) use options::go_duration_ms;
 
@@ -126,14 +135,18 @@ async fn handle(State(api): State<Arc<Api>>, Extension(tls): Extension<Arc<TlsIn
     if head.method != path.method() && !head_asks_get {
         return Failure::method_not_allowed().into_response();
     }
+    let accepted = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if matches!(path, Path::OpenApi3 | Path::OpenApi3Of(_)) && !openapi::takes_json(accepted) {
+        return StatusCode::NOT_ACCEPTABLE.into_response();
+    }
     if let Path::Object { target, .. } = &path
-        && let Work::Stream(stream) = target.subresource.work
+        && matches!(target.subresource.work, Work::Stream(_) | Work::Forward)
         && streams::is_asked_for(&head.headers)
     {
-        let served = Box::pin(streams::serve(&api.carrier, target, stream, Request::from_parts(head, body))).await;
+        let served = Box::pin(streams::serve(&api.carrier, target, Request::from_parts(head, body))).await;
         return served.unwrap_or_else(IntoResponse::into_response);
     }
-    match Box::pin(api.answer(&path, body)).await {
+    match Box::pin(api.answer(&path, head.uri.query(), body)).await {
         Ok(answer) => answer.into_response(),
         Err(failure) => failure.into_response(),
     }
@@ -162,7 +175,7 @@ impl Api {
         if status.allowed { Ok(()) } else { Err(Failure::denied(&status.reason.unwrap_or_default())) }
     }
 
-    async fn answer(&self, path: &Path, body: Body) -> Result<Answer, Failure> {
+    async fn answer(&self, path: &Path, query: Option<&str>, body: Body) -> Result<Answer, Failure> {
         let say = |document: Value| Ok(Answer::Document(document.to_string().into()));
         match path {
             Path::Root => say(discovery::root()),
@@ -170,11 +183,16 @@ impl Api {
             Path::Group => say(discovery::group()),
             Path::Resources(version) => say(discovery::resources(version)),
             Path::OpenApi => say(discovery::openapi()),
+            Path::OpenApi3 => say(openapi::index()),
+            Path::OpenApi3Of(version) => say(openapi::document(version)),
             Path::Version => say(discovery::version()),
             Path::Guestfs => say(discovery::guestfs()),
             Path::Health => self.carrier.health().await,
-            Path::Expand { .. } => carry::expand_sent(&read(body).await?),
-            Path::Object { target, .. } => self.carrier.carry(target, &read(body).await?).await,
+            Path::Expand { namespace, .. } => Box::pin(self.carrier.expand_sent(&read(body).await?, namespace)).await,
+            Path::Object { target, .. } => {
+                let body = read(body).await?;
+                Box::pin(self.carrier.carry(target, query, &body)).await
+            }
         }
     }
 }
@@ -189,6 +207,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Accepted => StatusCode::ACCEPTED.into_response(),
             Self::Done => StatusCode::OK.into_response(),
+            Self::Picture(bytes) => ([(header::CONTENT_TYPE, "image/png")], bytes).into_response(),
             Self::Document(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         }
     }

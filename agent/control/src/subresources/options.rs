@@ -35,6 +35,13 @@ fn unreadable(error: &dyn std::fmt::Display) -> Failure {
     Failure::bad_request(format!("Can not unmarshal Request body to struct, error: {error}"))
 }
 
+/// Whether an option of the query is true; Go's words for it.
+pub(super) fn is_true(query: Option<&str>, option: &str) -> bool {
+    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let mut of = pairs.filter(|(name, _)| *name == option);
+    of.any(|(_, value)| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
 /// Milliseconds of a duration as Go writes it, such as `1h30m`, `5m0s`, `1.5s`, `300ms`; `None` for anything else, and for
 /// negative ones.
 pub(crate) fn go_duration_ms(text: &str) -> Option<u64> {

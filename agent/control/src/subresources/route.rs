@@ -2,7 +2,7 @@
 //! Paths, discovery, authorization and the answer 501 all follow from it. Pure; refuses to carry anything out.
 
 use axum::http::Method;
-use furrow_api::channel::{GuestOperation, GuestStream};
+use furrow_api::channel::{ForwardProtocol, GuestOperation, GuestStream};
 use furrow_api::names::SUBRESOURCES_GROUP;
 
 /// Versions, the preferred one first. They are the same but for their name.
@@ -40,10 +40,19 @@ pub(super) enum Work {
     Stop,
     Restart,
     ExpandSpec,
+    /// Judged, and refused for as long as no migration is carried out.
+    Migrate,
+    Rename,
+    EvacuateCancel,
+    ObjectGraph,
+    AddVolume,
+    RemoveVolume,
     /// By the agent of the guest's node.
     Guest(GuestOperation),
     /// A WebSocket to a socket of the guest, through that agent.
     Stream(GuestStream),
+    /// A WebSocket to a port of the guest, through that agent.
+    Forward,
     /// Not yet.
     Later,
 }
@@ -95,15 +104,15 @@ pub(super) const SUBRESOURCES: &[Subresource] = &[
     vm("stop", Work::Stop),
     vm("restart", Work::Restart),
     get(vm("expand-spec", Work::ExpandSpec)),
-    vm("migrate", Work::Later),
-    vm("rename", Work::Later),
-    vm("addvolume", Work::Later),
-    vm("removevolume", Work::Later),
+    vm("migrate", Work::Migrate),
+    vm("rename", Work::Rename),
+    vm("addvolume", Work::AddVolume),
+    vm("removevolume", Work::RemoveVolume),
     vm("memorydump", Work::Later),
     vm("removememorydump", Work::Later),
-    vm("evacuate/cancel", Work::Later),
-    get(vm("objectgraph", Work::Later)),
-    get(vm(PORT_FORWARD, Work::Later)),
+    vm("evacuate/cancel", Work::EvacuateCancel),
+    get(vm("objectgraph", Work::ObjectGraph)),
+    get(vm(PORT_FORWARD, Work::Forward)),
     guest(GuestOperation::Pause),
     guest(GuestOperation::Unpause),
     guest(GuestOperation::SoftReboot),
@@ -113,18 +122,18 @@ pub(super) const SUBRESOURCES: &[Subresource] = &[
     guest(GuestOperation::GuestOsInfo),
     guest(GuestOperation::UserList),
     guest(GuestOperation::FilesystemList),
-    vmi("addvolume", Work::Later),
-    vmi("removevolume", Work::Later),
+    vmi("addvolume", Work::AddVolume),
+    vmi("removevolume", Work::RemoveVolume),
     vmi("backup", Work::Later),
     vmi("redefine-checkpoint", Work::Later),
-    vmi("evacuate/cancel", Work::Later),
-    get(vmi("objectgraph", Work::Later)),
+    vmi("evacuate/cancel", Work::EvacuateCancel),
+    get(vmi("objectgraph", Work::ObjectGraph)),
     get(vmi("console", Work::Stream(GuestStream::Console))),
     get(vmi("vnc", Work::Stream(GuestStream::Vnc))),
-    get(vmi("vnc/screenshot", Work::Later)),
+    get(vmi("vnc/screenshot", Work::Guest(GuestOperation::Screenshot))),
     get(vmi("usbredir", Work::Later)),
     get(vmi("vsock", Work::Later)),
-    get(vmi(PORT_FORWARD, Work::Later)),
+    get(vmi(PORT_FORWARD, Work::Forward)),
     get(vmi("sev/fetchcertchain", Work::Later)),
     get(vmi("sev/querylaunchmeasurement", Work::Later)),
     vmi("sev/setupsession", Work::Later),
@@ -140,6 +149,8 @@ pub(super) struct Target {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) subresource: &'static Subresource,
+    /// For those that take one.
+    pub(super) port: Option<(u16, ForwardProtocol)>,
 }
 
 /// What a path asks for.
@@ -155,6 +166,10 @@ pub(super) enum Path {
     Resources(&'static str),
     /// The OpenAPI document.
     OpenApi,
+    /// The index of OpenAPI's version 3.
+    OpenApi3,
+    /// Its document of a version.
+    OpenApi3Of(&'static str),
     /// Whether the API server can be reached.
     Health,
     /// KubeVirt's version.
@@ -190,7 +205,13 @@ pub(super) fn parse(path: &str) -> Option<Path> {
         "/apis" => return Some(Path::Groups),
         "/healthz" => return Some(Path::Health),
         "/openapi/v2" => return Some(Path::OpenApi),
+        "/openapi/v3" => return Some(Path::OpenApi3),
         _ => {}
+    }
+    if let Some(version) = path.strip_prefix("/openapi/v3/apis/").and_then(|rest| rest.strip_prefix(SUBRESOURCES_GROUP))
+    {
+        let version = version.strip_prefix('/')?;
+        return VERSIONS.into_iter().find(|known| *known == version).map(Path::OpenApi3Of);
     }
     let path = path.strip_prefix('/').unwrap_or(path);
     let parts: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
@@ -210,7 +231,8 @@ pub(super) fn parse(path: &str) -> Option<Path> {
         }
         ["namespaces", namespace, resource, name, tail @ ..] => {
             let (namespace, name) = (segment(namespace)?.to_owned(), segment(name)?.to_owned());
-            let target = Target { namespace, name, subresource: find(resource, tail)? };
+            let (subresource, port) = find(resource, tail)?;
+            let target = Target { namespace, name, subresource, port };
             Some(Path::Object { version, target })
         }
         _ => None,
@@ -223,19 +245,25 @@ fn segment(text: &str) -> Option<&str> {
     (!text.is_empty() && text.len() <= 253 && text.chars().all(fits) && !text.starts_with('.')).then_some(text)
 }
 
-fn find(resource: &str, tail: &[&str]) -> Option<&'static Subresource> {
+type Port = (u16, ForwardProtocol);
+
+fn find(resource: &str, tail: &[&str]) -> Option<(&'static Subresource, Option<Port>)> {
     let whole = tail.join("/");
-    SUBRESOURCES.iter().filter(|known| known.resource.plural() == resource).find(|known| match tail {
-        [first, port] if known.takes_port() => *first == known.name && is_port(port),
-        [first, port, protocol] if known.takes_port() => {
-            *first == known.name && is_port(port) && matches!(*protocol, "tcp" | "udp")
-        }
-        _ => !known.takes_port() && known.name == whole,
+    let mut known = SUBRESOURCES.iter().filter(|known| known.resource.plural() == resource);
+    known.find_map(|known| match tail {
+        [first, rest @ ..] if known.takes_port() && *first == known.name => Some((known, Some(port(rest)?))),
+        _ => (!known.takes_port() && known.name == whole).then_some((known, None)),
     })
 }
 
-fn is_port(text: &str) -> bool {
-    text.parse::<u16>().is_ok_and(|port| port > 0)
+/// A port, and a protocol where it is not TCP.
+fn port(tail: &[&str]) -> Option<Port> {
+    let (port, protocol) = match tail {
+        [port] => (port, ForwardProtocol::Tcp),
+        [port, protocol] => (port, ForwardProtocol::parse(protocol)?),
+        _ => return None,
+    };
+    Some((port.parse().ok().filter(|port| *port > 0)?, protocol))
 }
 
 #[cfg(test)]
@@ -278,6 +306,8 @@ mod tests {
         check("/apis/", Path::Groups);
         check("/healthz", Path::Health);
         check("/openapi/v2", Path::OpenApi);
+        check("/openapi/v3", Path::OpenApi3);
+        check("/openapi/v3/apis/subresources.kubevirt.io/v1alpha3", Path::OpenApi3Of("v1alpha3"));
         check(base, Path::Group);
         check(&format!("{base}/"), Path::Group);
         check(&format!("{base}/v1alpha3"), Path::Resources("v1alpha3"));
@@ -291,12 +321,26 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_of_tcp_where_nothing_else_is_said() {
+        let check = |tail: &str, expected| {
+            let path =
+                format!("/apis/subresources.kubevirt.io/v1/namespaces/shop/virtualmachines/web/portforward/{tail}");
+            let Some(Path::Object { target, .. }) = parse(&path) else { panic!("{path} is not served") };
+            assert_eq!(target.port, Some(expected), "{path}");
+        };
+        check("22", (22, ForwardProtocol::Tcp));
+        check("65535/tcp", (65_535, ForwardProtocol::Tcp));
+        check("53/udp", (53, ForwardProtocol::Udp));
+    }
+
+    #[test]
     fn serves_no_other_path() {
         let base = "/apis/subresources.kubevirt.io";
         for path in [
             "/metrics".to_owned(),
             "/apis/kubevirt.io".to_owned(),
-            "/openapi/v3".to_owned(),
+            "/openapi/v3/apis/kubevirt.io/v1".to_owned(),
+            "/openapi/v3/apis/subresources.kubevirt.io/v2".to_owned(),
             format!("{base}/v2"),
             format!("{base}/v1/start-cluster-profiler"),
             format!("{base}/v1/namespaces"),

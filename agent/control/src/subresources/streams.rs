@@ -1,6 +1,6 @@
 //! WebSockets to guests: frames of the client on one side, bytes of the agent's stream on the other. Binary frames carry
-//! bytes, text is ignored, as KubeVirt has it; its subprotocol is spoken where it is offered and needed by nobody. Refuses
-//! to look into what it carries.
+//! bytes, text is ignored, as KubeVirt has it; its subprotocol is spoken where it is offered and needed by nobody. A frame
+//! to a port of UDP is a datagram. Refuses to look into what it carries.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use furrow_api::channel::GuestStream;
+use furrow_api::channel::{ForwardProtocol, GuestStream};
+use furrow_api::datagrams::{self, Datagrams};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -23,7 +24,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::carry::Carrier;
 use super::failure::Failure;
-use super::route::Target;
+use super::options::is_true;
+use super::route::{Target, Work};
 
 /// KubeVirt's subprotocol.
 const PROTOCOL: &str = "plain.kubevirt.io";
@@ -76,38 +78,54 @@ fn answer(headers: &HeaderMap) -> Result<Response, Failure> {
     answer.body(Body::empty()).map_err(|error| Failure::internal(&error.to_string()))
 }
 
-/// Whether a client of the display leaves the one there is alone; Go's words for true.
+/// Whether a client of the display leaves the one there is alone.
 fn preserves(query: Option<&str>) -> bool {
-    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let mut of = pairs.filter(|(name, _)| *name == "preserveSession");
-    of.any(|(_, value)| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    is_true(query, "preserveSession")
+}
+
+/// How a stream is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carriage {
+    /// Bytes of a session that one client has at a time. When the guest or the next client ends it there is no goodbye:
+    /// virtctl tells its user so by the abnormal end.
+    Session,
+    /// Bytes of a connection to a port, whose end is said.
+    Connection,
+    /// Datagrams.
+    Datagrams,
 }
 
 /// Opens the stream, answers the handshake and carries bytes from then on.
 ///
 /// # Errors
 /// What the client is told instead.
-pub(super) async fn serve(
-    carrier: &Carrier,
-    target: &Target,
-    stream: GuestStream,
-    mut request: Request,
-) -> Result<Response, Failure> {
+pub(super) async fn serve(carrier: &Carrier, target: &Target, mut request: Request) -> Result<Response, Failure> {
     let answer = answer(request.headers())?;
     let permit = STREAMS.try_acquire().map_err(|error| match error {
         TryAcquireError::NoPermits | TryAcquireError::Closed => Failure::unavailable("too many streams are open"),
     })?;
-    let preserve = stream == GuestStream::Vnc && preserves(request.uri().query());
-    let guest = carrier.open(target, stream, preserve).await?;
+    let (guest, carriage) = match (target.subresource.work, target.port) {
+        (Work::Stream(stream), _) => {
+            let preserve = stream == GuestStream::Vnc && preserves(request.uri().query());
+            (carrier.open(target, stream, preserve).await?, Carriage::Session)
+        }
+        (Work::Forward, Some(to)) => {
+            let datagrams = to.1 == ForwardProtocol::Udp;
+            let carriage = if datagrams { Carriage::Datagrams } else { Carriage::Connection };
+            (carrier.forward(target, to).await?, carriage)
+        }
+        _ => return Err(Failure::no_such_path()),
+    };
+    let stream = target.subresource.name;
     let upgrade = hyper::upgrade::on(&mut request);
     let name = format!("{}/{}", target.namespace, target.name);
     tokio::spawn(async move {
         let _permit = permit;
         match upgrade.await {
             Ok(client) => {
-                tracing::info!(guest = name, stream = stream.name(), "stream begins");
-                splice(client, guest).await;
-                tracing::info!(guest = name, stream = stream.name(), "stream ended");
+                tracing::info!(guest = name, stream, "stream begins");
+                splice(client, guest, carriage).await;
+                tracing::info!(guest = name, stream, "stream ended");
             }
             Err(error) => {
                 tracing::debug!(guest = name, error = furrow_model::reasons::chain(&error), "client went away")
@@ -119,7 +137,7 @@ pub(super) async fn serve(
 
 type Client = WebSocketStream<TokioIo<Upgraded>>;
 
-async fn splice(client: Upgraded, guest: Upgraded) {
+async fn splice(client: Upgraded, guest: Upgraded, carriage: Carriage) {
     let mut config = WebSocketConfig::default();
     config.read_buffer_size = READ_BYTES;
     config.write_buffer_size = 0;
@@ -129,19 +147,26 @@ async fn splice(client: Upgraded, guest: Upgraded) {
     let (mut sink, frames) = client.split();
     let (from_guest, to_guest) = tokio::io::split(TokioIo::new(guest));
     // Safe to cancel: when one direction has ended the other has nobody to speak to.
-    tokio::select! {
-        () = up(frames, to_guest) => {}
-        () = down(from_guest, &mut sink) => {}
+    let guest_ended = tokio::select! {
+        () = up(frames, to_guest, carriage) => false,
+        () = down(from_guest, &mut sink, carriage) => true,
+    };
+    if !(guest_ended && carriage == Carriage::Session) {
+        // It says goodbye, in case the client still listens.
+        drop(tokio::time::timeout(PING, sink.close()).await);
     }
-    // It says goodbye, in case the client still listens.
-    drop(tokio::time::timeout(PING, sink.close()).await);
 }
 
 /// From the client to the guest, until either is gone or the client is silent.
-async fn up(mut frames: SplitStream<Client>, mut guest: WriteHalf<TokioIo<Upgraded>>) {
+async fn up(mut frames: SplitStream<Client>, mut guest: WriteHalf<TokioIo<Upgraded>>, carriage: Carriage) {
     // A client that lives answers pings, so that there is a frame in time.
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE, frames.next()).await {
         let written = match frame {
+            Message::Binary(bytes) if carriage == Carriage::Datagrams => {
+                let mut datagram = Vec::with_capacity(bytes.len() + 2);
+                // One that is longer than any datagram is lost, as on any wire.
+                if datagrams::put(&bytes, &mut datagram) { guest.write_all(&datagram).await } else { Ok(()) }
+            }
             Message::Binary(bytes) => guest.write_all(&bytes).await,
             Message::Close(_) => return,
             Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
@@ -153,8 +178,9 @@ async fn up(mut frames: SplitStream<Client>, mut guest: WriteHalf<TokioIo<Upgrad
 }
 
 /// From the guest to the client, until either is gone or the client takes nothing.
-async fn down(mut guest: ReadHalf<TokioIo<Upgraded>>, client: &mut SplitSink<Client, Message>) {
+async fn down(mut guest: ReadHalf<TokioIo<Upgraded>>, client: &mut SplitSink<Client, Message>, carriage: Carriage) {
     let mut buffer = vec![0; READ_BYTES];
+    let mut datagrams = Datagrams::default();
     let mut pinged = Instant::now();
     loop {
         // A guest that never pauses must not keep the client from being asked.
@@ -165,6 +191,15 @@ async fn down(mut guest: ReadHalf<TokioIo<Upgraded>>, client: &mut SplitSink<Cli
         };
         let frame = match read {
             Some(Ok(0) | Err(_)) => return,
+            Some(Ok(read)) if carriage == Carriage::Datagrams => {
+                datagrams.push(&buffer[..read]);
+                while let Some(datagram) = datagrams.take().map(Bytes::copy_from_slice) {
+                    if !sent(tokio::time::timeout(SILENCE, client.send(Message::Binary(datagram))).await) {
+                        return;
+                    }
+                }
+                continue;
+            }
             Some(Ok(read)) => Message::Binary(Bytes::copy_from_slice(&buffer[..read])),
             None => {
                 pinged = Instant::now();

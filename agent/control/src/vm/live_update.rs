@@ -5,6 +5,7 @@
 //!  generation of the virtual machine differs from the guest's
 //!    ├─ its template does not: the guest's is written anew
 //!    ├─ a part differs that only a start can apply ──> RestartRequired, nothing else is done
+//!    ├─ volumes that may be plugged ──> `super::plug` has done it; one that it had to leave ──> RestartRequired
 //!    └─ placement ──> guest's spec     sockets ──> reservation pod resized, guest's spec, HotVCPUChange (to the agent)
 //!       memory ──> RestartRequired
 //! ```
@@ -134,6 +135,9 @@ fn plan(
     }
     if let plug::Plug::Restart(why) = plug::memory(guest_bytes(&template.domain), guest_bytes(&vmi.spec.domain)) {
         update.restart = Some(why);
+    }
+    if super::plug::awaits_start(vm, vmi) {
+        update.restart = Some(change::RESTART);
     }
     update.guest = Some(new).filter(|new| new != vmi);
     update

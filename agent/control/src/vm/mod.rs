@@ -2,6 +2,8 @@
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
 mod live_update;
+pub(crate) mod plug;
+mod rename;
 mod render;
 mod revision;
 mod snapshots;
@@ -22,6 +24,8 @@ use crate::dispatch::{Disposition, Key, Next, Reconcile};
 use crate::instancetype::{self, TypesError};
 use crate::ipam;
 
+pub(crate) use self::rename::{Predecessor, successor};
+
 use self::live_update::Update;
 use self::status::{Facts, Failed, Volumes};
 
@@ -39,6 +43,15 @@ pub(crate) enum VmError {
     Behind {
         /// The virtual machine.
         vm: Key,
+    },
+    /// What a machine is to be renamed by has no JSON form: a defect.
+    #[error("{vm} cannot be renamed")]
+    Rename {
+        /// The virtual machine.
+        vm: Key,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
     },
     /// The template has no JSON form: a defect.
     #[error("template of {vm} cannot be written")]
@@ -75,6 +88,9 @@ impl Reconcile for Machines {
         if vm.metadata.deletion_timestamp.is_some() {
             return Box::pin(self.take_down(&vm, guest.as_deref())).await;
         }
+        if let Some(next) = Box::pin(self.rename(&vm)).await? {
+            return Ok(next);
+        }
         let kept = vm.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VM);
         let vm = if kept { vm } else { std::sync::Arc::new(self.keep(&vm).await?) };
         let failure = self.make_data_volumes(&vm).await?;
@@ -82,6 +98,7 @@ impl Reconcile for Machines {
             return Box::pin(self.adopt(&vm, vmi)).await;
         }
         let volumes = self.volumes(&vm);
+        let guest = self.plug(&vm, guest).await?;
         let decision = decide(&self.observe(&vm, guest.as_deref(), &volumes));
         let foreign = namesake.is_some() && guest.is_none();
         Box::pin(self.execute(&vm, guest.as_deref(), Plan { decision, volumes, failure, foreign })).await
@@ -92,7 +109,7 @@ impl Reconcile for Machines {
             VmError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
             VmError::Behind { .. } => Disposition::Stale,
             VmError::Call(_) => Disposition::Retry,
-            VmError::Template { .. } => Disposition::OnChange,
+            VmError::Template { .. } | VmError::Rename { .. } => Disposition::OnChange,
         }
     }
 }

@@ -80,7 +80,10 @@ impl Reconcile for Guests {
             Stage::Fail => Box::pin(self.fail(&vmi)).await,
             Stage::DropPod => self.drop_pod(&vmi).await,
             Stage::Release => Box::pin(self.release(&vmi)).await,
-            Stage::Wait => Ok(Next::OnChange),
+            Stage::Wait => match pod {
+                Some(pod) => Box::pin(self.reserve_plugged(&vmi, &pod)).await,
+                None => Ok(Next::OnChange),
+            },
         }
     }
 
@@ -231,6 +234,32 @@ impl Guests {
             mtu: network.mtu,
             ip_object: network.ip_object.clone(),
         })
+    }
+
+    /// The agent learns which images are behind the volumes that are to be plugged into a running guest.
+    async fn reserve_plugged(&self, vmi: &VirtualMachineInstance, pod: &Pod) -> Result<Next, VmiError> {
+        let text = pod.annotations().get(names::ANNOTATION_RESERVATION);
+        let Some(old) = text.and_then(|text| serde_json::from_str::<Reservation>(text).ok()) else {
+            return Ok(Next::OnChange);
+        };
+        let (reservation, held_up) = volumes::plugged(&self.cluster, vmi, &old);
+        if reservation != old {
+            let mut new = pod.clone();
+            let text = serde_json::to_string(&reservation).map_err(|source| CallError::Json {
+                what: format!("write the reservation of {}", key_of(vmi)),
+                source,
+            })?;
+            new.annotations_mut().insert(names::ANNOTATION_RESERVATION.to_owned(), text);
+            let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
+            calls::update(&api, pod, &new).await?;
+            tracing::info!(vm = %key_of(vmi), volumes = reservation.volumes.len(), "reservation changed");
+        }
+        if let Some(held_up) = held_up {
+            // The status is the agent's by now; it shows the volume as pending.
+            let why = held_up.message.as_str();
+            tracing::debug!(vm = %key_of(vmi), reason = held_up.reason, why, "a volume is not plugged yet");
+        }
+        Ok(Next::OnChange)
     }
 
     async fn create_pod(&self, vmi: &VirtualMachineInstance, pod: Pod) -> Result<Pod, VmiError> {

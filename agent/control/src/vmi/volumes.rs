@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
 use furrow_api::datavolume::DataVolumePhase;
-use furrow_api::reservation::ReservedVolume;
+use furrow_api::reservation::{Reservation, ReservedVolume};
 use furrow_api::vmi::{PersistentVolumeClaimInfo, Volume, VolumePhase, VolumeStatus};
 use furrow_api::{DataVolume, VirtualMachineInstance, names, quantity};
 use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
@@ -13,6 +13,7 @@ use super::scratch;
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
 use crate::marks::claim_name;
+use crate::vm::plug::is_hotpluggable;
 
 /// The images of a guest's volumes, if all can be opened.
 ///
@@ -82,6 +83,38 @@ fn claim_info(claim: &PersistentVolumeClaim) -> PersistentVolumeClaimInfo {
         requests: spec.resources.and_then(|resources| resources.requests).unwrap_or_default(),
         ..PersistentVolumeClaimInfo::default()
     }
+}
+
+/// A reservation with the volumes that are to be plugged in, as far as they can be opened, and without those that the spec
+/// no longer has; and what one of them waits for.
+pub(crate) fn plugged(
+    cluster: &Cluster,
+    vmi: &VirtualMachineInstance,
+    old: &Reservation,
+) -> (Reservation, Option<HeldUp>) {
+    let namespace = vmi.namespace().unwrap_or_default();
+    let mut new = old.clone();
+    new.volumes.retain(|reserved| stays(&vmi.spec.volumes, reserved));
+    let mut held_up = None;
+    for volume in vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume)) {
+        let Some(claim) = claim_name(volume) else { continue };
+        if new.volumes.iter().any(|reserved| reserved.name == volume.name) {
+            continue;
+        }
+        let (state, found) = judge(cluster, &namespace, volume, claim);
+        match found.map(|(claim, persistent)| image(volume, &claim, &persistent)) {
+            Some(Ok(reserved)) => new.volumes.push(reserved),
+            Some(Err(error)) => held_up = Some(error),
+            None => held_up = Some(waits_for(state, &namespace, claim)),
+        }
+    }
+    (new, held_up)
+}
+
+/// Whether a guest still has a volume. One of the same name whose claim is another is another volume.
+fn stays(volumes: &[Volume], reserved: &ReservedVolume) -> bool {
+    let named = volumes.iter().find(|volume| volume.name == reserved.name);
+    named.is_some_and(|volume| !is_hotpluggable(volume) || claim_name(volume) == Some(reserved.claim.as_str()))
 }
 
 fn waits_for(state: VolumeState, namespace: &str, claim: &str) -> HeldUp {
@@ -192,6 +225,23 @@ mod tests {
                 "resources": {"requests": {"storage": "2Gi"}}},
             "status": {"phase": "Bound", "capacity": {"storage": "3Gi"}}});
         serde_json::from_value(claim).unwrap()
+    }
+
+    #[test]
+    fn a_reservation_keeps_what_the_guest_still_has() {
+        let reserved: ReservedVolume = serde_json::from_value(serde_json::json!({"name": "data", "claim": "a",
+            "pool": "p", "image": "i", "accessModes": [], "volumeMode": "Block", "readOnly": false, "capacityBytes": 1}))
+        .unwrap();
+        let check = |volume: serde_json::Value, expected| {
+            let volumes: Vec<Volume> = serde_json::from_value(serde_json::json!([volume])).unwrap();
+            assert_eq!(stays(&volumes, &reserved), expected, "{volumes:?}");
+        };
+        let claim = |name: &str, claim: &str| serde_json::json!({"name": name, "persistentVolumeClaim": {"claimName": claim, "hotpluggable": true}});
+        check(claim("data", "a"), true);
+        check(claim("data", "b"), false);
+        check(claim("other", "a"), false);
+        // The claim of an emptyDisk is not named in the spec.
+        check(serde_json::json!({"name": "data", "emptyDisk": {"capacity": "1Gi"}}), true);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use virt::domain::{Domain, DomainPausedReason, DomainShutoffReason, DomainState 
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
-use super::live::{self, DomainOwner};
+use super::live::{self, DomainOwner, LiveDisk};
 use super::{Libvirt, LibvirtError};
 
 /// A query of libvirtd: its own work is milliseconds.
@@ -97,6 +97,8 @@ pub struct DomainRecord {
     pub current_memory_kib: Option<u64>,
     /// User that QEMU runs as; unknown while it does not run.
     pub user: Option<u32>,
+    /// Its disks.
+    pub disks: Vec<LiveDisk>,
 }
 
 impl Libvirt {
@@ -201,7 +203,7 @@ impl Libvirt {
     }
 }
 
-fn lookup(connection: &Connect, name: &str) -> Result<Option<Domain>, LibvirtError> {
+pub(super) fn lookup(connection: &Connect, name: &str) -> Result<Option<Domain>, LibvirtError> {
     match connection.lookup_domain_by_name(name) {
         Ok(domain) => Ok(Some(domain)),
         Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
@@ -236,6 +238,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         vcpus: live.vcpus,
         current_memory_kib: live.current_memory_kib,
         user: live.user,
+        disks: live.disks,
     })
 }
 

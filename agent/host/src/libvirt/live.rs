@@ -38,6 +38,18 @@ pub(super) struct Live {
     pub(super) vcpus: Option<(u32, u32)>,
     pub(super) current_memory_kib: Option<u64>,
     pub(super) user: Option<u32>,
+    pub(super) disks: Vec<LiveDisk>,
+}
+
+/// A disk of a running domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveDisk {
+    /// Its alias, as the document that made it had it.
+    pub alias: String,
+    /// Its device name, such as `sda`.
+    pub target: String,
+    /// The RBD image it writes to, as `pool/image`.
+    pub image: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +118,15 @@ enum Device {
 #[derive(Deserialize)]
 struct Disk {
     source: Option<DiskSource>,
+    target: Option<InterfaceTarget>,
+    alias: Option<DeviceAlias>,
     readonly: Option<Empty>,
+}
+
+#[derive(Deserialize)]
+struct DeviceAlias {
+    #[serde(rename = "@name")]
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -156,10 +176,15 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
         current_memory_kib: document.current_memory.and_then(|memory| memory.kib()),
         user: document.labels.iter().find_map(SecurityLabel::user),
+        disks: Vec::new(),
     };
     for device in document.devices.devices {
         match device {
-            Device::Disk(disk) => live.images.extend(disk.writable_image()),
+            Device::Disk(disk) => {
+                let image = disk.writable_image();
+                live.images.extend(image.clone());
+                live.disks.extend(disk.plugged(image));
+            }
             Device::Interface(interface) => live.taps.extend(interface.target.and_then(|target| target.dev)),
             Device::Channel(channel) => live.agent_connected |= channel.is_connected_agent(),
             Device::Other => {}
@@ -169,9 +194,13 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
 }
 
 impl Disk {
-    fn writable_image(self) -> Option<String> {
-        let source = self.source.filter(|source| source.protocol.as_deref() == Some("rbd"))?;
-        if self.readonly.is_some() { None } else { source.name }
+    fn writable_image(&self) -> Option<String> {
+        let source = self.source.as_ref().filter(|source| source.protocol.as_deref() == Some("rbd"))?;
+        if self.readonly.is_some() { None } else { source.name.clone() }
+    }
+
+    fn plugged(self, image: Option<String>) -> Option<LiveDisk> {
+        Some(LiveDisk { alias: self.alias?.name, target: self.target?.dev?, image })
     }
 }
 
@@ -208,7 +237,8 @@ mod tests {
                <currentMemory unit='KiB'>131072</currentMemory>
                <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
                <devices>
-                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source></disk>
+                 <disk type='network' device='disk'><source protocol='rbd' name='volumes/x'><host name='m'/></source>
+                   <target dev='sda' bus='scsi'/><alias name='ua-data'/></disk>
                  <disk type='network' device='disk'><source protocol='rbd' name='volumes/ro'/><readonly/></disk>
                  <controller type='pci'/>
                  <disk type='file' device='disk'><source file='/seed.iso'/><readonly/></disk>
@@ -230,6 +260,11 @@ mod tests {
                 vcpus: Some((2, 8)),
                 current_memory_kib: Some(131_072),
                 user: Some(64_055),
+                disks: vec![LiveDisk {
+                    alias: "ua-data".into(),
+                    target: "sda".into(),
+                    image: Some("volumes/x".into()),
+                }],
             }
         );
     }

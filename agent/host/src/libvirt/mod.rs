@@ -22,7 +22,7 @@ pub use connection::{CONCURRENT_CALLS, Libvirt, LibvirtOptions};
 pub use domain::{DomainRecord, DomainState, OffReason, PauseReason};
 pub use error::LibvirtError;
 pub use kvm::kvm_usable;
-pub use live::{DomainOwner, METADATA_NAMESPACE};
+pub use live::{DomainOwner, LiveDisk, METADATA_NAMESPACE};
 pub use operate::GuestQuestion;
 pub use secret::CephSecret;
 

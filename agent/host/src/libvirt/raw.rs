@@ -76,6 +76,15 @@ pub(super) fn register(connection: &Connect, sink: &Sink) -> Result<(), Error> {
     Ok(())
 }
 
+/// Asks a running domain to let go of a device.
+pub(super) fn detach_alias(domain: &Domain, alias: &str) -> Result<(), Error> {
+    let alias = std::ffi::CString::new(alias).unwrap_or_default();
+    // SAFETY: the domain is open and the name ends with a zero; libvirt keeps neither.
+    let asked =
+        unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), sys::VIR_DOMAIN_AFFECT_LIVE) };
+    if asked < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
 /// Unregisters the close callback, without which libvirt keeps the connection object alive.
 pub(super) fn unregister_close(connection: &Connect) {
     // SAFETY: the connection object is alive; libvirt compares the function pointer with the registered one.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::document::{Address, Alias, Boot, Controller, Domain, Empty};
 use super::io_threads::{self, DiskThreads};
-use super::spec::{DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, RbdSource};
+use super::spec::{DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec, RbdSource};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Disk {
@@ -128,11 +128,37 @@ pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     domain.iothreads = Some(count).filter(|count| *count > 0);
     let disks = spec.disks.iter().zip(targets).zip(threads);
     domain.devices.disks = disks.map(|((disk, dev), threads)| render(disk, dev, threads)).collect();
-    if spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
+    // A disk can be plugged into a running guest where this is, and a controller cannot.
+    if spec.extras.plug_disks || spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
         let model = Some("virtio-non-transitional");
         domain.devices.controllers.push(Controller { kind: "scsi", index: 0, model });
     }
 }
+
+/// The document of one disk, to be plugged into a running guest under a name of [`free_target`].
+///
+/// # Errors
+/// When it has no XML form: a defect.
+pub fn render_disk(disk: &DiskSpec, target: String) -> Result<String, DomainError> {
+    // A SCSI disk has no I/O thread of its own: its controller's requests are the main loop's.
+    let document = render(disk, target, DiskThreads::None);
+    quick_xml::se::to_string_with_root("disk", &document)
+        .map_err(|error| DomainError::Serialise { message: error.to_string() })
+}
+
+/// A device name that no disk of a running guest has.
+pub fn free_target(bus: DiskBus, used: &[String]) -> String {
+    let prefix = prefix(bus);
+    let mut names = (0..).map(|index| format!("{prefix}{}", letters(index)));
+    names.find(|name| !used.contains(name)).unwrap_or_default()
+}
+
+fn prefix(bus: DiskBus) -> &'static str {
+    if bus == DiskBus::Virtio { "vd" } else { "sd" }
+}
+
+/// What stands before a disk's name in its alias; libvirt keeps such aliases as they are given.
+pub const ALIAS_PREFIX: &str = "ua-";
 
 /// Device names of disks, in their order: what the guest will most likely see them as, and what
 /// `status.volumeStatus[].target` says.
@@ -141,7 +167,7 @@ pub fn target_names(disks: &[DiskSpec]) -> Vec<String> {
     disks
         .iter()
         .map(|disk| {
-            let prefix = if disk.bus == DiskBus::Virtio { "vd" } else { "sd" };
+            let prefix = prefix(disk.bus);
             let index = used.entry(prefix).or_default();
             let name = format!("{prefix}{}", letters(*index));
             *index += 1;
@@ -193,7 +219,7 @@ fn render(disk: &DiskSpec, dev: String, threads: DiskThreads) -> Disk {
         blockio: disk.tuning.block_size.map(|size| BlockIo { logical: size.logical, physical: size.physical }),
         serial: disk.serial.clone(),
         boot: disk.boot_order.map(|order| Boot { order }),
-        alias: Alias { name: format!("ua-{}", disk.name) },
+        alias: Alias { name: format!("{ALIAS_PREFIX}{}", disk.name) },
         address: disk.tuning.pci_address.map(super::devices::PciAddress::element),
     }
 }

@@ -16,7 +16,7 @@ pub use devices::{
     BlockSizeError, BlockSizeSpec, DeviceSpec, DiskTuning, NicPlace, PANIC_MODELS, PciAddress, PciAddressError,
     SOUND_MODELS, SoundSpec, VIDEO_MODELS,
 };
-pub use disks::target_names;
+pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,

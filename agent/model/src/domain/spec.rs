@@ -373,6 +373,8 @@ pub struct Extras {
     pub balloon: bool,
     /// A random number generator.
     pub rng: bool,
+    /// A place for disks that are plugged in while the guest runs.
+    pub plug_disks: bool,
 }
 
 /// What the node offers.

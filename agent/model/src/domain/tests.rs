@@ -97,7 +97,14 @@ fn tiny() -> DomainSpec {
         watchdog: None,
         io_threads: IoThreadPolicy::None,
         devices: DeviceSpec::default(),
-        extras: Extras { console_log: true, serial_console: true, graphics: true, balloon: true, rng: false },
+        extras: Extras {
+            console_log: true,
+            serial_console: true,
+            graphics: true,
+            balloon: true,
+            rng: false,
+            plug_disks: true,
+        },
     }
 }
 
@@ -178,7 +185,14 @@ fn a_large_guest_with_everything() {
 #[test]
 fn a_headless_guest_without_extras() {
     let mut spec = tiny();
-    spec.extras = Extras { console_log: false, serial_console: false, graphics: false, balloon: false, rng: false };
+    spec.extras = Extras {
+        console_log: false,
+        serial_console: false,
+        graphics: false,
+        balloon: false,
+        rng: false,
+        plug_disks: false,
+    };
     check("headless-kvm", &spec, Virtualization::Kvm);
 }
 
@@ -247,6 +261,64 @@ fn a_reboot_ends_the_domain_where_the_policy_says_so() {
     assert!(render(&spec, &facts(Virtualization::Kvm)).expect("a domain").contains("<on_reboot>restart</on_reboot>"));
     spec.ends_on_reboot = true;
     assert!(render(&spec, &facts(Virtualization::Kvm)).expect("a domain").contains("<on_reboot>destroy</on_reboot>"));
+}
+
+#[test]
+fn disks_are_plugged_into_a_scsi_controller() {
+    let has = |change: fn(&mut DomainSpec)| {
+        let mut spec = tiny();
+        change(&mut spec);
+        let xml = render(&spec, &facts(Virtualization::Kvm)).expect("a domain");
+        xml.matches("<controller type=\"scsi\"").count()
+    };
+    assert_eq!(has(|_| ()), 1, "whether there is a disk on it or not");
+    assert_eq!(has(|spec| spec.disks[0].bus = DiskBus::Scsi), 1);
+    assert_eq!(has(|spec| spec.extras.plug_disks = false), 0);
+    assert_eq!(
+        has(|spec| {
+            spec.extras.plug_disks = false;
+            spec.disks[0].bus = DiskBus::Scsi;
+        }),
+        1
+    );
+}
+
+#[test]
+fn a_plugged_disk_has_a_name_of_its_own_and_the_same_document() {
+    let used = ["sda", "sdc", "vda"].map(str::to_owned);
+    assert_eq!(free_target(DiskBus::Scsi, &used), "sdb");
+    assert_eq!(free_target(DiskBus::Virtio, &used), "vdb");
+    let disk = DiskSpec {
+        name: "data".into(),
+        device: DiskDevice::Disk,
+        bus: DiskBus::Scsi,
+        source: DiskSource::Rbd(RbdSource {
+            pool: "volumes".into(),
+            image: "data".into(),
+            monitors: vec![("10.0.0.1".into(), 3300)],
+            user: "furrow-qemu".into(),
+            secret: uuid::Uuid::nil(),
+        }),
+        read_only: false,
+        shareable: false,
+        serial: Some("data".into()),
+        boot_order: None,
+        cache: None,
+        io: None,
+        error_policy: None,
+        queues: None,
+        tuning: DiskTuning::default(),
+    };
+    let xml = render_disk(&disk, "sdb".into()).expect("a document");
+    for part in [
+        r#"<disk type="network" device="disk">"#,
+        r#"<source protocol="rbd" name="volumes/data">"#,
+        r#"<target dev="sdb" bus="scsi"/>"#,
+        "<serial>data</serial>",
+        r#"<alias name="ua-data"/>"#,
+    ] {
+        assert!(xml.contains(part), "{part} is not in {xml}");
+    }
 }
 
 #[path = "field_tests.rs"]

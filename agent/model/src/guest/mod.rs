@@ -46,6 +46,28 @@ pub struct Wanted {
     pub images: Vec<String>,
     /// vCPUs that it should have; `None` where that is not known.
     pub vcpus: Option<u32>,
+    /// Its disks; `None` while it is not known, and then none is plugged in or out.
+    pub disks: Option<Vec<WantedDisk>>,
+}
+
+/// A disk that the guest should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedDisk {
+    /// Its name in the spec.
+    pub name: String,
+    /// It may be plugged into the running guest; the others wait for the next start.
+    pub pluggable: bool,
+    /// The image that is to be behind it, as `pool/image`, where it is one.
+    pub image: Option<String>,
+}
+
+/// A disk that the running domain has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedDisk {
+    /// Its name in the spec.
+    pub name: String,
+    /// The image that it writes to, as `pool/image`, where it is one.
+    pub image: Option<String>,
 }
 
 /// What should become of the guest.
@@ -98,6 +120,8 @@ pub struct Observed {
     pub asked_ms: Option<i64>,
     /// vCPUs that the domain has, and has room for.
     pub vcpus: Option<(u32, u32)>,
+    /// The disks that the running domain has.
+    pub disks: Vec<ObservedDisk>,
 }
 
 /// The domain as observed.
@@ -169,6 +193,16 @@ pub enum Step {
     Start,
     /// Publish that it runs, with everything known of it.
     PublishRunning,
+    /// Plug a disk into the running guest.
+    PlugIn {
+        /// Its name.
+        disk: String,
+    },
+    /// Ask the running guest to let go of a disk.
+    PlugOut {
+        /// Its name.
+        disk: String,
+    },
     /// Publish its end.
     PublishEnd(End),
 }

@@ -1,7 +1,8 @@
 //! The decision itself. See `super` for the life of a guest; here stands one function a situation.
 
 use super::{
-    DomainState, End, Intent, Next, Observed, ObservedDomain, OffReason, Phase, Plan, PlanError, Step, Wanted,
+    DomainState, End, Intent, Next, Observed, ObservedDisk, ObservedDomain, OffReason, Phase, Plan, PlanError, Step,
+    Wanted, WantedDisk,
 };
 
 /// A guest that ignores the request to shut down is asked again after this long: one that was still booting could not
@@ -20,7 +21,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, P
         Intent::Clear => Ok(clear(observed)),
         Intent::Stop { deadline_ms } => Ok(stop(wanted, observed, (deadline_ms, requested_end), now_ms)),
         Intent::Restart { deadline_ms } => Ok(stop(wanted, observed, (deadline_ms, unhealthy_end), now_ms)),
-        Intent::Run => run(wanted, observed),
+        Intent::Run => run(wanted, observed, now_ms),
     }
 }
 
@@ -80,20 +81,19 @@ fn stop(wanted: &Wanted, observed: &Observed, (deadline_ms, end_of): (i64, fn(Of
     }
 }
 
-fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
+fn run(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, PlanError> {
     let state = observed.domain.as_ref().map(|domain| domain.state);
     Ok(match state {
         Some(DomainState::Active) => {
             let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
-            match vcpus_to_plug(wanted, observed) {
-                // What the guest has got is observed before it is published.
-                Some(count) => {
-                    Plan { steps: ensure.into_iter().chain([Step::PlugVcpus { count }]).collect(), next: Next::Now }
-                }
-                None => {
-                    Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).collect(), next: Next::OnChange }
-                }
+            // What the guest has got is observed before it is published.
+            if let Some(count) = vcpus_to_plug(wanted, observed) {
+                let steps = ensure.into_iter().chain([Step::PlugVcpus { count }]).collect();
+                return Ok(Plan { steps, next: Next::Now });
             }
+            let (plugs, next) = plugs(wanted, observed, now_ms);
+            // What is known is published in any case: a disk that cannot be plugged is no reason to be silent.
+            Plan { steps: ensure.into_iter().chain([Step::PublishRunning]).chain(plugs).collect(), next }
         }
         Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
         // Defined but not started, by an agent that was stopped in between: begin again.
@@ -116,6 +116,32 @@ fn run(wanted: &Wanted, observed: &Observed) -> Result<Plan, PlanError> {
 fn vcpus_to_plug(wanted: &Wanted, observed: &Observed) -> Option<u32> {
     let (now, most) = observed.vcpus?;
     wanted.vcpus.filter(|count| *count > now && *count <= most)
+}
+
+/// Disks out, then disks in: an image must have left one place before it comes to another. A guest lets go of a disk when
+/// it pleases, so that it is asked again. That nobody else writes to an image is made sure of where it is taken, as part of
+/// the step: a plan that failed for it would keep the guest's status from being told.
+fn plugs(wanted: &Wanted, observed: &Observed, now_ms: i64) -> (Vec<Step>, Next) {
+    let Some(disks) = &wanted.disks else { return (Vec::new(), Next::OnChange) };
+    let leaves = |disk: &&ObservedDisk| !disks.iter().any(|wanted| wanted.name == disk.name && shows(disk, wanted));
+    let out = observed.disks.iter().filter(leaves).map(|disk| Step::PlugOut { disk: disk.name.clone() });
+    let out: Vec<_> = out.collect();
+    // One of its name that shows another image has to leave first.
+    let missing = |disk: &&WantedDisk| disk.pluggable && !observed.disks.iter().any(|there| there.name == disk.name);
+    // One a pass: the next is given a device name that this one has not.
+    let into = disks.iter().find(missing).map(|disk| Step::PlugIn { disk: disk.name.clone() });
+    let next = match (out.is_empty(), &into) {
+        // What was plugged is observed before it is published.
+        (_, Some(_)) => Next::Now,
+        (false, None) => Next::At(now_ms + ASK_AGAIN_MS),
+        (true, None) => Next::OnChange,
+    };
+    (out.into_iter().chain(into).collect(), next)
+}
+
+/// Whether a disk of the guest is the one that is wanted; where an image is not known, its name counts.
+fn shows(disk: &ObservedDisk, wanted: &WantedDisk) -> bool {
+    disk.image.as_ref().zip(wanted.image.as_ref()).is_none_or(|(has, wants)| has == wants)
 }
 
 fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), PlanError> {

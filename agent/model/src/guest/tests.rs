@@ -15,6 +15,7 @@ fn wanted(intent: Intent, phase: Phase) -> Wanted {
         volumes: 1,
         images: vec!["volumes/a".into()],
         vcpus: Some(2),
+        disks: None,
     }
 }
 
@@ -176,6 +177,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             ports_ensured,
             asked_ms: None,
             vcpus: None,
+            disks: Vec::new(),
         },
     )
 }
@@ -222,6 +224,10 @@ proptest! {
     }
 }
 
+fn there(name: &str, image: Option<&str>) -> ObservedDisk {
+    ObservedDisk { name: name.to_owned(), image: image.map(str::to_owned) }
+}
+
 #[test]
 fn processors_are_plugged_in_before_the_guest_is_published_and_never_out() {
     let check = |vcpus, expected: &[Step], next| {
@@ -237,4 +243,64 @@ fn processors_are_plugged_in_before_the_guest_is_published_and_never_out() {
     let stop = Intent::Stop { deadline_ms: NOW + 1 };
     let plan = plan(&wanted(stop, Phase::Running), &seen, NOW).expect("a plan");
     assert!(!plan.steps.contains(&Step::PlugVcpus { count: 2 }), "a guest on its way out gets nothing");
+}
+
+#[test]
+fn disks_are_plugged_into_a_running_guest_and_out_of_it() {
+    let disk =
+        |name: &str, pluggable| WantedDisk { name: name.into(), pluggable, image: Some(format!("volumes/{name}")) };
+    let check = |wanted_disks: &[WantedDisk], has: &[&str], expected: &[Step], next: Next| {
+        let want = Wanted { disks: Some(wanted_disks.to_vec()), ..wanted(Intent::Run, Phase::Running) };
+        let mut seen = observed(Some(("new", DomainState::Active)));
+        seen.disks = has.iter().map(|name| there(name, Some(&format!("volumes/{name}")))).collect();
+        let made = plan(&want, &seen, NOW).expect("a plan");
+        assert_eq!(made.steps[0], Step::PublishRunning);
+        assert_eq!((&made.steps[1..], made.next), (expected, next));
+    };
+    let (into, out) =
+        (|disk: &str| Step::PlugIn { disk: disk.into() }, |disk: &str| Step::PlugOut { disk: disk.into() });
+    check(&[disk("root", false)], &["root"], &[], Next::OnChange);
+    check(&[disk("root", false), disk("data", true)], &["root"], &[into("data")], Next::Now);
+    // What the spec got by another way waits for the next start.
+    check(&[disk("root", false), disk("more", false)], &["root"], &[], Next::OnChange);
+    check(&[disk("root", false)], &["root", "data"], &[out("data")], Next::At(NOW + 5_000));
+    let both = [out("old"), into("new")];
+    check(&[disk("root", false), disk("new", true)], &["root", "old"], &both, Next::Now);
+    check(&[disk("one", true), disk("two", true)], &[], &[into("one")], Next::Now);
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    seen.disks = vec![there("root", None)];
+    let unknown = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan");
+    assert_eq!(unknown.steps, [Step::PublishRunning], "what is wanted is not known: nothing is unplugged");
+}
+
+#[test]
+fn a_disk_that_shows_another_image_leaves_before_the_new_one_comes() {
+    let disks = vec![WantedDisk { name: "data".into(), pluggable: true, image: Some("volumes/b".into()) }];
+    let want = Wanted { disks: Some(disks), ..wanted(Intent::Run, Phase::Running) };
+    let check = |has: Option<&str>, expected: &[Step]| {
+        let mut seen = observed(Some(("new", DomainState::Active)));
+        seen.disks = vec![there("data", has)];
+        assert_eq!(&plan(&want, &seen, NOW).expect("a plan").steps[1..], expected, "{has:?}");
+    };
+    check(Some("volumes/a"), &[Step::PlugOut { disk: "data".into() }]);
+    check(Some("volumes/b"), &[]);
+    // One that the guest may only read.
+    check(None, &[]);
+}
+
+#[test]
+fn a_running_guest_is_published_though_a_disk_is_in_use_elsewhere() {
+    let disks = vec![WantedDisk { name: "data".into(), pluggable: true, image: None }];
+    let want = Wanted { disks: Some(disks), ..wanted(Intent::Run, Phase::Running) };
+    let mut seen = observed(Some(("new", DomainState::Active)));
+    seen.foreign_images = vec![("volumes/a".into(), "other".into())];
+    let steps = plan(&want, &seen, NOW).expect("a plan").steps;
+    assert_eq!(
+        steps,
+        [Step::PublishRunning, Step::PlugIn { disk: "data".into() }],
+        "the step takes the image, or fails"
+    );
+    // A guest that ends loses its disks with its domain.
+    let want = Wanted { intent: Intent::Stop { deadline_ms: NOW }, ..want };
+    assert_eq!(plan(&want, &seen, NOW).expect("a plan").steps, [Step::Destroy]);
 }

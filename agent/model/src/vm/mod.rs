@@ -18,6 +18,7 @@ pub mod change;
 mod departure;
 pub mod plug;
 mod printable;
+pub mod rename;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! tests. Refuses to start and end guests.
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
 
 use furrow_host::libvirt::{DomainState, GuestQuestion, Libvirt, LibvirtError};
 use futures::future::BoxFuture;
@@ -13,6 +14,8 @@ pub(crate) enum Act {
     Pause,
     /// Let them go on.
     Resume,
+    /// Have its agent set its clock to the node's.
+    SetTime,
     /// Ask it to reboot.
     Reboot,
     /// Press the reset button.
@@ -35,8 +38,15 @@ pub(crate) trait RunningGuests: Send + Sync {
         domain: &'a str,
         question: GuestQuestion,
     ) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
+    /// A picture of its display, a PNG of at most so many bytes.
+    fn picture<'a>(&'a self, domain: &'a str, limit_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, LibvirtError>>;
     /// The agent's own answer to a command without arguments, as JSON.
     fn command<'a>(&'a self, domain: &'a str, command: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>>;
+}
+
+/// The node's time. A clock before 1970 is none.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 impl RunningGuests for Libvirt {
@@ -52,6 +62,7 @@ impl RunningGuests for Libvirt {
         match act {
             Act::Pause => Box::pin(self.pause_domain(domain)),
             Act::Resume => Box::pin(self.resume_domain(domain)),
+            Act::SetTime => Box::pin(self.set_guest_time(domain, since_1970())),
             Act::Reboot => Box::pin(self.reboot_domain(domain)),
             Act::Reset => Box::pin(self.reset_domain(domain)),
             Act::Freeze => Box::pin(self.freeze_domain(domain)),
@@ -65,6 +76,10 @@ impl RunningGuests for Libvirt {
         question: GuestQuestion,
     ) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         Box::pin(self.guest_info(domain, question))
+    }
+
+    fn picture<'a>(&'a self, domain: &'a str, limit_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, LibvirtError>> {
+        Box::pin(self.screenshot(domain, limit_bytes))
     }
 
     fn command<'a>(&'a self, domain: &'a str, command: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>> {

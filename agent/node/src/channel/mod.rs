@@ -4,13 +4,19 @@
 //! ```text
 //!  control ─(TLS, both certificates)─> requests ─> operations ─> libvirt
 //!                                        │              └─> thaw: a frozen guest is thawed in time, also after a restart
-//!                                        └─> streams ─> sockets of QEMU
+//!                                        ├─> streams ─> sockets of QEMU
+//!                                        └─> forward ─> links: the guest's tap
 //! ```
 //!
 //! Refuses everybody without control's certificate in the handshake, and to change what a guest is or whether it runs.
 
+mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod guests;
+mod links;
 mod operations;
+mod pointer;
 mod report;
 mod requests;
 mod streams;
@@ -29,10 +35,13 @@ use axum_server::tls_rustls::RustlsConfig;
 use furrow_api::names::AGENT_PORT;
 use kube::Client;
 use kube::config::Kubeconfig;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio_util::sync::CancellationToken;
 
+use forward::Forwards;
 use furrow_model::reasons::chain;
 use guests::RunningGuests;
+use links::GuestLinks;
 use operations::Operations;
 use requests::Served;
 use streams::Streams;
@@ -45,12 +54,21 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Operations under way have this long when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// A silent connection is asked for a sign of life after so many seconds, this often, and given up after so many probes;
+/// one that takes nothing, after this time.
+const KEEP_ALIVE_IDLE_S: u32 = 20;
+const KEEP_ALIVE_INTERVAL_S: u32 = 10;
+const KEEP_ALIVE_PROBES: u32 = 3;
+const UNACKNOWLEDGED_MS: u32 = 60_000;
+
 /// What the channel works with.
 pub(crate) struct Parts {
     /// Kubernetes.
     pub(crate) client: Client,
     /// Guests that run here.
     pub(crate) guests: Arc<dyn RunningGuests>,
+    /// The ways into their taps.
+    pub(crate) links: Arc<dyn GuestLinks>,
     /// The kubeconfig whose user the agent is: its certificate is what it serves with.
     pub(crate) kubeconfig: PathBuf,
     /// Directory that holds one directory a guest, named by UID.
@@ -66,9 +84,11 @@ pub(crate) fn start(parts: Parts, stop: CancellationToken) {
         let thawed: thaw::Thawed = Box::new(move |guest| Box::pin(operations::mark(client.clone(), guest, None)));
         let thaws = Arc::new(Thaws::new(parts.thaw_dir, Arc::clone(&parts.guests), thawed, stop.clone()));
         thaws.resume().await;
+        let guests_dir = parts.guests_dir.clone();
         let streams = Streams::new(Arc::clone(&parts.guests), parts.guests_dir, stop.clone());
-        let operations = Operations { client: parts.client.clone(), guests: parts.guests, thaws };
-        let served = Arc::new(Served::new(operations, streams));
+        let forwards = Forwards::new(Arc::clone(&parts.guests), parts.links, stop.clone());
+        let operations = Operations { client: parts.client.clone(), guests: parts.guests, thaws, guests_dir };
+        let served = Arc::new(Served::new(operations, streams, forwards));
         loop {
             // Safe to cancel: a server that is dropped closes its socket, and operations under way end with the agent.
             tokio::select! {
@@ -126,5 +146,11 @@ pub(crate) fn listen(port: u16) -> std::io::Result<std::net::TcpListener> {
         bound => bound?,
     };
     listener.set_nonblocking(true)?;
+    // Connections inherit it: a stream to a server that lost its power ends, and its guest's display is free again.
+    setsockopt(&listener, sockopt::KeepAlive, &true)?;
+    setsockopt(&listener, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE_S)?;
+    setsockopt(&listener, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_S)?;
+    setsockopt(&listener, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES)?;
+    setsockopt(&listener, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS)?;
     Ok(listener)
 }

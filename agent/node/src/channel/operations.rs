@@ -1,22 +1,31 @@
 //! One operation on one guest: is it the guest that was meant, then libvirt, then what the VMI's status says of it beyond
 //! what libvirt's events tell (whether file systems are frozen). Refuses to judge whether it should be done: control has.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use furrow_api::VirtualMachineInstance;
-use furrow_api::channel::{Freeze, GuestAddress, GuestOperation};
+use furrow_api::channel::{Freeze, GuestAddress, GuestOperation, PICTURE_MAX_BYTES, Screenshot};
 use furrow_host::libvirt::{GuestQuestion, LibvirtError};
+use furrow_model::domain::DISPLAY_SOCKET;
+use furrow_model::reach::ReachError;
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::guests::{Act, RunningGuests};
+use super::pointer;
 use super::report;
 use super::thaw::Thaws;
 use crate::guest::Key;
+use crate::guest::ports::HostError;
 use crate::guest::publish::{answered, publish};
 use furrow_model::reasons::chain;
+
+/// How a PNG begins (<https://www.w3.org/TR/png-3/#5PNG-file-signature>).
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// What `status.fsFreezeStatus` says while file systems are frozen.
 pub(super) const FROZEN: &str = "frozen";
@@ -45,9 +54,35 @@ pub(super) enum OperationError {
     /// The guest has no such socket, or does not answer there.
     #[error("could not connect to the guest's socket")]
     Socket(#[source] std::io::Error),
+    /// It has no such NIC here.
+    #[error("the guest has no interface {0} on this node")]
+    NoNic(String),
+    /// Its link cannot be opened.
+    #[error(transparent)]
+    Link(HostError),
+    /// Nobody manages the address of the interface, and what is known of it is of IPv6.
+    #[error("the guest's address {0} is not of IPv4")]
+    NotIpv4(std::net::Ipv6Addr),
+    /// There can be no such conversation.
+    #[error(transparent)]
+    Reach(ReachError),
+    /// Nobody listens there, or the guest is silent.
+    #[error("could not reach {address}:{port} in the guest")]
+    Unanswered {
+        /// The guest's address.
+        address: std::net::Ipv4Addr,
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The request does not ask for the protocol of streams.
     #[error("a stream is asked for with an upgrade")]
     NoUpgrade,
+    /// QEMU writes PNG since 7.1, and libvirt asks for it.
+    #[error("the picture of the display is not a PNG")]
+    NotAPng,
     /// The answer cannot be written.
     #[error("could not write the answer")]
     Answer(#[source] serde_json::Error),
@@ -58,10 +93,12 @@ impl OperationError {
     pub(super) fn code(&self) -> u16 {
         match self {
             Self::NotHere | Self::Libvirt(LibvirtError::NoDomain { .. }) => 404,
-            Self::Options(_) | Self::NoUpgrade => 400,
+            Self::Options(_) | Self::NoUpgrade | Self::NoNic(_) | Self::NotIpv4(_) | Self::Reach(_) => 400,
             Self::Libvirt(LibvirtError::WrongState { .. }) | Self::Busy => 409,
             Self::TooMany => 503,
-            Self::Libvirt(_) | Self::Keep(_) | Self::Socket(_) | Self::Answer(_) => 500,
+            Self::Unanswered { .. } => 502,
+            Self::Libvirt(_) | Self::Keep(_) | Self::Socket(_) | Self::Link(_) | Self::Answer(_) => 500,
+            Self::NotAPng => 500,
         }
     }
 }
@@ -71,6 +108,8 @@ pub(super) struct Operations {
     pub(super) client: Client,
     pub(super) guests: Arc<dyn RunningGuests>,
     pub(super) thaws: Arc<Thaws>,
+    /// Directory that holds one directory a guest, named by UID.
+    pub(super) guests_dir: PathBuf,
 }
 
 impl Operations {
@@ -88,12 +127,13 @@ impl Operations {
         }
         let answer = match operation {
             GuestOperation::Pause => self.act(&domain, Act::Pause).await,
-            GuestOperation::Unpause => self.act(&domain, Act::Resume).await,
+            GuestOperation::Unpause => self.resume(&domain).await,
             GuestOperation::SoftReboot => self.act(&domain, Act::Reboot).await,
             GuestOperation::Reset => self.act(&domain, Act::Reset).await,
             GuestOperation::Freeze => self.freeze(guest, &domain, body).await,
             GuestOperation::Unfreeze => self.thaw(guest, &domain).await,
             GuestOperation::GuestOsInfo => self.everything(&domain).await,
+            GuestOperation::Screenshot => self.picture(guest, &domain, body).await,
             GuestOperation::UserList => json(&report::users(&self.guests.ask(&domain, GuestQuestion::Users).await?)),
             GuestOperation::FilesystemList => {
                 json(&report::filesystems(&self.guests.ask(&domain, GuestQuestion::Filesystems).await?))
@@ -110,13 +150,35 @@ impl Operations {
         Ok(Bytes::new())
     }
 
+    async fn picture(&self, guest: &GuestAddress, domain: &str, body: &[u8]) -> Result<Bytes, OperationError> {
+        let options: Screenshot = options(body)?;
+        if options.move_cursor {
+            let socket = self.guests_dir.join(&guest.uid).join(DISPLAY_SOCKET);
+            // Somebody who has the display for themselves has woken it up; a picture is worth having in any case.
+            if let Err(error) = pointer::nudge(&socket).await {
+                tracing::debug!(guest = guest.name, error = chain(&error), "the pointer was not moved");
+            }
+        }
+        let picture = self.guests.picture(domain, PICTURE_MAX_BYTES).await?;
+        if picture.starts_with(PNG) { Ok(picture.into()) } else { Err(OperationError::NotAPng) }
+    }
+
+    /// The guest's clock stood still with it, so that its agent sets it, if there is one. Nobody waits for that: libvirt takes
+    /// seconds to give an agent up that hangs, and a guest with a wrong clock runs.
+    async fn resume(&self, domain: &str) -> Result<Bytes, OperationError> {
+        let done = self.act(domain, Act::Resume).await?;
+        let (guests, domain) = (Arc::clone(&self.guests), domain.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = guests.act(&domain, Act::SetTime).await {
+                tracing::debug!(domain, error = chain(&error), "the guest's clock is not set");
+            }
+        });
+        Ok(done)
+    }
+
     /// The time to thaw is kept first: an agent that dies in between must not leave a guest frozen.
     async fn freeze(&self, guest: &GuestAddress, domain: &str, body: &[u8]) -> Result<Bytes, OperationError> {
-        let options: Freeze = if body.is_empty() {
-            Freeze::default()
-        } else {
-            serde_json::from_slice(body).map_err(OperationError::Options)?
-        };
+        let options: Freeze = options(body)?;
         let after = options.thaw_after_ms.filter(|ms| *ms > 0).map(Duration::from_millis);
         if let Some(after) = after {
             self.thaws.keep(guest, after).await.map_err(OperationError::Keep)?;
@@ -144,6 +206,10 @@ impl Operations {
         let frozen = self.guests.command(domain, "guest-fsfreeze-status").await.ok();
         json(&report::everything(&values, about.as_deref(), frozen.as_deref()))
     }
+}
+
+fn options<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, OperationError> {
+    if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(OperationError::Options) }
 }
 
 fn json(value: &impl Serialize) -> Result<Bytes, OperationError> {

@@ -8,9 +8,12 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use furrow_api::channel::{self, GuestAddress, GuestStream, PRESERVE, REQUEST_MAX_BYTES, Refusal, STREAM_PROTOCOL};
+use furrow_api::channel::{
+    self, Forward, GuestAddress, GuestOperation, GuestStream, PRESERVE, REQUEST_MAX_BYTES, Refusal, STREAM_PROTOCOL,
+};
 use tokio::sync::Semaphore;
 
+use super::forward::Forwards;
 use super::operations::{OperationError, Operations};
 use super::streams::Streams;
 use furrow_model::reasons::chain;
@@ -23,12 +26,13 @@ const CONCURRENT: usize = 4;
 pub(super) struct Served {
     operations: Operations,
     streams: Arc<Streams>,
+    forwards: Forwards,
     permits: Semaphore,
 }
 
 impl Served {
-    pub(super) fn new(operations: Operations, streams: Streams) -> Self {
-        Self { operations, streams: Arc::new(streams), permits: Semaphore::new(CONCURRENT) }
+    pub(super) fn new(operations: Operations, streams: Streams, forwards: Forwards) -> Self {
+        Self { operations, streams: Arc::new(streams), forwards, permits: Semaphore::new(CONCURRENT) }
     }
 }
 
@@ -40,6 +44,9 @@ pub(super) fn router(served: Arc<Served>) -> Router {
 async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response {
     if let Some((guest, stream)) = channel::parse_stream(request.uri().path()) {
         return stream_to(&served.streams, &guest, stream, request).await;
+    }
+    if let Some((guest, to)) = channel::parse_forward(request.uri().path()) {
+        return forward_to(&served.forwards, &guest, &to, request).await;
     }
     let (head, body) = request.into_parts();
     let Some((guest, operation)) = channel::parse(head.uri.path()) else {
@@ -56,6 +63,9 @@ async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response
         return refused(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
     };
     match Box::pin(served.operations.run(&guest, operation, &body)).await {
+        Ok(answer) if operation == GuestOperation::Screenshot => {
+            (StatusCode::OK, [(header::CONTENT_TYPE, "image/png")], answer).into_response()
+        }
         Ok(answer) => document(StatusCode::OK, answer),
         Err(error) => failed(&error, &guest, operation.name()),
     }
@@ -67,19 +77,35 @@ async fn stream_to(
     stream: GuestStream,
     mut request: Request,
 ) -> Response {
-    let asks = request.headers().get(header::UPGRADE).is_some_and(|protocol| protocol == STREAM_PROTOCOL);
     let preserve = request.uri().query() == Some(PRESERVE);
-    let begun = match asks {
+    let begun = match asks_for_stream(&request) {
         true => streams.begin(guest, stream, preserve).await,
         false => Err(OperationError::NoUpgrade),
     };
     match begun.and_then(|begun| streams.carry(begun, request.extensions_mut())) {
-        Ok(()) => {
-            let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, STREAM_PROTOCOL)];
-            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
-        }
+        Ok(()) => stream_begins(),
         Err(error) => failed(&error, guest, stream.name()),
     }
+}
+
+async fn forward_to(forwards: &Forwards, guest: &GuestAddress, to: &Forward, mut request: Request) -> Response {
+    let begun = match asks_for_stream(&request) {
+        true => Box::pin(forwards.begin(guest, to)).await,
+        false => Err(OperationError::NoUpgrade),
+    };
+    match begun.and_then(|begun| forwards.carry(begun, request.extensions_mut())) {
+        Ok(()) => stream_begins(),
+        Err(error) => failed(&error, guest, "portforward"),
+    }
+}
+
+fn asks_for_stream(request: &Request) -> bool {
+    request.headers().get(header::UPGRADE).is_some_and(|protocol| protocol == STREAM_PROTOCOL)
+}
+
+fn stream_begins() -> Response {
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, STREAM_PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 fn failed(error: &OperationError, guest: &GuestAddress, operation: &str) -> Response {

@@ -20,7 +20,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::forward::Forwards;
+use super::forward_tests::FakeLinks;
 use super::guests::{Act, RunningGuests};
+use super::links::GuestLinks;
 use super::operations::{self, Operations};
 use super::requests::{self, Served};
 use super::streams::Streams;
@@ -35,7 +38,7 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<State>>);
+pub(super) struct Fake(Arc<Mutex<State>>);
 
 impl Fake {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,6 +69,10 @@ impl RunningGuests for Fake {
         Box::pin(async { Ok(values) })
     }
 
+    fn picture<'a>(&'a self, _: &'a str, _: usize) -> BoxFuture<'a, Result<Vec<u8>, LibvirtError>> {
+        Box::pin(async { Ok(b"\x89PNG\r\n\x1a\nand so on".to_vec()) })
+    }
+
     fn command<'a>(&'a self, _: &'a str, _: &'static str) -> BoxFuture<'a, Result<String, LibvirtError>> {
         Box::pin(async { Err(LibvirtError::NotConnected { operation: "ask" }) })
     }
@@ -89,14 +96,16 @@ fn client(vmi: Arc<Mutex<Value>>) -> Client {
     Client::new(service, "default")
 }
 
-struct Bench {
-    guests: Fake,
+pub(super) struct Bench {
+    pub(super) guests: Fake,
+    pub(super) links: Arc<FakeLinks>,
     vmi: Arc<Mutex<Value>>,
     dir: tempfile::TempDir,
+    stop: CancellationToken,
     router: axum::Router,
 }
 
-fn guest() -> GuestAddress {
+pub(super) fn guest() -> GuestAddress {
     GuestAddress { namespace: "shop".into(), name: "web".into(), uid: "u-1".into() }
 }
 
@@ -107,7 +116,7 @@ fn thaws(guests: &Fake, client: Client, dir: &tempfile::TempDir) -> Arc<Thaws> {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let guests = Fake::default();
         guests.state().running.insert("shop_web".into(), "u-1".into());
         let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
@@ -117,12 +126,18 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a directory");
         let client = client(Arc::clone(&vmi));
         let thaws = thaws(&guests, client.clone(), &dir);
-        let streams = Streams::new(Arc::new(guests.clone()), dir.path().to_owned(), CancellationToken::new());
-        let operations = Operations { client, guests: Arc::new(guests.clone()), thaws };
-        Self { guests, vmi, dir, router: requests::router(Arc::new(Served::new(operations, streams))) }
+        let stop = CancellationToken::new();
+        let streams = Streams::new(Arc::new(guests.clone()), dir.path().to_owned(), stop.clone());
+        let links = Arc::new(FakeLinks::default());
+        let as_links = Arc::clone(&links) as Arc<dyn GuestLinks>;
+        let forwards = Forwards::new(Arc::new(guests.clone()), as_links, stop.clone());
+        let operations =
+            Operations { client, guests: Arc::new(guests.clone()), thaws, guests_dir: dir.path().to_owned() };
+        let router = requests::router(Arc::new(Served::new(operations, streams, forwards)));
+        Self { guests, links, vmi, dir, stop, router }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).expect("a request");
         let response: Response<Body> = self.router.clone().oneshot(request).await.expect("an answer");
         let code = response.status().as_u16();
@@ -144,11 +159,17 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn a_guest_that_goes_on_has_its_clock_set() {
+    let bench = Bench::new();
+    assert_eq!(bench.put(GuestOperation::Unpause, "").await, (200, Value::Null));
+    until(|| bench.guests.state().acts == [Act::Resume, Act::SetTime]).await;
+}
+
+#[tokio::test]
 async fn operations_reach_the_guest_that_was_meant() {
     let bench = Bench::new();
     let acts = [
         (GuestOperation::Pause, Act::Pause),
-        (GuestOperation::Unpause, Act::Resume),
         (GuestOperation::SoftReboot, Act::Reboot),
         (GuestOperation::Reset, Act::Reset),
     ];
@@ -230,7 +251,7 @@ async fn the_next_agent_thaws_what_this_one_has_frozen() {
 }
 
 /// Serves on a socket, without TLS.
-async fn listening(bench: &Bench) -> std::net::SocketAddr {
+pub(super) async fn listening(bench: &Bench) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
     listener.set_nonblocking(true).expect("a socket");
     let address = listener.local_addr().expect("an address");
@@ -239,12 +260,17 @@ async fn listening(bench: &Bench) -> std::net::SocketAddr {
     address
 }
 
-async fn stream(address: std::net::SocketAddr, query: &str) -> (u16, Option<TokioIo<Upgraded>>) {
+async fn stream(address: std::net::SocketAddr, of: GuestStream, query: &str) -> (u16, Option<TokioIo<Upgraded>>) {
+    open_stream(address, &format!("{}{query}", stream_path(&guest(), of))).await
+}
+
+/// Asks for a stream; gives the answer's code, and the stream if it is 101.
+pub(super) async fn open_stream(address: std::net::SocketAddr, path: &str) -> (u16, Option<TokioIo<Upgraded>>) {
     let socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
     tokio::spawn(connection.with_upgrades());
     let request = Request::builder()
-        .uri(format!("{}{query}", stream_path(&guest(), GuestStream::Console)))
+        .uri(path)
         .header("host", "agent")
         .header("connection", "upgrade")
         .header("upgrade", STREAM_PROTOCOL)
@@ -262,7 +288,7 @@ async fn a_console_is_carried_and_the_next_one_takes_over() {
     std::fs::create_dir(bench.dir.path().join("u-1")).expect("a directory");
     let qemu = tokio::net::UnixListener::bind(bench.dir.path().join("u-1/console.sock")).expect("a socket");
     let address = listening(&bench).await;
-    let (code, first) = stream(address, "").await;
+    let (code, first) = stream(address, GuestStream::Console, "").await;
     let mut first = first.unwrap_or_else(|| panic!("answered {code}"));
     let (mut guest, _) = qemu.accept().await.expect("a connection");
     first.write_all(b"root\n").await.expect("written");
@@ -273,8 +299,8 @@ async fn a_console_is_carried_and_the_next_one_takes_over() {
     first.read_exact(&mut buffer).await.expect("read");
     assert_eq!(&buffer, b"login");
 
-    assert_eq!(stream(address, "?preserve=true").await.0, 409, "somebody is there");
-    let (_, second) = stream(address, "").await;
+    assert_eq!(stream(address, GuestStream::Console, "?preserve=true").await.0, 409, "somebody is there");
+    let (_, second) = stream(address, GuestStream::Console, "").await;
     let mut second = second.expect("a stream");
     assert_eq!(first.read(&mut buffer).await.unwrap_or(0), 0, "the first has ended");
     let (mut guest, _) = qemu.accept().await.expect("a connection");
@@ -285,4 +311,128 @@ async fn a_console_is_carried_and_the_next_one_takes_over() {
     assert_eq!(second.read(&mut buffer).await.unwrap_or(0), 0, "the guest has ended");
     let (code, _) = bench.ask("GET", &stream_path(&self::guest(), GuestStream::Console), "").await;
     assert_eq!(code, 400, "a stream is an upgrade");
+}
+
+/// A guest with one socket, as QEMU serves it.
+fn socket(bench: &Bench, file: &str) -> tokio::net::UnixListener {
+    std::fs::create_dir_all(bench.dir.path().join("u-1")).expect("a directory");
+    tokio::net::UnixListener::bind(bench.dir.path().join("u-1").join(file)).expect("a socket")
+}
+
+async fn ended(stream: &mut TokioIo<Upgraded>) -> bool {
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn a_display_is_left_to_whoever_has_it_and_free_again_after_they_left() {
+    let bench = Bench::new();
+    let qemu = socket(&bench, "vnc.sock");
+    let address = listening(&bench).await;
+    let (code, first) = stream(address, GuestStream::Vnc, "?preserve=true").await;
+    let first = first.unwrap_or_else(|| panic!("answered {code}: nobody was there"));
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    assert_eq!(stream(address, GuestStream::Vnc, "?preserve=true").await.0, 409);
+    // Nobody was disturbed by being asked, and QEMU sees no second client.
+    let waiting = tokio::time::timeout(Duration::from_millis(50), qemu.accept()).await;
+    assert!(waiting.is_err(), "a client that is refused does not reach the guest");
+    drop(first);
+    assert_eq!(guest.read(&mut [0; 1]).await.unwrap_or(0), 0, "the guest sees its client leave");
+    for _ in 0..500 {
+        if stream(address, GuestStream::Vnc, "?preserve=true").await.0 == 101 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the display is still taken 5 s after its client left");
+}
+
+#[tokio::test]
+async fn console_and_display_are_apart_and_each_takes_over_only_its_own() {
+    let bench = Bench::new();
+    let (console, display) = (socket(&bench, "console.sock"), socket(&bench, "vnc.sock"));
+    let address = listening(&bench).await;
+    let mut first = stream(address, GuestStream::Console, "").await.1.expect("a console");
+    let _one = console.accept().await.expect("a connection");
+    let mut second = stream(address, GuestStream::Vnc, "").await.1.expect("a display");
+    let _two = display.accept().await.expect("a connection");
+    let _third = stream(address, GuestStream::Vnc, "").await.1.expect("a display");
+    assert!(ended(&mut second).await);
+    let _three = display.accept().await.expect("a connection");
+    let still = tokio::time::timeout(Duration::from_millis(50), first.read(&mut [0; 1])).await;
+    assert!(still.is_err(), "the console goes on");
+}
+
+#[tokio::test]
+async fn streams_end_with_the_agent_and_do_not_begin_where_nobody_serves() {
+    let bench = Bench::new();
+    let address = listening(&bench).await;
+    assert_eq!(stream(address, GuestStream::Vnc, "").await.0, 500, "there is no socket");
+    let qemu = socket(&bench, "vnc.sock");
+    let mut open = stream(address, GuestStream::Vnc, "?preserve=true").await.1.expect("what failed is forgotten");
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    bench.stop.cancel();
+    assert!(ended(&mut open).await);
+    assert_eq!(guest.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    bench.guests.state().running.clear();
+    assert_eq!(stream(address, GuestStream::Vnc, "").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_up_its_guest_and_nobody_else() {
+    let bench = Bench::new();
+    let qemu = socket(&bench, "console.sock");
+    let address = listening(&bench).await;
+    let deaf = stream(address, GuestStream::Console, "").await.1.expect("a stream");
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    // The agent keeps no more than buffers of sockets: a guest that writes for ever is stopped by them.
+    let flood = tokio::time::timeout(Duration::from_secs(2), async {
+        for _ in 0..1024 {
+            guest.write_all(&[b'x'; 64 << 10]).await.expect("written");
+        }
+    });
+    assert!(flood.await.is_err(), "64 MiB were taken for a client that reads nothing");
+    let mut next = stream(address, GuestStream::Console, "").await.1.expect("a stream");
+    let (mut guest, _) = qemu.accept().await.expect("a connection");
+    guest.write_all(b"hello").await.expect("written");
+    let mut buffer = [0; 5];
+    next.read_exact(&mut buffer).await.expect("read");
+    assert_eq!(&buffer, b"hello");
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn a_picture_is_a_png_and_the_pointer_is_moved_before_it() {
+    let bench = Bench::new();
+    let qemu = socket(&bench, "vnc.sock");
+    let display = tokio::spawn(async move {
+        let (mut client, _) = qemu.accept().await.expect("a connection");
+        client.write_all(b"RFB 003.008\n").await.expect("written");
+        let mut version = [0; 12];
+        client.read_exact(&mut version).await.expect("read");
+        assert_eq!(&version, b"RFB 003.008\n");
+        client.write_all(&[1, 1]).await.expect("written");
+        assert_eq!(client.read_u8().await.expect("read"), 1, "no security, as QEMU's socket has it");
+        client.write_all(&[0, 0, 0, 0]).await.expect("written");
+        assert_eq!(client.read_u8().await.expect("read"), 1, "shared: nobody is sent away");
+        let name = [&[4, 0, 3, 0][..], &[0; 16], &4_u32.to_be_bytes(), b"QEMU"].concat();
+        client.write_all(&name).await.expect("written");
+        let mut events = Vec::new();
+        client.read_to_end(&mut events).await.expect("read");
+        events
+    });
+    let request = Request::builder()
+        .uri(path(&guest(), GuestOperation::Screenshot))
+        .body(Body::from(r#"{"moveCursor":true}"#))
+        .expect("a request");
+    let answer = bench.router.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 200);
+    assert_eq!(answer.headers()["content-type"], "image/png");
+    let picture = to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+    assert!(picture.starts_with(b"\x89PNG\r\n\x1a\n"));
+    let events = display.await.expect("it does not panic");
+    assert!(!events.is_empty() && events.chunks(6).all(|event| event.len() == 6 && event[..2] == [5, 0]), "{events:?}");
+    let sleeping = Request::builder().uri(path(&guest(), GuestOperation::Screenshot)).body(Body::empty());
+    let answer = bench.router.clone().oneshot(sleeping.expect("a request")).await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 200, "a display that nobody serves is no reason to give no picture");
 }

@@ -14,6 +14,7 @@ use furrow_model::domain::{
     CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, Extras, Firmware, InputSpec, NicSpec,
     Owner, RbdSource, WatchdogAction, WatchdogSpec,
 };
+use furrow_model::guest::WantedDisk;
 use furrow_model::port::{PortRequest, PortSpec, PortSpecError};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
@@ -112,14 +113,47 @@ pub(crate) struct GuestRequest {
     pub(crate) reservation: Reservation,
     /// The ports of its interfaces, in their order.
     pub(crate) ports: Vec<PortSpec>,
+    /// Disks of the spec that may be plugged in while it runs, and for which control has reserved nothing yet.
+    pub(crate) pending: Vec<String>,
 }
 
 impl GuestRequest {
     /// Joins a VMI with its reservation.
-    pub(crate) fn new(vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
+    pub(crate) fn new(mut vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
         unsupported::refuse(&vmi)?;
         let ports = ports(&vmi, &reservation)?;
-        Ok(Self { vmi, reservation, ports })
+        let volumes = vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume));
+        let reserved = |name: &String| reservation.volumes.iter().any(|volume| volume.name == *name);
+        let pending: Vec<_> = volumes.map(|volume| volume.name.clone()).filter(|name| !reserved(name)).collect();
+        vmi.spec.domain.devices.disks.retain(|disk| !pending.contains(&disk.name));
+        Ok(Self { vmi, reservation, ports, pending })
+    }
+
+    /// The disks that the guest should have. Those that are pending stay where they are: in no guest, or in this one.
+    pub(crate) fn wanted_disks(&self) -> Vec<WantedDisk> {
+        let volumes = &self.vmi.spec.volumes;
+        let pluggable = |name: &str| volumes.iter().any(|volume| volume.name == name && is_hotpluggable(volume));
+        let image = |name: &str| {
+            let reserved = self.reservation.volumes.iter().find(|volume| volume.name == name);
+            reserved.map(|volume| format!("{}/{}", volume.pool, volume.image))
+        };
+        let disks = self.vmi.spec.domain.devices.disks.iter().map(|disk| WantedDisk {
+            name: disk.name.clone(),
+            pluggable: pluggable(&disk.name),
+            image: image(&disk.name),
+        });
+        let pending = self.pending.iter().map(|name| WantedDisk { name: name.clone(), pluggable: false, image: None });
+        disks.chain(pending).collect()
+    }
+
+    /// One disk, once its volume is there.
+    pub(crate) fn disk(&self, name: &str, source: RbdSource) -> Result<DiskSpec, ConvertError> {
+        let disk = self.vmi.spec.domain.devices.disks.iter().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| ConvertError::NotReserved { kind: "volume", name: name.to_owned() })?;
+        let volume = self.reserved_volume(name)?;
+        // The order of boot is the firmware's, which has done its part.
+        let spec = disk_spec(disk, DiskSource::Rbd(source), is_read_only(disk, volume), None)?;
+        Ok(DiskSpec { boot_order: None, ..spec })
     }
 
     /// `namespace/name`.
@@ -196,6 +230,7 @@ impl GuestRequest {
                 graphics: devices.autoattach_graphics_device != Some(false),
                 balloon: devices.autoattach_mem_balloon != Some(false),
                 rng: devices.rng.is_some(),
+                plug_disks: !devices.disable_hotplug,
             },
             cpu,
         })
@@ -337,6 +372,12 @@ fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) ->
         dhcp_options: None,
         ip_object: nic.ip_object.clone(),
     }
+}
+
+/// Whether a volume may be plugged into a running guest, and out of it.
+pub(crate) fn is_hotpluggable(volume: &Volume) -> bool {
+    volume.data_volume.as_ref().is_some_and(|source| source.hotpluggable)
+        || volume.persistent_volume_claim.as_ref().is_some_and(|source| source.hotpluggable)
 }
 
 fn is_read_only(disk: &Disk, volume: &ReservedVolume) -> bool {

@@ -55,8 +55,9 @@ impl Snapshot {
     /// a pause because of them.
     pub(super) fn differs_in_wish(&self, earlier: &Self) -> bool {
         let pods = |snapshot: &Self| {
-            let mut pods: Vec<_> = snapshot.pods.iter().map(|pod| (pod.uid.clone(), pod.ending)).collect();
-            pods.sort();
+            let mut pods: Vec<_> =
+                snapshot.pods.iter().map(|pod| (pod.uid.clone(), pod.ending, pod.reservation.clone())).collect();
+            pods.sort_by(|one, other| one.0.cmp(&other.0));
             pods
         };
         let wish = |snapshot: &Self| {

@@ -145,6 +145,8 @@ impl Pass<'_> {
                 tracing::info!(vm = %self.key, count, "processors plugged in");
             }
             Step::PublishRunning => return self.publish_running(known, domain).await,
+            Step::PlugIn { disk } => self.plug_in(&disk, domain).await?,
+            Step::PlugOut { disk } => self.plug_out(&disk).await?,
             Step::PublishEnd(end) => self.publish_end(known, end).await?,
         }
         Ok(ControlFlow::Continue(()))
@@ -292,7 +294,7 @@ impl Pass<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn check_volume(
+    pub(super) async fn check_volume(
         &self,
         request: &GuestRequest,
         volume: &ReservedVolume,
@@ -387,6 +389,7 @@ impl Pass<'_> {
             report: known.heard.as_ref().map(|heard| &heard.report),
             thawed: asked.thawed,
             answers,
+            disks: &domain.disks,
             virtualization: if domain.software { Virtualization::Tcg } else { Virtualization::Kvm },
             memory_kib: domain.current_memory_kib,
             user: domain.user,
@@ -402,7 +405,9 @@ impl Pass<'_> {
         let written = publish(&self.context.client, vmi, change).await?;
         self.tell_change(vmi, &written);
         known.latest = Some(Arc::new(written));
-        known.reported = None;
+        if !guest.awaits_disk() {
+            known.reported = None;
+        }
         Ok(asked.again.map_or(ControlFlow::Continue(()), |pause| ControlFlow::Break(inside::later(pause))))
     }
 

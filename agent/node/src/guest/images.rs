@@ -33,6 +33,11 @@ impl Images {
         self.lock().retain(|_, writer| writer != domain);
     }
 
+    /// Gives back those that a domain has no more.
+    pub(crate) fn keep(&self, domain: &str, held: impl Fn(&String) -> bool) {
+        self.lock().retain(|image, writer| writer != domain || held(image));
+    }
+
     /// Who else has one of these images: image and domain.
     pub(crate) fn others(&self, domain: &str, images: &[String]) -> Vec<(String, String)> {
         let writers = self.lock();
@@ -58,6 +63,10 @@ mod tests {
         assert_eq!(images.take("one", &a), Ok(()));
         assert_eq!(images.take("one", &a), Ok(()));
         assert_eq!(images.take("two", &both), Err(("p/a".to_owned(), "one".to_owned())));
+        assert_eq!(images.others("three", &both), [("p/a".to_owned(), "one".to_owned())]);
+        images.keep("one", |image| image == "p/a");
+        assert_eq!(images.others("three", &both), [("p/a".to_owned(), "one".to_owned())]);
+        images.keep("two", |_| false);
         assert_eq!(images.others("three", &both), [("p/a".to_owned(), "one".to_owned())]);
         images.release("one");
         assert_eq!(images.take("two", &both), Ok(()));

@@ -25,6 +25,7 @@ mod observe;
 mod owner;
 mod platform;
 mod plug;
+mod plug_disks;
 pub(crate) mod ports;
 mod probes;
 pub(crate) mod publish;

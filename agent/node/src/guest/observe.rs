@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachineInstance, names};
-use furrow_host::libvirt::{DomainRecord, DomainState, OffReason};
-use furrow_model::guest::{self, Intent, Observed, ObservedDomain, Phase, Wanted};
+use furrow_host::libvirt::{DomainRecord, DomainState, LiveDisk, OffReason};
+use furrow_model::domain::ALIAS_PREFIX;
+use furrow_model::guest::{self, Intent, Observed, ObservedDisk, ObservedDomain, Phase, Wanted};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -90,7 +91,7 @@ impl Subject {
         let stopping = vmi.metadata.deletion_timestamp.is_some() || self.pod.as_ref().is_none_or(|pod| pod.ending);
         let deadline_ms = stop_since_ms.saturating_add(self.grace_ms());
         let intent = if stopping { Intent::Stop { deadline_ms } } else { Intent::Run };
-        Wanted { uid, phase, intent, taps: Vec::new(), volumes: 0, images: Vec::new(), vcpus: None }
+        Wanted { intent, ..nothing_of(uid, phase) }
     }
 
     /// Milliseconds between the request to shut down and the kill.
@@ -108,7 +109,13 @@ impl Subject {
 
 fn nothing(uid: Option<String>) -> Wanted {
     let phase = if uid.is_some() { Phase::Final } else { Phase::Unclaimed };
-    Wanted { uid, phase, intent: Intent::Clear, taps: Vec::new(), volumes: 0, images: Vec::new(), vcpus: None }
+    nothing_of(uid, phase)
+}
+
+/// Nothing at all, until more is known.
+fn nothing_of(uid: Option<String>, phase: Phase) -> Wanted {
+    let (taps, images) = (Vec::new(), Vec::new());
+    Wanted { uid, phase, intent: Intent::Clear, taps, volumes: 0, images, vcpus: None, disks: None }
 }
 
 fn is_claimed(vmi: &VirtualMachineInstance, node: &str) -> bool {
@@ -173,5 +180,12 @@ pub(super) fn observed(domain: Option<&DomainRecord>, known: &super::owner::Know
         ports_ensured: known.ports_ensured,
         asked_ms: known.asked_ms,
         vcpus: domain.and_then(|domain| domain.vcpus),
+        disks: domain.into_iter().flat_map(|domain| &domain.disks).filter_map(observed_disk).collect(),
     }
+}
+
+/// A disk that Furrow made: its name in the spec is in its alias.
+fn observed_disk(disk: &LiveDisk) -> Option<ObservedDisk> {
+    let name = disk.alias.strip_prefix(ALIAS_PREFIX)?.to_owned();
+    Some(ObservedDisk { name, image: disk.image.clone() })
 }

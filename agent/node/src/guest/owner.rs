@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
-use furrow_host::libvirt::DomainRecord;
-use furrow_model::guest::{Intent, Next, PlanError, Wanted, plan};
+use furrow_host::libvirt::{DomainRecord, DomainState};
+use furrow_model::guest::{Intent, Next, PlanError, Step, Wanted, plan};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -102,6 +102,12 @@ impl Owner {
         Self { context, key, known: Known { artefacts, ..Known::default() } }
     }
 
+    /// Has a domain write to an image.
+    #[cfg(test)]
+    pub(super) fn take_image(&self, domain: &str, image: &str) {
+        self.context.images.take(domain, &[image.to_owned()]).expect("nobody has it");
+    }
+
     /// Replaces what is known to be on the node.
     #[cfg(test)]
     pub(super) fn found(&mut self, artefacts: Artefacts) {
@@ -172,6 +178,9 @@ impl Owner {
         let mut wanted = subject.wanted(&context.facts.node, self.stop_since(&subject));
         self.end_unhealthy(&subject, &mut wanted);
         let request = self.validate(&subject, &mut wanted).await?;
+        if request.is_some() {
+            self.give_back_images(domain.as_ref(), &wanted);
+        }
         let mut observed = observed(domain.as_ref(), &self.known);
         observed.foreign_images = context.images.others(&self.key.domain_name(), &wanted.images);
         self.known.forget_ended(domain.as_ref());
@@ -182,9 +191,13 @@ impl Owner {
         };
         let pass =
             Pass { context: &context, key: &self.key, subject: &subject, request: request.as_ref(), observed_at };
-        for step in plan.steps {
+        let mut steps = plan.steps.into_iter().peekable();
+        while let Some(step) = steps.next() {
+            let plugs = matches!(steps.peek(), Some(Step::PlugIn { .. } | Step::PlugOut { .. }));
             match Box::pin(pass.execute(&mut self.known, step, domain.as_ref())).await {
                 Ok(ControlFlow::Continue(())) => {}
+                // A time to look again is not waited for while disks are to be plugged; the pass after it says it anew.
+                Ok(ControlFlow::Break(_)) if plugs => {}
                 Ok(ControlFlow::Break(when)) => return Ok(when),
                 Err(failure) => {
                     pass.report_failure(&mut self.known, &failure).await;
@@ -203,6 +216,7 @@ impl Owner {
                 wanted.images = request.exclusive_images();
                 wanted.volumes = request.volumes().count();
                 wanted.vcpus = plug::vcpus(&request.vmi);
+                wanted.disks = Some(request.wanted_disks());
                 wanted.taps = request.ports.iter().map(|port| port.tap().as_str().to_owned()).collect();
                 return Ok(Some(request));
             }
@@ -229,6 +243,15 @@ impl Owner {
         let pass = Pass { context: &context, key: &self.key, subject, request: None, observed_at: Instant::now() };
         pass.report_failure(&mut self.known, &failure).await;
         failure
+    }
+
+    /// An image whose disk was plugged out is free for others once the domain has it no more. `wanted`: with the images of
+    /// the whole spec.
+    fn give_back_images(&self, domain: Option<&DomainRecord>, wanted: &Wanted) {
+        if let Some(domain) = domain.filter(|domain| !matches!(domain.state, DomainState::Off(_))) {
+            let held = |image: &String| domain.images.contains(image) || wanted.images.contains(image);
+            self.context.images.keep(&self.key.domain_name(), held);
+        }
     }
 
     fn remember(&mut self, subject: &Subject) {
@@ -286,7 +309,7 @@ impl Owner {
 impl Known {
     /// What belongs to a run of the guest that is over.
     fn forget_ended(&mut self, domain: Option<&DomainRecord>) {
-        let active = domain.is_some_and(|domain| !matches!(domain.state, furrow_host::libvirt::DomainState::Off(_)));
+        let active = domain.is_some_and(|domain| !matches!(domain.state, DomainState::Off(_)));
         if !active {
             self.ports_ensured = false;
             self.asked_ms = None;

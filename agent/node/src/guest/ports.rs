@@ -93,6 +93,10 @@ pub(crate) trait Domains: Send + Sync {
     fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>>;
     /// The guest agent's own answer to a request, both as JSON.
     fn agent<'a>(&'a self, name: &'a str, request: String) -> BoxFuture<'a, Result<String, LibvirtError>>;
+    /// Plugs a device into a running domain.
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>>;
+    /// Asks a running domain to let go of a device, by its alias.
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>>;
 }
 
 impl Domains for Libvirt {
@@ -134,5 +138,13 @@ impl Domains for Libvirt {
 
     fn filesystems<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         Box::pin(Libvirt::guest_info(self, name, GuestQuestion::Filesystems))
+    }
+
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(self.attach_device(name, xml))
+    }
+
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(self.detach_device(name, alias))
     }
 }

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
-    CpuTopology, GuestOsInfo, Machine, MemoryStatus, NetworkInterfaceStatus, PersistentVolumeClaimInfo,
-    PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumePhase, VolumeStatus,
+    CpuTopology, GuestOsInfo, HotplugVolumeStatus, Machine, MemoryStatus, NetworkInterfaceStatus,
+    PersistentVolumeClaimInfo, PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumePhase,
+    VolumeStatus,
 };
 use furrow_api::{VirtualMachineInstance, names};
-use furrow_host::libvirt::DomainState;
-use furrow_model::domain::{DomainSpec, Virtualization, target_names};
+use furrow_host::libvirt::{DomainState, LiveDisk};
+use furrow_model::domain::{ALIAS_PREFIX, DomainSpec, Virtualization, target_names};
 use furrow_model::guest::{End, migration_method};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -40,6 +41,8 @@ pub(crate) struct RunningGuest<'a> {
     pub(crate) thawed: bool,
     /// Its readiness probe, if it has one, is content.
     pub(crate) answers: bool,
+    /// The disks that it has.
+    pub(crate) disks: &'a [LiveDisk],
     /// How the guest is executed.
     pub(crate) virtualization: Virtualization,
     /// Memory that it has now, in KiB.
@@ -52,6 +55,14 @@ pub(crate) struct RunningGuest<'a> {
     pub(crate) seed_bytes: Option<i64>,
     /// Credentials that its own agent was handed.
     pub(super) handed: &'a Handed,
+}
+
+impl RunningGuest<'_> {
+    /// Whether a disk is to be plugged in that the guest has not got yet.
+    pub(super) fn awaits_disk(&self) -> bool {
+        let wanted = self.request.wanted_disks();
+        wanted.iter().any(|disk| disk.pluggable && plugged(self, &disk.name).is_none())
+    }
 }
 
 /// Where a guest is.
@@ -100,7 +111,9 @@ pub(crate) fn running(vmi: &mut VirtualMachineInstance, guest: &RunningGuest<'_>
     status.runtime_user = guest.user.map(i64::from);
     status.selinux_context = (!guest.selinux).then(|| "none".to_owned());
     let evacuate = status.evacuation_node_name.as_ref().is_some_and(|node| !node.is_empty());
-    for (type_, wanted) in conditions::running(guest, evacuate) {
+    // While a disk is still to be plugged in, what went wrong with it last stays to be read.
+    let waits = |type_: &str| type_ == "Synchronized" && guest.awaits_disk();
+    for (type_, wanted) in conditions::running(guest, evacuate).into_iter().filter(|(type_, _)| !waits(type_)) {
         apply(&mut status.conditions, type_, wanted, now);
     }
     if let Some(credentials) = guest.handed.condition() {
@@ -198,11 +211,10 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
         guest.request.reservation.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
     let disks = &guest.spec.disks;
     let targets: HashMap<&str, String> = disks.iter().map(|disk| disk.name.as_str()).zip(target_names(disks)).collect();
+    let known = |name: &str| old.iter().find(|status| status.name == name).cloned().unwrap_or_default();
     let volumes = guest.request.vmi.spec.volumes.iter().map(|volume| {
         let name = volume.name.as_str();
-        let known = old.iter().find(|status| status.name == name).cloned().unwrap_or_default();
-        let reserved = reserved.get(name);
-        let target = targets.get(name).cloned().unwrap_or_default();
+        let (known, reserved) = (known(name), reserved.get(name));
         let status = VolumeStatus {
             name: name.to_owned(),
             size: reserved.map(|volume| volume.capacity_bytes).or(known.size),
@@ -212,20 +224,72 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
                 .or_else(|| reserved.map(|volume| claim_info(volume))),
             ..known
         };
+        if convert::is_hotpluggable(volume) {
+            return pluggable(guest, status);
+        }
+        let target = plugged(guest, name).or_else(|| targets.get(name).cloned()).unwrap_or_default();
         shown(status, target, guest)
     });
-    let mut volumes: Vec<_> = volumes.collect();
+    let mut volumes: Vec<_> =
+        volumes.chain(leaving(guest).map(|(name, live)| detaching(known(name), name, live))).collect();
     volumes.sort_by(|one, other| one.name.cmp(&other.name));
     volumes
 }
 
-/// A volume that is plugged in while the guest runs has phases of its own, which whoever plugs it writes.
+/// The device name of a disk that the guest has.
+fn plugged(guest: &RunningGuest<'_>, name: &str) -> Option<String> {
+    let found = guest.disks.iter().find(|live| live.alias.strip_prefix(ALIAS_PREFIX) == Some(name));
+    found.map(|live| live.target.clone())
+}
+
+/// Disks that the guest has and its spec has no more.
+fn leaving<'a>(guest: &RunningGuest<'a>) -> impl Iterator<Item = (&'a str, &'a LiveDisk)> {
+    let volumes = &guest.request.vmi.spec.volumes;
+    let disks = guest.disks.iter().filter_map(|live| Some((live.alias.strip_prefix(ALIAS_PREFIX)?, live)));
+    disks.filter(|(name, _)| !volumes.iter().any(|volume| volume.name == *name))
+}
+
+fn detaching(known: VolumeStatus, name: &str, live: &LiveDisk) -> VolumeStatus {
+    VolumeStatus {
+        name: name.to_owned(),
+        target: live.target.clone(),
+        phase: Some(VolumePhase::Detaching),
+        reason: Some("Detaching".to_owned()),
+        message: Some("the guest was asked to let go of it".to_owned()),
+        hotplug_volume: Some(HotplugVolumeStatus::default()),
+        ..known
+    }
+}
+
+/// How far a volume is that may be plugged in and out; KubeVirt's phases and words.
+fn pluggable(guest: &RunningGuest<'_>, status: VolumeStatus) -> VolumeStatus {
+    let target = plugged(guest, &status.name);
+    let waits =
+        if guest.request.pending.contains(&status.name) { VolumePhase::Pending } else { VolumePhase::AttachedToNode };
+    let (phase, reason, message) = if target.is_some() {
+        let message = format!("Successfully attach hotplugged volume {} to VM", status.name);
+        (VolumePhase::Ready, "VolumeReady", message)
+    } else {
+        let message = format!("volume {} is {}", status.name, waits.as_str());
+        (waits, "VolumeNotReady", message)
+    };
+    VolumeStatus {
+        target: target.unwrap_or_default(),
+        phase: Some(phase),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        hotplug_volume: Some(HotplugVolumeStatus::default()),
+        ..status
+    }
+}
+
+/// A volume that the guest has from its start on.
 fn shown(status: VolumeStatus, target: String, guest: &RunningGuest<'_>) -> VolumeStatus {
     let seed = guest.request.vmi.spec.volumes.iter().any(|volume| {
         volume.name == status.name && (volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some())
     });
     let size = status.size.or(guest.seed_bytes.filter(|_| seed));
-    if status.hotplug_volume.is_some() || status.memory_dump_volume.is_some() || target.is_empty() {
+    if status.memory_dump_volume.is_some() || target.is_empty() {
         return VolumeStatus { target, size, ..status };
     }
     let message = format!("the guest has volume {} as {target}", status.name);

@@ -153,6 +153,16 @@ impl Ports {
         Ok(ports.filter_map(record).collect())
     }
 
+    /// The port of a guest's interface, and the number of its tap's link; `None` when it has none here.
+    pub(crate) async fn link(&self, vmi_uid: &str, nic: &str) -> Result<Option<(PortSpec, u32)>, PortError> {
+        let tap = TapName::of(vmi_uid, nic);
+        let found = self.find(&tap)?;
+        let Some(spec) = found.and_then(|found| rows::spec_of(&found.port)) else { return Ok(None) };
+        let link = self.shared.netlink.link(tap.as_str()).await;
+        let link = link.map_err(|source| PortError::Netlink { tap, source })?;
+        Ok(link.map(|link| (spec, link.index)))
+    }
+
     /// Removes taps that a killed predecessor made and did not get to enter into OVSDB. Only before the first
     /// `ensure`, and only taps that nothing has open.
     pub(super) async fn sweep(&self) -> Result<(), PortError> {

@@ -2,21 +2,22 @@
 //! is stopped and comes back; and a session by SSH through the API. The guest is Debian's cloud image; it boots while other
 //! parts are checked.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::answer::{NOT_YET, check};
-use super::later::noted;
+use super::answer::check;
 use super::{Of, Story, VERSIONS, path};
 use crate::cluster::{condition, text_of};
 use crate::host;
 use crate::lan::H100;
 use crate::scenario::Checks;
 use crate::scenario::guests::{self, Ssh};
-use crate::websocket::Opened;
+use crate::websocket::{PLAIN, Received};
 
 const DEBIAN: &str = include_str!("../../../manifests/field-report/debian.yaml");
 
@@ -28,6 +29,9 @@ const BOOT: Duration = Duration::from_secs(900);
 
 /// libvirt notices an agent's coming and going by its channel.
 const NOTICED: Duration = Duration::from_secs(90);
+
+/// A session by SSH is silent for no longer.
+const SESSION: Duration = Duration::from_secs(60);
 
 /// The Debian guest on its way.
 pub(super) struct Debian {
@@ -55,7 +59,8 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         story.check(checks, "agent: stopped in the guest it is gone, started again it is back", || {
             comes_and_goes(story, &debian)
         });
-        story.check(checks, "agent: SSH's greeting comes through portforward", || greeting(story));
+        story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
+        story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
     }
     story.check(checks, "agent: its VM is deleted", || {
         story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
@@ -157,10 +162,50 @@ fn comes_and_goes(story: &Story<'_>, debian: &Debian) -> Result<()> {
     Ok(())
 }
 
-fn greeting(story: &Story<'_>) -> Result<()> {
-    let mut stream = match story.proxy.open(&path("v1", Of::Vmi, NAME, "portforward/22/tcp"), None)? {
-        Opened::Refused(answer) if answer.code == NOT_YET => return noted(&answer, "portforward"),
-        opened => opened.stream()?,
-    };
-    stream.read_until("SSH-2.0-", Duration::from_secs(60)).map(|_| ())
+/// A guest that was stopped for a while goes on with the node's time.
+fn clock(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    const STOPPED: Duration = Duration::from_secs(25);
+    let shell = ssh(story, debian)?;
+    // Nothing else may set it.
+    shell.shell("systemctl stop systemd-timesyncd chrony 2>/dev/null || true")?;
+    check(&story.proxy.call("PUT", &path("v1", Of::Vmi, NAME, "pause"), "")?, 200, "")?;
+    std::thread::sleep(STOPPED);
+    check(&story.proxy.call("PUT", &path("v1", Of::Vmi, NAME, "unpause"), "")?, 200, "")?;
+    host::until("the guest's clock to be the node's", Duration::from_secs(60), || {
+        let guest: u64 = shell.shell("date +%s")?.trim().parse().context("the guest's time")?;
+        let node = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let late = node.saturating_sub(guest);
+        ensure!(late < STOPPED.as_secs() / 2, "it is {late} s late");
+        Ok(())
+    })
+}
+
+/// What `virtctl ssh` does: a session whose connection is a port-forward.
+fn session(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let path = path("v1", Of::Vmi, NAME, "portforward/22/tcp");
+    let mut guest = story.proxy.open(&path, Some(PLAIN))?.stream()?;
+    let mut to_guest = guest.sender()?;
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| Ssh::through(&debian.ssh_key, &port, "hostname; head -c 3000000 /dev/zero | wc -c"));
+        let (mut client, _) = listener.accept()?;
+        let mut from_client = client.try_clone()?;
+        scope.spawn(move || -> Result<()> {
+            let mut buffer = [0; 16 << 10];
+            loop {
+                match from_client.read(&mut buffer)? {
+                    0 => return to_guest.close(),
+                    read => to_guest.send(&buffer[..read])?,
+                }
+            }
+        });
+        while let Received::Bytes(bytes) = guest.receive(SESSION)? {
+            client.write_all(&bytes)?;
+        }
+        client.shutdown(Shutdown::Both)?;
+        let told = told.join().map_err(|_| anyhow::anyhow!("the thread of ssh panicked"))??;
+        ensure!(told.split_whitespace().collect::<Vec<_>>() == [NAME, "3000000"], "it printed {told}");
+        Ok(())
+    })
 }

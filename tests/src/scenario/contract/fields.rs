@@ -95,6 +95,9 @@ fn room(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
 }
 
 fn io_threads(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    // For virtio disks alone.
+    push(&mut spec["domain"]["devices"]["disks"], json!({"name": "threaded", "disk": {"bus": "virtio"}}));
+    push(&mut spec["volumes"], json!({"name": "threaded", "emptyDisk": {"capacity": "32Mi"}}));
     spec["domain"]["ioThreadsPolicy"] = json!("shared");
     vec![has("iothreads", &[">1<"])]
 }

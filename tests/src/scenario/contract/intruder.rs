@@ -151,10 +151,21 @@ fn curl(
     };
     let url = format!("https://{address}:{port}{target}");
     let net = format!("--net=/run/netns/{}", story.bed.lan().netns());
-    let mut argv: Vec<String> =
-        ["nsenter", &net, "curl", "--silent", "--show-error", "--insecure", "--max-time", "20", "--request", method]
-            .map(str::to_owned)
-            .to_vec();
+    let mut argv: Vec<String> = [
+        "nsenter",
+        &net,
+        "curl",
+        "--silent",
+        "--show-error",
+        "--http1.1",
+        "--insecure",
+        "--max-time",
+        "20",
+        "--request",
+        method,
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let names: &[&str] = match says {
         Says::Nothing => &[],
         Says::Administrator => &["X-Remote-User: system:admin", "X-Remote-Group: system:masters"],

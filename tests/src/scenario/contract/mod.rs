@@ -2,20 +2,20 @@
 //! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
 //!
 //! ```text
-//! discovery -> operations -> streams (console, vnc, later) -> lifecycle -> words -> python -> hostile -> random -> agent
+//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> words -> python -> hostile -> random -> agent
 //! ```
 //! Parts do not depend on each other: one that fails leaves the others to say what they have to say. What the API answers
-//! with 501 is no failure; it is listed (`later`). Refuses to look into control or the agent, but for their memory.
+//! with 501 is no failure; it is listed (`beyond`). Refuses to look into control or the agent, but for their memory.
 
 mod agent;
 mod answer;
+mod beyond;
 mod console;
 mod discovery;
 mod domain;
 mod fields;
 mod hostile;
 mod intruder;
-mod later;
 mod lifecycle;
 mod operations;
 mod python;
@@ -82,7 +82,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     operations::run(&story, checks);
     console::run(&story, checks);
     vnc::run(&story, checks);
-    later::run(&story, checks);
+    beyond::run(&story, checks);
     lifecycle::run(&story, checks);
     words::run(&story, &words, checks);
     python::run(&story, checks);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::answer::{NOT_YET, check};
+use super::answer::check;
 use super::rfb::Display;
 use super::{Of, Story, VERSIONS, console, path};
 use crate::host;
@@ -84,9 +84,6 @@ fn shows_something(display: &mut Display) -> Result<()> {
 
 fn screenshot(story: &Story<'_>, version: &str) -> Result<()> {
     let answer = story.proxy.call("GET", &path(version, Of::Vmi, NAME, "vnc/screenshot"), "")?;
-    if answer.code == NOT_YET {
-        return super::later::noted(&answer, "vnc/screenshot");
-    }
     ensure!(answer.code == 200, "answered {}: {}", answer.code, answer.brief());
     ensure!(answer.body.starts_with(PNG), "it begins with {:?}", answer.body.iter().take(8).collect::<Vec<_>>());
     ensure!(answer.header("content-type") == Some("image/png"), "its type is {:?}", answer.header("content-type"));

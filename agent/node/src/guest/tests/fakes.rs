@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, OffReason, PauseReason};
+use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, OffReason, PauseReason};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -50,6 +50,10 @@ pub(super) struct State {
     pub(super) questions: Vec<String>,
     /// What guests' agents answer, by command.
     pub(super) answers: BTreeMap<String, Value>,
+    /// Times that a guest was asked to let go of a disk.
+    pub(super) unplugs: u32,
+    /// Guests do not let go of their disks.
+    pub(super) holds_disks: bool,
     /// Operations that fail, by name.
     pub(super) failing: BTreeSet<&'static str>,
 }
@@ -292,6 +296,30 @@ impl Domains for World {
         ready(Ok(()))
     }
 
+    fn plug_in<'a>(&'a self, name: &'a str, xml: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let result = self.check_libvirt("plug in a device");
+        if result.is_ok()
+            && let Some(record) = self.state().domains.get_mut(name)
+        {
+            let disk = read_disk(&xml);
+            record.images.extend(disk.image.clone());
+            record.disks.push(disk);
+        }
+        ready(result)
+    }
+
+    fn plug_out<'a>(&'a self, name: &'a str, alias: String) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let mut state = self.state();
+        state.unplugs += 1;
+        let obeys = !state.holds_disks;
+        if let Some(record) = state.domains.get_mut(name).filter(|_| obeys) {
+            record.disks.retain(|disk| disk.alias != alias);
+            record.images = record.disks.iter().filter_map(|disk| disk.image.clone()).collect();
+        }
+        drop(state);
+        ready(Ok(()))
+    }
+
     fn guest_info<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<HashMap<String, String>, LibvirtError>> {
         let info = [
             ("os.pretty-name", "Debian GNU/Linux 13 (trixie)"),
@@ -350,5 +378,18 @@ fn read_record(xml: &str) -> DomainRecord {
         vcpus: Some(vcpus),
         current_memory_kib: Some(131_072),
         user: Some(64_055),
+        disks: xml.split("<disk ").skip(1).map(read_disk).collect(),
+    }
+}
+
+/// A disk as libvirt would show it, from the document that made it.
+fn read_disk(xml: &str) -> LiveDisk {
+    let xml = xml.split("</disk>").next().unwrap_or(xml);
+    let between = |before: &str| Some(xml.split_once(before)?.1.split_once('"')?.0.to_owned());
+    let image = between(" name=\"volumes/").map(|image| format!("volumes/{image}"));
+    LiveDisk {
+        alias: between("<alias name=\"").expect("an alias"),
+        target: between("<target dev=\"").expect("a target"),
+        image: image.filter(|_| !xml.contains("<readonly/>")),
     }
 }

@@ -224,7 +224,7 @@ fn what_is_not_realised_is_named() {
     for (pointer, value, path) in [
         ("domain.devices.tpm", json!({"persistent": true}), "spec.domain.devices.tpm.persistent"),
         ("domain.cpu", json!({"dedicatedCpuPlacement": true}), "spec.domain.cpu.dedicatedCpuPlacement"),
-        ("accessCredentials", json!([{"userPassword": {"source": {}, "propagationMethod": {}}}]), "userPassword"),
+        ("resourceClaims", json!([{"name": "gpu"}]), "spec.resourceClaims"),
         ("volumes.1", json!({"name": "seed", "containerPath": {"path": "/a"}}), "containerPath"),
     ] {
         let refused = xml(with(pointer, value));

@@ -488,6 +488,9 @@ async fn what_a_failing_start_causes_itself_does_not_cut_its_pause_short() {
     assert!(!bench.snapshot().differs_in_wish(&after), "a status is no wish");
     bench.world.change(VMI, |vmi| vmi["spec"]["terminationGracePeriodSeconds"] = json!(1));
     assert!(bench.snapshot().differs_in_wish(&after), "a spec is");
+    let before_plug = bench.snapshot();
+    bench.world.change(POD, |pod| pod["metadata"]["annotations"]["furrow.io/reservation"] = json!("{}"));
+    assert!(bench.snapshot().differs_in_wish(&before_plug), "and so is what control reserved");
     bench.world.change(POD, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     assert!(bench.snapshot().differs_in_wish(&before), "and so is the end of a pod");
 }

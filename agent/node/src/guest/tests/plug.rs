@@ -1,4 +1,4 @@
-//! Processors that are plugged into a guest that runs.
+//! Processors and disks that are plugged into a guest that runs.
 
 use super::*;
 
@@ -24,4 +24,141 @@ async fn processors_are_plugged_in_once_and_the_change_is_done() {
     assert_eq!(bench.status()["currentCPUTopology"]["sockets"], 3);
     assert!(bench.condition("HotVCPUChange").is_null() && bench.condition("Synchronized").is_null());
     assert_eq!(bench.world.state().started.len(), 1, "it was not started again");
+}
+
+/// What control does when a volume is to be plugged: the guest's spec, and once the claim is bound, its reservation.
+fn add_disk(bench: &Bench, name: &str) {
+    bench.world.change(VMI, |vmi| {
+        let spec = &mut vmi["spec"];
+        let disk = json!({"name": name, "disk": {"bus": "scsi"}, "serial": name});
+        spec["domain"]["devices"]["disks"].as_array_mut().expect("disks").push(disk);
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name, "hotpluggable": true}});
+        spec["volumes"].as_array_mut().expect("volumes").push(volume);
+    });
+}
+
+fn reserve_disk(bench: &Bench, name: &str) {
+    change_reservation(bench, |volumes| {
+        volumes.push(json!({"name": name, "claim": name, "pool": "volumes", "image": format!("csi-{name}"),
+            "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "readOnly": false, "capacityBytes": 1_048_576}));
+    });
+}
+
+fn change_reservation(bench: &Bench, change: impl FnOnce(&mut Vec<Value>)) {
+    bench.world.change(POD, |pod| {
+        let annotation = &mut pod["metadata"]["annotations"]["furrow.io/reservation"];
+        let mut reservation: Value = serde_json::from_str(annotation.as_str().expect("a text")).expect("a document");
+        change(reservation["volumes"].as_array_mut().expect("volumes"));
+        *annotation = reservation.to_string().into();
+    });
+}
+
+fn remove_disk(bench: &Bench, name: &str) {
+    bench.world.change(VMI, |vmi| {
+        let other = |entry: &Value| entry["name"] != name;
+        vmi["spec"]["domain"]["devices"]["disks"].as_array_mut().expect("disks").retain(other);
+        vmi["spec"]["volumes"].as_array_mut().expect("volumes").retain(other);
+    });
+    change_reservation(bench, |volumes| volumes.retain(|volume| volume["name"] != name));
+}
+
+impl Bench {
+    fn volume(&self, name: &str) -> Value {
+        let volumes = self.status()["volumeStatus"].as_array().cloned().unwrap_or_default();
+        volumes.into_iter().find(|volume| volume["name"] == name).unwrap_or_default()
+    }
+
+    fn disks(&self) -> Vec<String> {
+        self.world.state().domains[DOMAIN].disks.iter().map(|disk| disk.target.clone()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_disk_is_plugged_in_and_out_while_the_guest_runs() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    assert_eq!(bench.disks(), ["vda", "vdb"]);
+    add_disk(&bench, "data");
+    bench.pass().await;
+    assert_eq!((bench.disks().len(), &bench.volume("data")["phase"]), (2, &json!("Pending")), "its claim is awaited");
+    assert_eq!(bench.volume("root")["target"], "vda");
+    reserve_disk(&bench, "data");
+    bench.pass().await;
+    assert_eq!(bench.disks(), ["vda", "vdb", "sda"]);
+    assert!(bench.world.state().open.contains("volumes/csi-data"), "it was looked at in ceph first");
+    let volume = bench.volume("data");
+    assert_eq!(
+        (&volume["phase"], &volume["target"], &volume["reason"]),
+        (&json!("Ready"), &json!("sda"), &json!("VolumeReady"))
+    );
+    assert!(volume["hotplugVolume"].is_object() && bench.volume("root")["hotplugVolume"].is_null());
+
+    bench.world.state().holds_disks = true;
+    remove_disk(&bench, "data");
+    let again = bench.pass().await.expect("it goes on");
+    assert_eq!(bench.volume("data")["phase"], "Detaching");
+    assert!(again <= Duration::from_secs(5), "a guest that does not let go is asked again: {again:?}");
+    bench.world.state().holds_disks = false;
+    bench.pass().await;
+    bench.pass().await;
+    assert_eq!(bench.world.state().unplugs, 2);
+    assert_eq!(bench.disks(), ["vda", "vdb"]);
+    assert!(bench.volume("data").is_null());
+    assert_eq!(bench.world.state().started.len(), 1, "it was not started again");
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_plugged_in_leaves_the_guest_as_it_is_and_says_why() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    add_disk(&bench, "data");
+    reserve_disk(&bench, "data");
+    bench.world.state().failing.insert("plug in a device");
+    bench.pass().await;
+    assert_eq!(bench.condition("Synchronized")["status"], "False");
+    assert_eq!(bench.volume("data")["phase"], "AttachedToNode");
+    assert_eq!(bench.phase(), "Running");
+    let writes = bench.world.state().writes;
+    bench.pass().await;
+    assert_eq!(bench.world.state().writes, writes, "it is said once");
+    bench.world.state().failing.clear();
+    bench.pass().await;
+    assert!(bench.condition("Synchronized").is_null());
+    assert_eq!((bench.disks().len(), &bench.volume("data")["phase"]), (3, &json!("Ready")));
+}
+
+#[tokio::test]
+async fn a_disk_of_the_same_name_is_exchanged_only_after_the_old_one_is_gone() {
+    let mut bench = Bench::new();
+    add_disk(&bench, "data");
+    reserve_disk(&bench, "data");
+    bench.pass().await;
+    assert_eq!(bench.disks(), ["vda", "vdb", "sda"], "one that may be plugged is there from the start");
+    bench.world.state().holds_disks = true;
+    change_reservation(&bench, |volumes| volumes.last_mut().expect("a volume")["image"] = json!("csi-other"));
+    bench.pass().await;
+    let image = |bench: &Bench| bench.world.state().domains[DOMAIN].disks[2].image.clone();
+    assert_eq!((bench.disks().len(), image(&bench).as_deref()), (3, Some("volumes/csi-data")));
+    bench.world.state().holds_disks = false;
+    bench.pass().await;
+    bench.pass().await;
+    assert_eq!(image(&bench).as_deref(), Some("volumes/csi-other"));
+}
+
+#[tokio::test]
+async fn a_disk_whose_image_another_guest_writes_to_is_not_plugged_in() {
+    let mut bench = Bench::new();
+    bench.pass().await;
+    bench.owner.take_image("default_other", "volumes/csi-data");
+    add_disk(&bench, "data");
+    reserve_disk(&bench, "data");
+    bench.pass().await;
+    assert_eq!(bench.disks(), ["vda", "vdb"]);
+    let synchronized = bench.condition("Synchronized");
+    assert_eq!(synchronized["reason"], "ImageInUse");
+    assert_eq!(
+        synchronized["message"],
+        "could not plug in disk data: its image volumes/csi-data is in use by the domain default_other"
+    );
+    assert_eq!(bench.phase(), "Running");
 }

@@ -1,16 +1,18 @@
-//! Operations that may not be carried out yet: then they answer 501 with a Status, which is noted; once they are, their
-//! effect is checked as that of all others. What is still noted here is what the product still lacks.
+//! Operations beyond a guest's running and stopping: ports, volumes plugged in and out, the graph of objects, evacuation,
+//! migration, renaming. Where one is not carried out yet it answers 501 with a Status, which is noted: that is what the
+//! product still lacks.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::answer::{NOT_YET, check};
 use super::{Of, Story, VERSIONS, path};
 use crate::cluster::text_of;
 use crate::http::Answer;
-use crate::scenario::Checks;
-use crate::websocket::{Opened, PLAIN};
+use crate::scenario::{Checks, guests};
+use crate::websocket::PLAIN;
 
 const NAME: &str = "porter";
 const RENAMED: &str = "porter-renamed";
@@ -18,15 +20,18 @@ const RENAMED: &str = "porter-renamed";
 /// The guest answers within this.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// A volume is plugged within this.
+const PLUGGED: Duration = Duration::from_secs(60);
+
 /// An answer that says that something is not carried out yet.
-pub(super) fn noted(answer: &Answer, what: &str) -> Result<()> {
+fn noted(answer: &Answer, what: &str) -> Result<()> {
     check(answer, NOT_YET, "is not supported yet")?;
     println!("         not carried out yet: {what}");
     Ok(())
 }
 
 pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
-    let booted = story.check(checks, "later: a guest boots", || {
+    let booted = story.check(checks, "beyond: a guest boots", || {
         story.make(NAME, "Manual")?;
         check(&story.proxy.call("PUT", &path("v1", Of::Vm, NAME, "start"), "")?, 202, "")?;
         story.booted(NAME).map(|_| ())
@@ -35,7 +40,7 @@ pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
         while_it_runs(story, checks);
         while_it_is_stopped(story, checks);
     }
-    story.check(checks, "later: its VM is deleted", || {
+    story.check(checks, "beyond: its VM is deleted", || {
         story.delete(RENAMED)?;
         story.delete(NAME)
     });
@@ -44,43 +49,37 @@ pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
 fn while_it_runs(story: &Story<'_>, checks: &mut Checks) {
     for version in VERSIONS {
         for (of, tail) in [(Of::Vmi, "portforward/7777"), (Of::Vm, "portforward/7777/tcp")] {
-            story.check(checks, &format!("later: {version}: {tail} of a {of:?} reaches the guest's port"), || {
+            story.check(checks, &format!("beyond: {version}: {tail} of a {of:?} reaches the guest's port"), || {
                 forwarded(story, version, of, tail)
             });
         }
         for of in [Of::Vm, Of::Vmi] {
-            story.check(checks, &format!("later: {version}: objectgraph of a {of:?} names its volume"), || {
+            story.check(
+                checks,
+                &format!("beyond: {version}: a volume is plugged in and out through the {of:?}"),
+                || plugged(story, version, of),
+            );
+            story.check(checks, &format!("beyond: {version}: objectgraph of a {of:?} names its volume"), || {
                 let answer = story.proxy.call("GET", &path(version, of, NAME, "objectgraph"), "")?;
-                match answer.code {
-                    NOT_YET => noted(&answer, "objectgraph"),
-                    _ => check(&answer, 200, &format!("{NAME}-root")),
-                }
+                check(&answer, 200, &format!("{NAME}-root"))
             });
             story.check(
                 checks,
-                &format!("later: {version}: evacuate/cancel of a {of:?} that nobody evacuates"),
+                &format!("beyond: {version}: evacuate/cancel of a {of:?} that nobody evacuates"),
                 || {
                     let answer = story.proxy.call("PUT", &path(version, of, NAME, "evacuate/cancel"), "{}")?;
-                    match answer.code {
-                        NOT_YET => noted(&answer, "evacuate/cancel"),
-                        // Upstream does nothing, or says that there is nothing to cancel.
-                        409 => check(&answer, 409, ""),
-                        _ => check(&answer, 200, ""),
-                    }
+                    // Upstream does nothing, or says that there is nothing to cancel.
+                    check(&answer, if answer.code == 409 { 409 } else { 200 }, "")
                 },
             );
         }
-        story.check(checks, &format!("later: {version}: rename refuses a VM that runs, and says so"), || {
+        story.check(checks, &format!("beyond: {version}: rename refuses a VM that runs, and says so"), || {
             let answer = story.proxy.call("PUT", &path(version, Of::Vm, NAME, "rename"), r#"{"newName":"other"}"#)?;
-            match answer.code {
-                NOT_YET => noted(&answer, "rename"),
-                400 => check(&answer, 400, ""),
-                _ => check(&answer, 409, ""),
-            }
+            check(&answer, if answer.code == 400 { 400 } else { 409 }, "")
         });
         story.check(
             checks,
-            &format!("later: {version}: migrate with nowhere to go is accepted or refused, clearly"),
+            &format!("beyond: {version}: migrate with nowhere to go is accepted or refused, clearly"),
             || {
                 let answer =
                     story.proxy.call("PUT", &path(version, Of::Vm, NAME, "migrate"), r#"{"dryRun":["All"]}"#)?;
@@ -95,12 +94,39 @@ fn while_it_runs(story: &Story<'_>, checks: &mut Checks) {
     }
 }
 
+/// A blank disk is plugged into the running guest and out of it again.
+fn plugged(story: &Story<'_>, version: &str, of: Of) -> Result<()> {
+    let disk = format!("plugged-{version}-{}", if of == Of::Vm { "vm" } else { "vmi" });
+    story.cluster.apply(&guests::data_volume("beyond", &disk, "blank: {}", "16Mi"))?;
+    let add = json!({
+        "name": disk, "disk": {"name": disk, "disk": {"bus": "scsi"}, "serial": disk},
+        "volumeSource": {"dataVolume": {"name": disk, "hotpluggable": true}},
+    });
+    check(&story.proxy.call("PUT", &path(version, of, NAME, "addvolume"), &add.to_string())?, 202, "")?;
+    let alias = format!("ua-{disk}");
+    let there = |wanted: bool| {
+        crate::host::until(&format!("disk {disk} in the domain: {wanted}"), PLUGGED, || {
+            ensure!(story.domain(NAME)?.contains(&alias) == wanted, "it is as before");
+            Ok(())
+        })
+    };
+    there(true)?;
+    crate::host::until("the volume to be Ready", PLUGGED, || {
+        let vmi = story.cluster.get("vmi", NAME)?;
+        let volumes = vmi["status"]["volumeStatus"].as_array().cloned().unwrap_or_default();
+        let told = volumes.iter().find(|volume| volume["name"] == disk.as_str()).context("it has no status")?;
+        ensure!(told["phase"] == "Ready" && told["hotplugVolume"].is_object(), "its status is {told}");
+        Ok(())
+    })?;
+    let remove = json!({"name": disk}).to_string();
+    check(&story.proxy.call("PUT", &path(version, of, NAME, "removevolume"), &remove)?, 202, "")?;
+    there(false)?;
+    story.cluster.kubectl(&["delete", "dv", &disk, "--wait=true", "--timeout=60s"]).map(|_| ())
+}
+
 fn forwarded(story: &Story<'_>, version: &str, of: Of, tail: &str) -> Result<()> {
     for protocol in [None, Some(PLAIN)] {
-        let mut stream = match story.proxy.open(&path(version, of, NAME, tail), protocol)? {
-            Opened::Refused(answer) if answer.code == NOT_YET => return noted(&answer, "portforward"),
-            opened => opened.stream()?,
-        };
+        let mut stream = story.proxy.open(&path(version, of, NAME, tail), protocol)?.stream()?;
         ensure!(stream.protocol() == protocol, "it speaks {:?}", stream.protocol());
         let facts = stream.read_until("\n", ANSWER)?;
         ensure!(facts.contains(&format!("\"hostname\":\"{NAME}\"")), "it greets with {facts}");
@@ -113,15 +139,12 @@ fn forwarded(story: &Story<'_>, version: &str, of: Of, tail: &str) -> Result<()>
 }
 
 fn while_it_is_stopped(story: &Story<'_>, checks: &mut Checks) {
-    story.check(checks, "later: rename keeps disk and data of a stopped VM", || {
+    story.check(checks, "beyond: rename keeps disk and data of a stopped VM", || {
         ensure!(story.ask(NAME, "write kept-over-rename")? == "OK", "the guest did not write");
         check(&story.proxy.call("PUT", &path("v1", Of::Vm, NAME, "stop"), "")?, 202, "")?;
         story.cluster.wait_gone("vmi", NAME, super::STOP_S)?;
         let rename = path("v1alpha3", Of::Vm, NAME, "rename");
         let answer = story.proxy.call("PUT", &rename, &format!(r#"{{"newName":"{RENAMED}"}}"#))?;
-        if answer.code == NOT_YET {
-            return noted(&answer, "rename");
-        }
         check(&answer, 202, "")?;
         story.cluster.wait_gone("vm", NAME, 60)?;
         let start = path("v1", Of::Vm, RENAMED, "start");
@@ -138,12 +161,8 @@ fn while_it_is_stopped(story: &Story<'_>, checks: &mut Checks) {
         })
         .context("after the rename")
     });
-    story.check(checks, "later: portforward to a VM that does not run is refused", || {
+    story.check(checks, "beyond: portforward to a VM that does not run is refused", || {
         let answer = story.proxy.open(&path("v1", Of::Vm, NAME, "portforward/7777"), None)?.refusal()?;
-        match answer.code {
-            NOT_YET => noted(&answer, "portforward"),
-            404 => check(&answer, 404, ""),
-            _ => check(&answer, 409, ""),
-        }
+        check(&answer, if answer.code == 404 { 404 } else { 409 }, "")
     });
 }
