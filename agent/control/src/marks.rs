@@ -128,7 +128,7 @@ fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
     let owner = find(&cluster.claims, namespace, name);
     let owner = owner.and_then(|claim| controller::<VirtualMachineInstance>(claim.as_ref()).map(|o| o.name.clone()));
     marks.extend(owner.map(|owner| Mark::Vmi(Key::new(namespace, &owner))));
-    let uses = |volume: &Volume| claim_name(volume) == Some(name) || copies_claim(volume, name);
+    let uses = |volume: &Volume| volume.claim_name() == Some(name) || copies_claim(volume, name);
     for vmi in cluster.vmis.state() {
         if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(uses) {
             marks.push(Mark::Vmi(key_of(vmi.as_ref())));
@@ -137,7 +137,7 @@ fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
     for vm in cluster.vms.state() {
         let volumes = &vm.spec.template.spec.volumes;
         let templates = &vm.spec.data_volume_templates;
-        let uses = volumes.iter().any(|volume| claim_name(volume) == Some(name))
+        let uses = volumes.iter().any(|volume| volume.claim_name() == Some(name))
             || templates.iter().any(|template| template.metadata.name.as_deref() == Some(name));
         if uses && vm.namespace().as_deref() == Some(namespace) {
             marks.push(Mark::Vm(key_of(vm.as_ref())));
@@ -155,12 +155,6 @@ fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
         }
     }
     marks
-}
-
-/// Name of the claim behind a volume of a guest.
-pub(crate) fn claim_name(volume: &Volume) -> Option<&str> {
-    let by_data_volume = volume.data_volume.as_ref().map(|source| source.name.as_str());
-    by_data_volume.or_else(|| volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str()))
 }
 
 /// A storage class or its profile changed: DataVolumes that are not done.

@@ -38,19 +38,9 @@ impl Filter {
     /// Unfragmented UDP over IPv4 to a port.
     #[must_use]
     pub fn udp_to(port: u16) -> Self {
-        Self(vec![
-            op(LOAD_HALF, 0, 0, 12),
-            op(JUMP_EQUAL, 0, 8, IPV4),
-            op(LOAD_BYTE, 0, 0, 23),
-            op(JUMP_EQUAL, 0, 6, UDP),
-            op(LOAD_HALF, 0, 0, 20),
-            op(JUMP_ANY_BIT, 4, 0, 0x1fff),
-            op(HEADER_LENGTH_TO_X, 0, 0, 14),
-            op(LOAD_HALF_AT_X, 0, 0, 16),
-            op(JUMP_EQUAL, 0, 1, u32::from(port)),
-            op(RETURN, 0, 0, FRAME_LIMIT as u32),
-            op(RETURN, 0, 0, 0),
-        ])
+        let head =
+            [op(LOAD_HALF, 0, 0, 12), op(JUMP_EQUAL, 0, 8, IPV4), op(LOAD_BYTE, 0, 0, 23), op(JUMP_EQUAL, 0, 6, UDP)];
+        Self([head.as_slice(), &unfragmented_to(port, FRAME_LIMIT)].concat())
     }
 
     /// What a host on the link says to this address over IPv4, to a port of TCP (or of UDP), unfragmented; and its
@@ -59,8 +49,8 @@ impl Filter {
     pub fn said_to(address: Ipv4Addr, udp: bool, port: u16) -> Self {
         let address = address.to_bits();
         let protocol = if udp { UDP } else { TCP };
-        // Jumps count from the next line; the last two lines are the answers.
-        Self(vec![
+        // Jumps count from the next line.
+        let head = [
             op(LOAD_HALF, 0, 0, 12),
             op(JUMP_EQUAL, 0, 2, ARP),
             op(LOAD_WORD, 0, 0, 38),
@@ -70,15 +60,23 @@ impl Filter {
             op(JUMP_EQUAL, 0, 8, protocol),
             op(LOAD_WORD, 0, 0, 30),
             op(JUMP_EQUAL, 0, 6, address),
-            op(LOAD_HALF, 0, 0, 20),
-            op(JUMP_ANY_BIT, 4, 0, 0x1fff),
-            op(HEADER_LENGTH_TO_X, 0, 0, 14),
-            op(LOAD_HALF_AT_X, 0, 0, 16),
-            op(JUMP_EQUAL, 0, 1, u32::from(port)),
-            op(RETURN, 0, 0, LARGE_FRAME_LIMIT as u32),
-            op(RETURN, 0, 0, 0),
-        ])
+        ];
+        Self([head.as_slice(), &unfragmented_to(port, LARGE_FRAME_LIMIT)].concat())
     }
+}
+
+/// How both filters end: what is unfragmented and to this port is seen, up to `limit` bytes of it. The jumps of what comes
+/// before count on its seven lines, of which the last two are the answers.
+fn unfragmented_to(port: u16, limit: usize) -> [libc::sock_filter; 7] {
+    [
+        op(LOAD_HALF, 0, 0, 20),
+        op(JUMP_ANY_BIT, 4, 0, 0x1fff),
+        op(HEADER_LENGTH_TO_X, 0, 0, 14),
+        op(LOAD_HALF_AT_X, 0, 0, 16),
+        op(JUMP_EQUAL, 0, 1, u32::from(port)),
+        op(RETURN, 0, 0, limit as u32),
+        op(RETURN, 0, 0, 0),
+    ]
 }
 
 const fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {

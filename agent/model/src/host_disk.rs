@@ -5,6 +5,9 @@
 /// What holds the disks, a directory a namespace.
 pub const HOST_DISKS_DIR: &str = "/var/lib/furrow/host-disks";
 
+/// Type of a disk that is made when it is missing.
+pub const OR_CREATE: &str = "DiskOrCreate";
+
 /// Share of a file system that stays free when a disk is made, in percent: the node lives on the same one.
 const KEPT_FREE_PERCENT: u64 = 10;
 

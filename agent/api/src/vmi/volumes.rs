@@ -65,6 +65,35 @@ pub struct Volume {
     pub container_path: Option<ContainerPath>,
 }
 
+impl Volume {
+    /// Name of the claim behind it, when it is a claim.
+    #[must_use]
+    pub fn claim_name(&self) -> Option<&str> {
+        let by_data_volume = self.data_volume.as_ref().map(|source| source.name.as_str());
+        by_data_volume.or_else(|| self.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str()))
+    }
+
+    /// Whether it may be plugged into a running guest, and out of it.
+    #[must_use]
+    pub fn is_hotpluggable(&self) -> bool {
+        self.data_volume.as_ref().is_some_and(|source| source.hotpluggable)
+            || self.persistent_volume_claim.as_ref().is_some_and(|source| source.hotpluggable)
+    }
+
+    /// The field of the Kubernetes object that it is made of, if it is one of these.
+    #[must_use]
+    pub fn object_kind(&self) -> Option<&'static str> {
+        let kinds = [
+            ("configMap", self.config_map.is_some()),
+            ("secret", self.secret.is_some()),
+            ("sysprep", self.sysprep.is_some()),
+            ("downwardAPI", self.downward_api.is_some()),
+            ("serviceAccount", self.service_account.is_some()),
+        ];
+        kinds.into_iter().find_map(|(kind, there)| there.then_some(kind))
+    }
+}
+
 /// A file of the node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -12,8 +12,8 @@ use furrow_api::{VirtualMachine, VirtualMachineInstance};
 use furrow_model::reasons::chain;
 use hyper::upgrade::Upgraded;
 use k8s_openapi::api::core::v1::Node;
-use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::agent::{AgentError, Agents, Place};
@@ -154,17 +154,13 @@ impl Carrier {
         for _ in 0..ATTEMPTS {
             let vmi = self.guest_of(target).await?;
             let Some(patch) = plan(&vmi)? else { return Ok(()) };
-            let (params, patch) = conditional(&vmi, &patch, dry_run);
-            let patch = Patch::Merge(&patch);
-            let call = api.patch(&target.name, &params, &patch);
-            match called(calls::within(|| format!("patch VMI {}", target.name), call).await) {
+            match merge(&api, "VMI", &vmi, &patch, dry_run).await {
                 Ok(()) => return Ok(()),
                 Err(Written::Outdated) => {}
                 Err(Written::Failed(failure)) => return Err(failure),
             }
         }
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
-        Err(Failure::conflict(Resource::VirtualMachineInstances, &target.name, why))
+        Err(outdated(Resource::VirtualMachineInstances, target))
     }
 
     pub(super) async fn change(
@@ -188,8 +184,7 @@ impl Carrier {
                 Err(Written::Failed(failure)) => return Err(failure),
             }
         }
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
-        Err(Failure::conflict(Resource::VirtualMachines, &target.name, why))
+        Err(outdated(Resource::VirtualMachines, target))
     }
 
     async fn write(
@@ -203,16 +198,11 @@ impl Carrier {
         let grace = change.grace_s.map(|seconds| json!({"spec": {"terminationGracePeriodSeconds": seconds}}));
         if let (Some(patch), Some(vmi)) = (grace, vmi) {
             let api = self.cluster.api::<VirtualMachineInstance>(&namespace);
-            let (params, patch) = conditional(vmi, &patch, dry_run);
-            let patch = Patch::Merge(&patch);
-            let name = vmi.name_any();
-            called(calls::within(|| format!("patch VMI {name}"), api.patch(&name, &params, &patch)).await)?;
+            merge(&api, "VMI", vmi, &patch, dry_run).await?;
         }
         let (api, name) = (self.cluster.api::<VirtualMachine>(&namespace), vm.name_any());
         if let Some(patch) = &change.machine {
-            let (params, patch) = conditional(vm, patch, dry_run);
-            let patch = Patch::Merge(&patch);
-            called(calls::within(|| format!("patch VM {name}"), api.patch(&name, &params, &patch)).await)?;
+            merge(&api, "VM", vm, patch, dry_run).await?;
         }
         if let Some(patch) = &change.status {
             let (params, patch) = conditional(vm, patch, dry_run);
@@ -342,6 +332,19 @@ fn refused(target: &Target, error: &AgentError) -> Failure {
         AgentError::Refused { code: 503, message } => Failure::unavailable(message),
         _ => Failure::internal(&chain(error)),
     }
+}
+
+/// Every time somebody was faster.
+fn outdated(resource: Resource, target: &Target) -> Failure {
+    let why = "the object has been modified; please apply your changes to the latest version and try again";
+    Failure::conflict(resource, &target.name, why)
+}
+
+/// Merges a patch into an object that is still as it was read. `word`: what the object is in an error.
+async fn merge<K: Object>(api: &Api<K>, word: &str, object: &K, patch: &Value, dry_run: bool) -> Result<(), Written> {
+    let (params, patch) = conditional(object, patch, dry_run);
+    let (name, patch) = (object.name_any(), Patch::Merge(&patch));
+    called(calls::within(|| format!("patch {word} {name}"), api.patch(&name, &params, &patch)).await)
 }
 
 fn called<K>(call: Result<K, CallError>) -> Result<(), Written> {

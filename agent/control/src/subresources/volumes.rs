@@ -15,7 +15,7 @@ use super::machine::Change;
 use super::options;
 use super::route::Resource;
 use crate::admission;
-use crate::vm::plug::{can_join, can_leave, ephemeral, is_hotpluggable};
+use crate::vm::plug::{can_join, can_leave, ephemeral};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,8 +181,8 @@ fn changed(volumes: &[Volume], disks: &[Disk], asked: &Asked) -> Result<(Vec<Vol
             }
             let HotplugVolumeSource { data_volume, persistent_volume_claim } = options.volume_source.clone();
             let added = Volume { name: name.clone(), data_volume, persistent_volume_claim, ..Volume::default() };
-            let claim = source_name(&added).unwrap_or_default();
-            if volumes.iter().any(|volume| source_name(volume) == Some(claim)) {
+            let claim = added.claim_name().unwrap_or_default();
+            if volumes.iter().any(|volume| volume.claim_name() == Some(claim)) {
                 return Err(format!("Unable to add volume source [{claim}] because it already exists"));
             }
             volumes.push(added);
@@ -190,9 +190,9 @@ fn changed(volumes: &[Volume], disks: &[Disk], asked: &Asked) -> Result<(Vec<Vol
         }
         Asked::Remove(options) => {
             let name = options.name.as_str();
-            let found = volumes.iter().find(|volume| volume.name == name || source_name(volume) == Some(name));
+            let found = volumes.iter().find(|volume| volume.name == name || volume.claim_name() == Some(name));
             let found = found.ok_or_else(|| format!("Unable to remove volume [{name}] because it does not exist"))?;
-            if !is_hotpluggable(found) {
+            if !found.is_hotpluggable() {
                 return Err(format!("Unable to remove volume [{}] because it is not hotpluggable", found.name));
             }
             let name = found.name.clone();
@@ -201,11 +201,6 @@ fn changed(volumes: &[Volume], disks: &[Disk], asked: &Asked) -> Result<(Vec<Vol
         }
     }
     Ok((volumes, disks))
-}
-
-fn source_name(volume: &Volume) -> Option<&str> {
-    let data_volume = volume.data_volume.as_ref().map(|source| source.name.as_str());
-    data_volume.or_else(|| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
 }
 
 #[cfg(test)]

@@ -11,13 +11,6 @@ use super::status::guest_over;
 use super::{Machines, VmError};
 use crate::calls;
 use crate::cluster::key_of;
-use crate::marks::claim_name;
-
-/// Whether a volume may be plugged into a running guest, and out of it.
-pub(crate) fn is_hotpluggable(volume: &Volume) -> bool {
-    volume.data_volume.as_ref().is_some_and(|source| source.hotpluggable)
-        || volume.persistent_volume_claim.as_ref().is_some_and(|source| source.hotpluggable)
-}
 
 /// Names of volumes that were plugged into a guest and are not its machine's.
 pub(crate) fn ephemeral(vmi: &VirtualMachineInstance) -> Vec<String> {
@@ -42,7 +35,7 @@ fn bus(disk: &Disk) -> Option<&DiskBus> {
 
 /// Whether a list has this volume: of its name, and of its claim. How it is written does not matter.
 fn has(volumes: &[Volume], volume: &Volume) -> bool {
-    volumes.iter().any(|other| other.name == volume.name && claim_name(other) == claim_name(volume))
+    volumes.iter().any(|other| other.name == volume.name && other.claim_name() == volume.claim_name())
 }
 
 fn disk_of<'a>(spec: &'a VirtualMachineInstanceSpec, volume: &str) -> Option<&'a Disk> {
@@ -58,13 +51,13 @@ fn followed(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> VirtualMachine
         .spec
         .volumes
         .iter()
-        .filter(|volume| is_hotpluggable(volume) && !stays.contains(&volume.name) && !has(&template.volumes, volume))
+        .filter(|volume| volume.is_hotpluggable() && !stays.contains(&volume.name) && !has(&template.volumes, volume))
         .filter(|volume| disk_of(&vmi.spec, &volume.name).is_some_and(can_leave))
         .map(|volume| volume.name.clone())
         .collect();
     new.spec.volumes.retain(|volume| !gone.contains(&volume.name));
     new.spec.domain.devices.disks.retain(|disk| !gone.contains(&disk.name));
-    for volume in template.volumes.iter().filter(|volume| is_hotpluggable(volume)) {
+    for volume in template.volumes.iter().filter(|volume| volume.is_hotpluggable()) {
         let place = !vmi.spec.domain.devices.disable_hotplug;
         let disk = disk_of(template, &volume.name).filter(|disk| place && can_join(disk));
         let there = new.spec.volumes.iter().any(|other| other.name == volume.name);
@@ -81,8 +74,8 @@ fn followed(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> VirtualMachine
 pub(super) fn awaits_start(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> bool {
     let stays = ephemeral(vmi);
     let (template, own) = (&vm.spec.template.spec.volumes, &vmi.spec.volumes);
-    let comes = template.iter().any(|volume| is_hotpluggable(volume) && !has(own, volume));
-    let goes = own.iter().filter(|volume| is_hotpluggable(volume) && !stays.contains(&volume.name));
+    let comes = template.iter().any(|volume| volume.is_hotpluggable() && !has(own, volume));
+    let goes = own.iter().filter(|volume| volume.is_hotpluggable() && !stays.contains(&volume.name));
     comes || goes.into_iter().any(|volume| !has(template, volume))
 }
 

@@ -7,13 +7,11 @@ use furrow_api::VirtualMachine;
 use furrow_api::names;
 use furrow_api::vm::VolumeSnapshotStatus;
 
-use crate::marks::claim_name;
-
 /// One entry a volume. `classes`: the storage class of each claim that is known.
 pub(super) fn statuses(vm: &VirtualMachine, classes: &BTreeMap<String, String>) -> Vec<VolumeSnapshotStatus> {
     let reason = |volume: &furrow_api::vmi::Volume| {
         let name = &volume.name;
-        let Some(claim) = claim_name(volume) else {
+        let Some(claim) = volume.claim_name() else {
             return format!("Snapshot is not supported for this volumeSource type [{name}]");
         };
         let class = classes.get(claim).cloned().or_else(|| of_template(vm, claim));

@@ -73,7 +73,7 @@ impl Machines {
         let namespace = vm.namespace().unwrap_or_default();
         let mut volumes = Volumes::default();
         let templates = vm.spec.data_volume_templates.iter().filter_map(|template| template.metadata.name.as_deref());
-        let named = vm.spec.template.spec.volumes.iter().filter_map(crate::marks::claim_name);
+        let named = vm.spec.template.spec.volumes.iter().filter_map(furrow_api::vmi::Volume::claim_name);
         let mut names: Vec<&str> = templates.clone().chain(named).collect();
         names.sort_unstable();
         names.dedup();

@@ -12,8 +12,6 @@ use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
 use super::scratch;
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
-use crate::marks::claim_name;
-use crate::vm::plug::is_hotpluggable;
 
 /// The images of a guest's volumes, if all can be opened.
 ///
@@ -25,7 +23,7 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
     let mut worst: Option<(VolumeState, String)> = None;
     for volume in &vmi.spec.volumes {
         let own = scratch::claim_name(vmi, volume);
-        let Some(claim) = claim_name(volume).or(own.as_deref()) else { continue };
+        let Some(claim) = volume.claim_name().or(own.as_deref()) else { continue };
         let (state, found) = judge(cluster, &namespace, volume, claim);
         match found {
             Some((claim, persistent)) => reserved.push(image(volume, &claim, &persistent)?),
@@ -44,7 +42,7 @@ pub(crate) fn shown(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Vec<Volu
     let namespace = vmi.namespace().unwrap_or_default();
     let one = |volume: &Volume| {
         let name = volume.name.clone();
-        let Some(claim) = claim_name(volume) else { return VolumeStatus { name, ..VolumeStatus::default() } };
+        let Some(claim) = volume.claim_name() else { return VolumeStatus { name, ..VolumeStatus::default() } };
         let (state, _) = judge(cluster, &namespace, volume, claim);
         let claim = find(&cluster.claims, &namespace, claim).as_deref().map(claim_info);
         volume_status(name, state, claim, &namespace)
@@ -96,8 +94,8 @@ pub(crate) fn plugged(
     let mut new = old.clone();
     new.volumes.retain(|reserved| stays(&vmi.spec.volumes, reserved));
     let mut held_up = None;
-    for volume in vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume)) {
-        let Some(claim) = claim_name(volume) else { continue };
+    for volume in vmi.spec.volumes.iter().filter(|volume| volume.is_hotpluggable()) {
+        let Some(claim) = volume.claim_name() else { continue };
         if new.volumes.iter().any(|reserved| reserved.name == volume.name) {
             continue;
         }
@@ -114,7 +112,7 @@ pub(crate) fn plugged(
 /// Whether a guest still has a volume. One of the same name whose claim is another is another volume.
 fn stays(volumes: &[Volume], reserved: &ReservedVolume) -> bool {
     let named = volumes.iter().find(|volume| volume.name == reserved.name);
-    named.is_some_and(|volume| !is_hotpluggable(volume) || claim_name(volume) == Some(reserved.claim.as_str()))
+    named.is_some_and(|volume| !volume.is_hotpluggable() || volume.claim_name() == Some(reserved.claim.as_str()))
 }
 
 fn waits_for(state: VolumeState, namespace: &str, claim: &str) -> HeldUp {

@@ -288,27 +288,7 @@ fn a_plugged_disk_has_a_name_of_its_own_and_the_same_document() {
     let used = ["sda", "sdc", "vda"].map(str::to_owned);
     assert_eq!(free_target(DiskBus::Scsi, &used), "sdb");
     assert_eq!(free_target(DiskBus::Virtio, &used), "vdb");
-    let disk = DiskSpec {
-        name: "data".into(),
-        device: DiskDevice::Disk,
-        bus: DiskBus::Scsi,
-        source: DiskSource::Rbd(RbdSource {
-            pool: "volumes".into(),
-            image: "data".into(),
-            monitors: vec![("10.0.0.1".into(), 3300)],
-            user: "furrow-qemu".into(),
-            secret: uuid::Uuid::nil(),
-        }),
-        read_only: false,
-        shareable: false,
-        serial: Some("data".into()),
-        boot_order: None,
-        cache: None,
-        io: None,
-        error_policy: None,
-        queues: None,
-        tuning: DiskTuning::default(),
-    };
+    let disk = DiskSpec { bus: DiskBus::Scsi, serial: Some("data".into()), ..rbd("data", "data") };
     let xml = render_disk(&disk, "sdb".into()).expect("a document");
     for part in [
         r#"<disk type="network" device="disk">"#,

@@ -24,8 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guests::RunningGuests;
 use super::links::{Frames, GuestLinks};
-use super::operations::OperationError;
-use crate::guest::Key;
+use super::operations::{OperationError, here};
 
 /// Conversations at once with one guest, and on this node; each keeps up to 128 KiB.
 const MAX_OF_GUEST: usize = 64;
@@ -85,10 +84,7 @@ impl Forwards {
 
     /// Reaches the guest's port.
     pub(super) async fn begin(&self, guest: &GuestAddress, forward: &Forward) -> Result<Begun, OperationError> {
-        let key = Key { namespace: guest.namespace.clone(), name: guest.name.clone() };
-        if self.guests.running(&key.domain_name()).await?.as_ref() != Some(&guest.uid) {
-            return Err(OperationError::NotHere);
-        }
+        let key = here(self.guests.as_ref(), guest).await?;
         let port = self.number(&guest.uid)?;
         let transport = match forward.protocol {
             ForwardProtocol::Tcp => Transport::Tcp,

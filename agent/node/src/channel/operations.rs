@@ -103,6 +103,20 @@ impl OperationError {
     }
 }
 
+/// The guest's name here.
+pub(super) fn key_of(guest: &GuestAddress) -> Key {
+    Key { namespace: guest.namespace.clone(), name: guest.name.clone() }
+}
+
+/// The same, when it is this guest that runs here, and not another of its name.
+pub(super) async fn here(guests: &dyn RunningGuests, guest: &GuestAddress) -> Result<Key, OperationError> {
+    let key = key_of(guest);
+    match guests.running(&key.domain_name()).await? {
+        Some(uid) if uid == guest.uid => Ok(key),
+        _ => Err(OperationError::NotHere),
+    }
+}
+
 /// What operations work with.
 pub(super) struct Operations {
     pub(super) client: Client,
@@ -120,11 +134,8 @@ impl Operations {
         operation: GuestOperation,
         body: &[u8],
     ) -> Result<Bytes, OperationError> {
-        let key = Key { namespace: guest.namespace.clone(), name: guest.name.clone() };
+        let key = here(self.guests.as_ref(), guest).await?;
         let domain = key.domain_name();
-        if self.guests.running(&domain).await?.as_ref() != Some(&guest.uid) {
-            return Err(OperationError::NotHere);
-        }
         let answer = match operation {
             GuestOperation::Pause => self.act(&domain, Act::Pause).await,
             GuestOperation::Unpause => self.resume(&domain).await,

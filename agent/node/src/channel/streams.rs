@@ -15,8 +15,7 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::guests::RunningGuests;
-use super::operations::OperationError;
-use crate::guest::Key;
+use super::operations::{OperationError, here};
 use furrow_model::reasons::chain;
 
 /// Streams at once: consoles of a full node, with room.
@@ -52,10 +51,7 @@ impl Streams {
         stream: GuestStream,
         preserve: bool,
     ) -> Result<Begun, OperationError> {
-        let key = Key { namespace: guest.namespace.clone(), name: guest.name.clone() };
-        if self.guests.running(&key.domain_name()).await?.as_ref() != Some(&guest.uid) {
-            return Err(OperationError::NotHere);
-        }
+        let key = here(self.guests.as_ref(), guest).await?;
         let of = (guest.uid.clone(), stream);
         let token = self.register(&of, preserve)?;
         let file = match stream {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::{Act, RunningGuests};
-use crate::guest::Key;
+use super::operations::key_of;
 use furrow_model::reasons::chain;
 
 /// Attempts to thaw a guest whose agent does not answer, and the time between them.
@@ -115,7 +115,7 @@ impl Thaws {
 
     /// Whether it is not frozen any more.
     async fn thaw(&self, guest: &GuestAddress, timer: &CancellationToken) -> bool {
-        let key = Key { namespace: guest.namespace.clone(), name: guest.name.clone() };
+        let key = key_of(guest);
         let domain = key.domain_name();
         for _ in 0..ATTEMPTS {
             let done = match self.guests.running(&domain).await {

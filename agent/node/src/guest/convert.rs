@@ -9,7 +9,7 @@ use std::path::Path;
 use furrow_api::VirtualMachineInstance;
 use furrow_api::quantity;
 use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume};
-use furrow_api::vmi::{self, Disk, Interface, Volume};
+use furrow_api::vmi::{self, Disk, Interface};
 use furrow_model::domain::{
     CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, Extras, Firmware, InputSpec, NicSpec,
     Owner, RbdSource, WatchdogAction, WatchdogSpec,
@@ -122,7 +122,7 @@ impl GuestRequest {
     pub(crate) fn new(mut vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
         unsupported::refuse(&vmi)?;
         let ports = ports(&vmi, &reservation)?;
-        let volumes = vmi.spec.volumes.iter().filter(|volume| is_hotpluggable(volume));
+        let volumes = vmi.spec.volumes.iter().filter(|volume| volume.is_hotpluggable());
         let reserved = |name: &String| reservation.volumes.iter().any(|volume| volume.name == *name);
         let pending: Vec<_> = volumes.map(|volume| volume.name.clone()).filter(|name| !reserved(name)).collect();
         vmi.spec.domain.devices.disks.retain(|disk| !pending.contains(&disk.name));
@@ -132,7 +132,7 @@ impl GuestRequest {
     /// The disks that the guest should have. Those that are pending stay where they are: in no guest, or in this one.
     pub(crate) fn wanted_disks(&self) -> Vec<WantedDisk> {
         let volumes = &self.vmi.spec.volumes;
-        let pluggable = |name: &str| volumes.iter().any(|volume| volume.name == name && is_hotpluggable(volume));
+        let pluggable = |name: &str| volumes.iter().any(|volume| volume.name == name && volume.is_hotpluggable());
         let image = |name: &str| {
             let reserved = self.reservation.volumes.iter().find(|volume| volume.name == name);
             reserved.map(|volume| format!("{}/{}", volume.pool, volume.image))
@@ -244,7 +244,7 @@ impl GuestRequest {
     ) -> Result<Vec<DiskSpec>, ConvertError> {
         let volumes = &self.vmi.spec.volumes;
         let seed_name = seed::find(volumes)?.map(|seed| seed.name.to_owned());
-        let is_media = |name: &str| volumes.iter().any(|volume| volume.name == name && media::kind(volume).is_some());
+        let is_media = |name: &str| volumes.iter().any(|volume| volume.name == name && volume.object_kind().is_some());
         let disks = self.vmi.spec.domain.devices.disks.iter();
         disks
             .map(|disk| {
@@ -374,12 +374,6 @@ fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) ->
     }
 }
 
-/// Whether a volume may be plugged into a running guest, and out of it.
-pub(crate) fn is_hotpluggable(volume: &Volume) -> bool {
-    volume.data_volume.as_ref().is_some_and(|source| source.hotpluggable)
-        || volume.persistent_volume_claim.as_ref().is_some_and(|source| source.hotpluggable)
-}
-
 fn is_read_only(disk: &Disk, volume: &ReservedVolume) -> bool {
     volume.read_only || disk.disk.as_ref().is_some_and(|target| target.readonly) || disk.cdrom.is_some()
 }
@@ -504,10 +498,4 @@ fn watchdog(watchdog: &vmi::Watchdog) -> WatchdogSpec {
             Some(vmi::WatchdogAction::Reset | vmi::WatchdogAction::Other(_)) | None => WatchdogAction::Reset,
         },
     }
-}
-
-/// The name of the claim behind a volume, when it is a claim.
-pub(crate) fn claim(volume: &Volume) -> Option<&str> {
-    let pvc = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.as_str());
-    pvc.or(volume.data_volume.as_ref().map(|reference| reference.name.as_str()))
 }

@@ -7,11 +7,8 @@ use std::path::{Path, PathBuf};
 
 use furrow_api::quantity;
 use furrow_api::vmi::{HostDisk, Volume};
-use furrow_model::host_disk::{HOST_DISKS_DIR, HostDiskError, check_room, file_name};
+use furrow_model::host_disk::{HOST_DISKS_DIR, HostDiskError, OR_CREATE, check_room, file_name};
 use nix::fcntl::{FallocateFlags, fallocate};
-
-/// Type of a disk that is made when it is missing.
-pub(crate) const OR_CREATE: &str = "DiskOrCreate";
 
 /// Why a file cannot be a disk.
 #[derive(Debug, thiserror::Error)]

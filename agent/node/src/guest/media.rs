@@ -81,18 +81,6 @@ pub(crate) fn file_name(volume: &str) -> String {
     format!("volume-{volume}.iso")
 }
 
-/// What a volume is made of, if it is one of these.
-pub(crate) fn kind(volume: &Volume) -> Option<&'static str> {
-    let kinds = [
-        ("configMap", volume.config_map.is_some()),
-        ("secret", volume.secret.is_some()),
-        ("sysprep", volume.sysprep.is_some()),
-        ("downwardAPI", volume.downward_api.is_some()),
-        ("serviceAccount", volume.service_account.is_some()),
-    ];
-    kinds.into_iter().find_map(|(kind, there)| there.then_some(kind))
-}
-
 /// Whose guest it is, and by what.
 pub(crate) struct Place<'a> {
     /// Kubernetes.

@@ -331,7 +331,7 @@ pub(crate) fn describe(volumes: &[Volume]) -> BTreeMap<&str, &'static str> {
         .filter_map(|volume| {
             let kind = volume.cloud_init_no_cloud.as_ref().map(|_| "cloudInitNoCloud");
             let kind = kind.or(volume.cloud_init_config_drive.as_ref().map(|_| "cloudInitConfigDrive"));
-            kind.or(super::media::kind(volume)).map(|kind| (volume.name.as_str(), kind))
+            kind.or(volume.object_kind()).map(|kind| (volume.name.as_str(), kind))
         })
         .collect()
 }

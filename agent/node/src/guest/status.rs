@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::conditions::{self, apply, wanted};
-use super::convert::{self, GuestRequest};
+use super::convert::GuestRequest;
 use super::credentials::Handed;
 use super::guest_info::GuestReport;
 
@@ -224,7 +224,7 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
                 .or_else(|| reserved.map(|volume| claim_info(volume))),
             ..known
         };
-        if convert::is_hotpluggable(volume) {
+        if volume.is_hotpluggable() {
             return pluggable(guest, status);
         }
         let target = plugged(guest, name).or_else(|| targets.get(name).cloned()).unwrap_or_default();
@@ -351,5 +351,5 @@ pub(crate) fn os_info(values: &HashMap<String, String>) -> GuestOsInfo {
 
 /// The claims that a VMI's volumes name, for people who ask why it does not start.
 pub(crate) fn claims(vmi: &VirtualMachineInstance) -> Vec<&str> {
-    vmi.spec.volumes.iter().filter_map(convert::claim).collect()
+    vmi.spec.volumes.iter().filter_map(|volume| volume.claim_name()).collect()
 }

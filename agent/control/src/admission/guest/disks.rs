@@ -51,32 +51,22 @@ fn disk(field: &str, disk: &Disk, volume: Option<&Volume>, causes: &mut Causes) 
             causes.unsupported(format!("{field}.cdrom.readonly"), "a CD-ROM is always read-only");
         }
     }
-    let is_sata = |bus: Option<&DiskBus>| bus.is_none_or(|bus| *bus == DiskBus::Sata);
+    let target = disk.disk.as_ref();
+    let is_sata = target.and_then(|target| target.bus.as_ref()).is_none_or(|bus| *bus == DiskBus::Sata);
     let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref());
-    let bus = disk.disk.as_ref().and_then(|target| target.bus.as_ref());
-    if disk.cdrom.is_none() && is_sata(bus) && claim.is_some_and(|claim| claim.read_only == Some(true)) {
+    if disk.cdrom.is_none() && is_sata && claim.is_some_and(|claim| claim.read_only == Some(true)) {
         let text = "the volume is read-only, and a disk on the sata bus cannot be: use virtio or scsi";
         causes.unsupported(format!("{field}.disk.bus"), text);
     }
-    if let Some(target) = &disk.disk {
-        let is_seed = volume.is_some_and(is_file);
-        let is_sata = target.bus.as_ref().is_none_or(|bus| *bus == DiskBus::Sata);
-        if target.readonly && is_sata && !is_seed {
-            let text = "a disk on the sata bus cannot be read-only: use virtio or scsi";
-            causes.unsupported(format!("{field}.disk.readonly"), text);
-        }
+    if is_sata && target.is_some_and(|target| target.readonly) && !volume.is_some_and(is_file) {
+        let text = "a disk on the sata bus cannot be read-only: use virtio or scsi";
+        causes.unsupported(format!("{field}.disk.readonly"), text);
     }
 }
 
 /// Whether a volume is a file that is written anew at each start, so that what a guest writes to it is lost anyway.
 fn is_file(volume: &Volume) -> bool {
-    volume.cloud_init_no_cloud.is_some()
-        || volume.cloud_init_config_drive.is_some()
-        || volume.config_map.is_some()
-        || volume.secret.is_some()
-        || volume.service_account.is_some()
-        || volume.downward_api.is_some()
-        || volume.sysprep.is_some()
+    volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some() || volume.object_kind().is_some()
 }
 
 /// Boot order is one sequence over disks and interfaces.

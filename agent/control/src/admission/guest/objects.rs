@@ -86,7 +86,7 @@ fn host_disk(field: &str, disk: &HostDisk, namespace: &str, causes: &mut Causes)
     }
     let size = disk.capacity.as_ref().map(quantity::units);
     match disk.type_.as_str() {
-        "Disk" | "DiskOrCreate" => {}
+        "Disk" | host_disk::OR_CREATE => {}
         other => causes.invalid(format!("{field}.type"), format!("{other:?} is neither Disk nor DiskOrCreate")),
     }
     match size {
@@ -95,7 +95,7 @@ fn host_disk(field: &str, disk: &HostDisk, namespace: &str, causes: &mut Causes)
         Some(Ok(_)) if disk.type_ == "Disk" => {
             causes.invalid(format!("{field}.capacity"), "a Disk is there already: only DiskOrCreate has a capacity");
         }
-        None if disk.type_ == "DiskOrCreate" => {
+        None if disk.type_ == host_disk::OR_CREATE => {
             causes.required(format!("{field}.capacity"), "a disk that may have to be made needs a size");
         }
         Some(Ok(_)) | None => {}
