@@ -27,6 +27,7 @@ mod scenario;
 mod server;
 mod terminal;
 mod testbed;
+mod watch;
 mod websocket;
 
 use std::net::SocketAddr;

@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::host::{self, Output, run, run_quietly, run_with, spawn_detached};
 use crate::inject::{self, Join, NodeConfig};
@@ -216,6 +216,20 @@ impl NodeBox {
     /// Runs a shell line in the box and returns its output; a failure is an error.
     pub(crate) fn shell(&self, line: &str) -> Result<String> {
         self.exec(&["sh", "-c", line], Duration::from_secs(60))?.ok(&format!("`{line}` on {}", self.name))
+    }
+
+    /// The process of a unit, which changes when it dies.
+    pub(crate) fn main_pid(&self, unit: &str) -> Result<String> {
+        let pid = self.shell(&format!("systemctl show -P MainPID {unit}"))?.trim().to_owned();
+        ensure!(!pid.is_empty() && pid != "0", "{unit} does not run");
+        Ok(pid)
+    }
+
+    /// Memory of a unit's process, KiB: the line `field` of its file `file` in /proc.
+    pub(crate) fn memory_kib(&self, unit: &str, (file, field): (&str, &str)) -> Result<u64> {
+        let pid = self.main_pid(unit)?;
+        let text = self.shell(&format!("awk '/^{field}:/ {{print $2}}' /proc/{pid}/{file}"))?;
+        text.trim().parse().with_context(|| format!("{field} of {unit}: {text:?}"))
     }
 
     /// Shuts the box down as its power button would.

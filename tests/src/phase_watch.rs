@@ -2,8 +2,6 @@
 //! own times have a resolution of a second.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,39 +9,30 @@ use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::host;
+use crate::watch::Watch;
 
 /// Object and phase to the time at which the phase was first seen.
 type Seen = Arc<Mutex<BTreeMap<(String, String), Instant>>>;
 
-/// A running `kubectl get --watch`.
+/// What is seen while it is kept.
 pub(crate) struct PhaseWatch {
-    kubectl: Child,
+    _watch: Watch,
     seen: Seen,
 }
 
 impl PhaseWatch {
     /// Starts watching objects of `kind` in all namespaces.
     pub(crate) fn start(cluster: &Cluster, kind: &str) -> Result<PhaseWatch> {
-        let template = "-o=jsonpath={.metadata.name} {.status.phase}{\"\\n\"}";
-        let words = cluster.command();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["get", kind, "-A", "--watch", template]);
-        let mut kubectl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("kubectl --watch")?;
-        let lines = BufReader::new(kubectl.stdout.take().context("stdout")?).lines();
         let seen = Seen::default();
         let into = seen.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(std::result::Result::ok) {
-                let (name, phase) = line.split_once(' ').unwrap_or((&line, ""));
-                let key = (name.to_owned(), phase.to_owned());
-                if let Ok(mut seen) = into.lock() {
-                    seen.entry(key).or_insert_with(Instant::now);
-                    // The very first sight of an object is the phase "".
-                    seen.entry((name.to_owned(), String::new())).or_insert_with(Instant::now);
-                }
+        let watch = Watch::start(cluster, kind, ".status.phase", move |name, phase| {
+            if let Ok(mut seen) = into.lock() {
+                seen.entry((name.to_owned(), phase.to_owned())).or_insert_with(Instant::now);
+                // The very first sight of an object is the phase "".
+                seen.entry((name.to_owned(), String::new())).or_insert_with(Instant::now);
             }
-        });
-        Ok(PhaseWatch { kubectl, seen })
+        })?;
+        Ok(PhaseWatch { _watch: watch, seen })
     }
 
     /// Milliseconds between the first sights of two objects' phases, each given as name and phase; the phase "" is the
@@ -57,12 +46,5 @@ impl PhaseWatch {
             let first = at(from).or_else(|_| at((from.0, "")))?;
             Ok(at(to)?.duration_since(first).as_secs_f64() * 1000.0)
         })
-    }
-}
-
-impl Drop for PhaseWatch {
-    fn drop(&mut self) {
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
     }
 }

@@ -132,6 +132,13 @@ impl Testbed {
         self.start_forwarder()
     }
 
+    /// Switches the boxes on and waits until node 1 is ready.
+    pub(crate) fn boot(&self) -> Result<()> {
+        let started = Instant::now();
+        self.power_on()?;
+        self.wait_ready(started)
+    }
+
     /// Makes a one-time token on node 1.
     pub(crate) fn token(&self) -> Result<String> {
         self.token_of(self.node())

@@ -46,11 +46,7 @@ type Writes = BTreeMap<(String, String, String), u64>;
 
 pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let tiny = Images::tiny(&bed.layout().source)?;
-    let started = Instant::now();
-    checks.require("the node boots as a box and bootstraps", || {
-        bed.power_on()?;
-        bed.wait_ready(started)
-    })?;
+    checks.require("the node boots as a box and bootstraps", || bed.boot())?;
     let cluster = bed.cluster();
     checks.require("the provider network comes up", || field_report::network_up(bed, &cluster))?;
     checks.require("the image of all guests is imported", || {
@@ -112,7 +108,7 @@ fn start_all(bed: &Testbed, cluster: &Cluster) -> Result<BTreeMap<String, String
             Ok(())
         })?;
         host::progress(started, "killing furrow-control");
-        bed.node().shell("kill -9 $(systemctl show -P MainPID furrow-control)")?;
+        bed.node().shell(&format!("kill -9 {}", bed.node().main_pid("furrow-control")?))?;
         applied.join().map_err(|_| anyhow::anyhow!("the thread of kubectl apply panicked"))??;
         let uid = |vmi: &Value| (text_of(&vmi["metadata"]["name"]), text_of(&vmi["metadata"]["uid"]));
         Ok(ours(cluster)?.iter().map(uid).collect::<BTreeMap<_, _>>())
@@ -252,8 +248,7 @@ fn memory_in_bounds(bed: &Testbed) -> Result<()> {
     let mut over = Vec::new();
     for (unit, most) in MEMORY_MIB {
         // The proportional share, as the bench measures it: Ceph's library is mapped by every guest's QEMU too.
-        let line = format!("awk '/^Pss:/ {{print $2}}' /proc/$(systemctl show -P MainPID {unit})/smaps_rollup");
-        let kib: u64 = bed.node().shell(&line)?.trim().parse().with_context(|| format!("Pss of {unit}"))?;
+        let kib = bed.node().memory_kib(unit, ("smaps_rollup", "Pss"))?;
         println!("         {unit}: {} MiB, at most {most}", kib >> 10);
         if kib >> 10 > most {
             over.push(unit);

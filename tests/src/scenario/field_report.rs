@@ -49,11 +49,7 @@ fn begin<'a>(bed: &'a Testbed, checks: &mut Checks) -> Result<Story<'a>> {
 
 fn node_up<'a>(bed: &'a Testbed, checks: &mut Checks) -> Result<Story<'a>> {
     let tiny = Images::tiny(&bed.layout().source)?;
-    let started = Instant::now();
-    checks.require("the node image boots as a box and bootstraps", || {
-        bed.power_on()?;
-        bed.wait_ready(started)
-    })?;
+    checks.require("the node image boots as a box and bootstraps", || bed.boot())?;
     let story = prepare(bed, &tiny)?;
     checks.require("the provider network, VLAN and subnet come up", || network_up(bed, &story.cluster))?;
     Ok(story)

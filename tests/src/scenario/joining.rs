@@ -24,11 +24,7 @@ const OF_SERVERS: [&str; 5] = [
 
 pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let [n1, n2, n3] = bed.nodes() else { bail!("the scenario needs three nodes") };
-    let started = Instant::now();
-    checks.require("n1 makes a cluster", || {
-        bed.power_on()?;
-        bed.wait_ready(started)
-    })?;
+    checks.require("n1 makes a cluster", || bed.boot())?;
     let token = n1.shell("furrow-install token create --role agent --ttl 30m")?.trim().to_owned();
     checks.require("n2 boots with the bootstrap held back", || boot_held(bed, n2, token.clone()))?;
     refusals(bed, n2, &token, checks)?;

@@ -21,7 +21,7 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
             let before = text_of(&guests::facts_now(story.bed, H100, tiny)?["boot_id"]);
             let debian = story.ssh()?.wait(60)?;
             let uid = text_of(&story.cluster.get("vmi", "report")?["metadata"]["uid"]);
-            let old = main_pid(story, unit)?;
+            let old = story.bed.node().main_pid(unit)?;
             story.bed.node().shell(&format!("kill -9 {old}"))?;
             host::until("the status to be right again", RECOVERY, || settled(story, unit, &old, &uid))?;
             let after = text_of(&guests::facts_now(story.bed, H100, tiny)?["boot_id"]);
@@ -41,15 +41,9 @@ pub(crate) fn run(story: &Story<'_>, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-fn main_pid(story: &Story<'_>, unit: &str) -> Result<String> {
-    let pid = story.bed.node().shell(&format!("systemctl show {unit} -p MainPID --value"))?.trim().to_owned();
-    ensure!(!pid.is_empty() && pid != "0", "{unit} does not run");
-    Ok(pid)
-}
-
 /// The unit runs anew, the node is Ready, and both VMs are Running and Ready with the VMIs they had.
 fn settled(story: &Story<'_>, unit: &str, old: &str, uid: &str) -> Result<()> {
-    let pid = main_pid(story, unit)?;
+    let pid = story.bed.node().main_pid(unit)?;
     ensure!(pid != old, "{unit} has not died yet");
     let node = story.cluster.get("node", story.bed.node().name())?;
     let ready = condition(&node, "Ready").context("the node has no Ready condition")?;

@@ -51,7 +51,7 @@ pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
 
 fn attack(story: &Story<'_>, checks: &mut Checks) {
     let figures = || -> Result<Vec<(u64, String)>> {
-        UNITS.iter().map(|unit| Ok((story.resident_kib(unit)?, story.main_pid(unit)?))).collect()
+        UNITS.iter().map(|unit| Ok((story.resident_kib(unit)?, story.bed.node().main_pid(unit)?))).collect()
     };
     let before = figures();
     let uid = story.uid(NAME);

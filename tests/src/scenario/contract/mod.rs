@@ -25,7 +25,7 @@ mod rfb;
 mod vnc;
 mod words;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -66,11 +66,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let need = source.join("image/need").display().to_string();
     host::run_with(&[&need, "curl", "openssl", "python3-kubernetes"], "", Duration::from_secs(600))?
         .ok("image/need")?;
-    let started = Instant::now();
-    checks.require("the node boots as a box and bootstraps", || {
-        bed.power_on()?;
-        bed.wait_ready(started)
-    })?;
+    checks.require("the node boots as a box and bootstraps", || bed.boot())?;
     let cluster = bed.cluster();
     checks.require("the provider network comes up", || field_report::network_up(bed, &cluster))?;
     let tiny_source = guests::http_source(&bed.publish(&tiny, "tiny.qcow2")?);
@@ -182,15 +178,6 @@ impl Story<'_> {
 
     /// Memory of a unit's process that is in RAM, KiB.
     fn resident_kib(&self, unit: &str) -> Result<u64> {
-        let line = format!("awk '/^VmRSS:/ {{print $2}}' /proc/$(systemctl show -P MainPID {unit})/status");
-        let text = self.bed.node().shell(&line)?;
-        text.trim().parse().with_context(|| format!("VmRSS of {unit}: {text:?}"))
-    }
-
-    /// The process of a unit, which changes when it dies.
-    fn main_pid(&self, unit: &str) -> Result<String> {
-        let pid = self.bed.node().shell(&format!("systemctl show -P MainPID {unit}"))?.trim().to_owned();
-        ensure!(!pid.is_empty() && pid != "0", "{unit} does not run");
-        Ok(pid)
+        self.bed.node().memory_kib(unit, ("status", "VmRSS"))
     }
 }

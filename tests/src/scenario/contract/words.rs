@@ -2,8 +2,6 @@
 //! words of a VM's life are seen in KubeVirt's order. Seen by a watch, since some last for a moment only.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -11,49 +9,34 @@ use anyhow::{Context, Result, ensure};
 use super::{Story, answer};
 use crate::cluster::{Cluster, condition};
 use crate::scenario::{Checks, guests};
+use crate::watch::Watch;
 
 /// The words of each VM, in the order in which they were seen.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
-/// A running `kubectl get vm --watch`.
+/// What is seen while it is kept.
 pub(super) struct Words {
-    kubectl: Child,
+    _watch: Watch,
     seen: Seen,
 }
 
 impl Words {
     /// Starts to watch all VMs.
     pub(super) fn start(cluster: &Cluster) -> Result<Words> {
-        let template = "-o=jsonpath={.metadata.name} {.status.printableStatus}{\"\\n\"}";
-        let words = cluster.command();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["get", "vm", "-A", "--watch", template]);
-        let mut kubectl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("kubectl --watch")?;
-        let lines = BufReader::new(kubectl.stdout.take().context("stdout")?).lines();
         let seen = Seen::default();
         let into = Arc::clone(&seen);
-        std::thread::spawn(move || {
-            for line in lines.map_while(std::result::Result::ok) {
-                let Some((name, word)) = line.split_once(' ') else { continue };
-                let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
-                let words = seen.entry(name.to_owned()).or_default();
-                if !word.is_empty() && words.last().map(String::as_str) != Some(word) {
-                    words.push(word.to_owned());
-                }
+        let watch = Watch::start(cluster, "vm", ".status.printableStatus", move |name, word| {
+            let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+            let words = seen.entry(name.to_owned()).or_default();
+            if !word.is_empty() && words.last().map(String::as_str) != Some(word) {
+                words.push(word.to_owned());
             }
-        });
-        Ok(Words { kubectl, seen })
+        })?;
+        Ok(Words { _watch: watch, seen })
     }
 
     fn of(&self, name: &str) -> Vec<String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
-    }
-}
-
-impl Drop for Words {
-    fn drop(&mut self) {
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
     }
 }
 
