@@ -32,7 +32,7 @@ use crate::pod::{self, RenderError};
 use self::scratch::ScratchError;
 pub(crate) use self::scratch::copies as copies_claim;
 use self::status::HeldUp;
-pub(crate) use self::status::condition;
+pub(crate) use self::status::{condition, pending};
 pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
 
 /// Why a pass over a guest failed.

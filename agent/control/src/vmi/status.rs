@@ -82,17 +82,27 @@ fn remove(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|condition| condition.type_ != type_);
 }
 
-/// Finalizer on, phase Pending.
+/// Finalizer on, phase Pending: for a guest that admission did not accept already.
 pub(crate) fn accept(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
     let mut new = vmi.clone();
     if !new.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VMI) {
         new.finalizers_mut().push(names::FINALIZER_VMI.to_owned());
     }
-    let status = new.status.get_or_insert_default();
+    enter_pending(new.status.get_or_insert_default());
+    new
+}
+
+/// The status of a guest that has just been accepted.
+pub(crate) fn pending() -> VirtualMachineInstanceStatus {
+    let mut status = VirtualMachineInstanceStatus::default();
+    enter_pending(&mut status);
+    status
+}
+
+fn enter_pending(status: &mut VirtualMachineInstanceStatus) {
     enter(status, VmiPhase::Pending);
     let message = "virt-launcher pod has not yet been scheduled";
     condition("Ready", false, "PodNotExists", message).set(&mut status.conditions, now());
-    new
 }
 
 /// Whether the status does not say already that it waits for this.
