@@ -3,6 +3,7 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod recall;
 mod scratch;
 mod status;
 mod volumes;
@@ -29,6 +30,7 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+use self::recall::Recall;
 use self::scratch::ScratchError;
 pub(crate) use self::scratch::copies as copies_claim;
 use self::status::HeldUp;
@@ -48,10 +50,10 @@ pub(crate) enum VmiError {
 
 /// The controller of guests.
 pub(crate) struct Guests {
-    /// The cluster.
-    pub(crate) cluster: Cluster,
+    cluster: Cluster,
     /// Addresses.
-    pub(crate) ipam: Arc<Ipam>,
+    ipam: Arc<Ipam>,
+    recall: Recall,
 }
 
 impl Reconcile for Guests {
@@ -65,7 +67,14 @@ impl Reconcile for Guests {
 
     /// Observe: the guest and its pod. Validate and plan: `furrow_model::vmi`. Execute and report: one step of its life.
     async fn reconcile(&self, key: &Key) -> Result<Next, VmiError> {
-        let Some(vmi) = find(&self.cluster.vmis, &key.namespace, &key.name) else { return Ok(Next::OnChange) };
+        let Some(vmi) = find(&self.cluster.vmis, &key.namespace, &key.name) else {
+            self.recall.forget(key);
+            return Ok(Next::OnChange);
+        };
+        // The watch is about to tell of our own write, and a pass follows then.
+        if self.recall.is_behind(&vmi, Instant::now()) {
+            return Ok(Next::OnChange);
+        }
         let pod = self.pod(&vmi);
         match stage(&observe(&vmi, pod.as_deref())) {
             Stage::Accept => {
@@ -137,6 +146,11 @@ pub(crate) fn phase(phase: &VmiPhase) -> Phase {
 }
 
 impl Guests {
+    /// A controller that remembers nothing yet.
+    pub(crate) fn new(cluster: Cluster, ipam: Arc<Ipam>) -> Self {
+        Self { cluster, ipam, recall: Recall::default() }
+    }
+
     /// The pod, from the cache. One of its name that another guest owns is not it.
     fn pod(&self, vmi: &VirtualMachineInstance) -> Option<Arc<Pod>> {
         let pod = find(&self.cluster.pods, &vmi.namespace().unwrap_or_default(), &pod::name(vmi))?;
@@ -157,7 +171,12 @@ impl Guests {
         new: VirtualMachineInstance,
     ) -> BoxFuture<'a, Result<VirtualMachineInstance, CallError>> {
         let api = self.cluster.api::<VirtualMachineInstance>(&old.namespace().unwrap_or_default());
-        async move { Ok(calls::update(&api, old, &new).await?.unwrap_or(new)) }.boxed()
+        async move {
+            let Some(written) = calls::update(&api, old, &new).await? else { return Ok(new) };
+            self.recall.wrote(&written, Instant::now());
+            Ok(written)
+        }
+        .boxed()
     }
 
     /// Volumes, addresses, pod, phase Scheduling.
