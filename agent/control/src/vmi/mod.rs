@@ -191,6 +191,7 @@ impl Guests {
             Ok(volumes) => volumes,
             Err(held_up) => return self.hold_up(vmi, held_up).await,
         };
+        self.recall.goes_on(&key_of(vmi));
         let networks = match Networks::of(&self.cluster).attachments(vmi, &vmi.name_any()) {
             Ok(networks) => networks,
             Err(error) => return self.hold_up(vmi, HeldUp::of_network(&error)).await,
@@ -313,7 +314,13 @@ impl Guests {
     }
 
     /// Says in the status what the guest waits for. A wait that only a change can end is no error of the pass.
+    /// The usual one, for claims of the guest's own, is said when it takes long: it would cost each guest a write.
     async fn hold_up(&self, vmi: &VirtualMachineInstance, held_up: HeldUp) -> Result<Next, VmiError> {
+        if status::may_wait_unsaid(vmi, &held_up)
+            && let Some(rest) = self.recall.waits(&key_of(vmi), Instant::now())
+        {
+            return Ok(Next::After(rest));
+        }
         let mut new = status::held_up(vmi, &held_up);
         status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
         if status::says_something_new(vmi, &held_up) && held_up.warn {
