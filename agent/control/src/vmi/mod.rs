@@ -323,10 +323,11 @@ impl Guests {
         }
         let mut new = status::held_up(vmi, &held_up);
         status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
+        self.write(vmi, new).await?;
+        // After the write: one that is refused is made again, and would be told again.
         if status::says_something_new(vmi, &held_up) && held_up.warn {
             self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
         }
-        self.write(vmi, new).await?;
         if held_up.passing { Err(VmiError::HeldUp(held_up)) } else { Ok(Next::OnChange) }
     }
 
@@ -351,7 +352,8 @@ impl Guests {
     }
 
     async fn drop_pod(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
-        if let Some(pod) = self.pod_now(vmi).await? {
+        // One that is on its way out was deleted by a pass before, which the cache has not seen; that was told then.
+        if let Some(pod) = self.pod_now(vmi).await?.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
             let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
             calls::delete(&api, &pod).await?;
             let note = format!("Deleted virtual machine pod {}", pod.name_any());
@@ -424,3 +426,7 @@ impl HeldUp {
         Self::until_change("InvalidSpec", furrow_model::reasons::chain(error))
     }
 }
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;
