@@ -14,8 +14,9 @@ use kube::ResourceExt;
 use crate::cluster::key_of;
 use crate::dispatch::Key;
 
-/// Claims of a guest's own are bound within a second or two; a wait that is longer is worth a write.
-const QUIET: Duration = Duration::from_secs(5);
+/// Claims of a guest's own are bound within a second or two, and within this when a hundred are made in one go; a wait that
+/// is longer is worth a write. What goes wrong with a claim is in its own events from the beginning.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// A watch is never so far behind that still works. After a backup of etcd was restored, versions count from an earlier
 /// number again, and what was written before would otherwise keep a guest waiting for ever.
