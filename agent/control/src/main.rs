@@ -197,7 +197,7 @@ fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker
     let start = Start { tracker: &tracker, stop };
     let queues = Queues {
         vm: start.controller(vm::Machines { cluster: cluster.clone() }, BUSY),
-        vmi: start.controller(vmi::Guests { cluster: cluster.clone(), ipam: Arc::clone(&ipam) }, BUSY),
+        vmi: start.controller(vmi::Guests::new(cluster.clone(), Arc::clone(&ipam)), BUSY),
         data_volume: start.controller(datavolume::DataVolumes { cluster: cluster.clone() }, BUSY),
         subnet: start.controller(subnet::Subnets { cluster: cluster.clone(), ipam }, QUIET),
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),

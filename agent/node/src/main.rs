@@ -5,6 +5,7 @@ mod channel;
 mod config;
 mod guest;
 mod identity;
+mod memory;
 mod metrics;
 mod network;
 mod storage;
@@ -70,6 +71,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     start_metrics(&options, &parts, libvirt.clone(), &stop);
     start_channel(&options, &parts, (libvirt, ports), &stop);
     feed_watchdog(&stop);
+    memory::start(&stop);
     let ready = || {
         tracing::info!("agent ready");
         notify(&[NotifyState::Ready]);

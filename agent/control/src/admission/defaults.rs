@@ -1,9 +1,10 @@
 //! Defaults that are written into objects, as KubeVirt's and CDI's mutating webhooks do, so that everybody who reads the
-//! object sees what is in effect. Works on JSON and leaves alone what it does not understand: the schema, which is
+//! object sees what is in effect, and a new guest's first status and finalizer. Works on JSON and leaves alone what it does not understand: the schema, which is
 //! checked after this, says better what is wrong with it.
 
 use std::sync::Arc;
 
+use furrow_api::names::FINALIZER_VMI;
 use furrow_api::quantity;
 use furrow_model::vm::plug;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -58,13 +59,29 @@ pub(super) async fn of_vmi<F: Facts>(facts: Arc<F>, request: Request) -> Result<
             spec.entry("evictionStrategy").or_insert_with(|| json!(strategy));
         }
     }
-    // An object that was exported from a running guest must not claim to run.
-    if !is_own(&request)
-        && let Some(object) = object.as_object_mut()
-    {
-        object.remove("status");
-    }
+    accept(&mut object, !is_own(&request));
     Ok(patch(&request.object, &object))
+}
+
+/// Finalizer on, phase Pending, so that control need not write them. `foreign`: whoever makes the guest has no say in its
+/// status, and an object that was exported from a running guest must not claim to run.
+fn accept(object: &mut Value, foreign: bool) {
+    let phase = object.pointer("/status/phase");
+    if (foreign || text(phase).is_empty())
+        && let Ok(status) = serde_json::to_value(crate::vmi::pending())
+    {
+        object["status"] = status;
+    }
+    let Some(metadata) = object.as_object_mut().and_then(|object| child(object, "metadata")) else { return };
+    let finalizers = metadata.entry("finalizers").or_insert(Value::Null);
+    if finalizers.is_null() {
+        *finalizers = json!([]);
+    }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|finalizer| finalizer == FINALIZER_VMI)
+    {
+        finalizers.push(json!(FINALIZER_VMI));
+    }
 }
 
 pub(super) async fn of_data_volume<F: Facts>(_facts: Arc<F>, request: Request) -> Result<Answer, FactsError> {
@@ -84,12 +101,11 @@ fn patch(old: &Value, new: &Value) -> Answer {
     if old.get("spec") != new.get("spec") {
         operations.push(json!({"op": "replace", "path": "/spec", "value": new["spec"]}));
     }
-    let annotations = |object: &Value| object.pointer("/metadata/annotations").cloned();
-    if let Some(new) = annotations(new).filter(|new| annotations(old).as_ref() != Some(new)) {
-        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": new}));
-    }
-    if old.get("status").is_some() && new.get("status").is_none() {
-        operations.push(json!({"op": "remove", "path": "/status"}));
+    // Adding replaces what is there.
+    for path in ["/metadata/annotations", "/metadata/finalizers", "/status"] {
+        if let Some(new) = new.pointer(path).filter(|new| old.pointer(path) != Some(new)) {
+            operations.push(json!({"op": "add", "path": path, "value": new}));
+        }
     }
     if operations.is_empty() { Answer::Allowed(Vec::new()) } else { Answer::Patched(Value::Array(operations)) }
 }

@@ -1,19 +1,28 @@
 //! Defaults, as pairs of objects before and after.
 
+use furrow_api::names::CONTROL_USER;
+use furrow_api::vmi::{VirtualMachineInstanceStatus, VmiPhase};
+use k8s_openapi::api::authentication::v1::UserInfo;
+
 use super::*;
 use crate::admission::testing::{FakeCluster, create};
 
+/// What the API server makes of an answer (RFC 6902: adding a member replaces one that is there).
 fn patched(answer: Answer, object: &Value) -> Value {
     match answer {
         Answer::Allowed(_) => object.clone(),
         Answer::Patched(patch) => {
             let mut object = object.clone();
             for operation in patch.as_array().unwrap() {
-                let key = operation["path"].as_str().unwrap().trim_start_matches('/');
+                let (parent, key) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
+                let parent = object.pointer_mut(parent).and_then(Value::as_object_mut).expect("a parent");
+                let there = parent.contains_key(key);
                 match operation["op"].as_str().unwrap() {
-                    "replace" => object[key] = operation["value"].clone(),
-                    _ => drop(object.as_object_mut().unwrap().remove(key)),
+                    "replace" => assert!(there, "{operation}"),
+                    "add" => {}
+                    other => panic!("{other}"),
                 }
+                parent.insert(key.to_owned(), operation["value"].clone());
             }
             object
         }
@@ -38,7 +47,61 @@ async fn a_guest_that_says_little_is_completed() {
     assert_eq!(made["spec"]["domain"]["memory"]["guest"], "64Mi");
     assert_eq!(made["spec"]["domain"]["cpu"], json!({"sockets": 2, "cores": 1, "threads": 1, "maxSockets": 8}));
     assert_eq!(made["spec"]["domain"]["machine"]["type"], "q35");
-    assert_eq!(made.get("status"), None);
+}
+
+#[tokio::test]
+async fn a_new_guest_is_accepted_whatever_it_says_of_itself() {
+    let check = async |metadata: Value, status: Value, finalizers: Value| {
+        let object = json!({"metadata": metadata, "spec": {"domain": {"devices": {}}}, "status": status});
+        let answer = of_vmi(Arc::new(FakeCluster::usual()), create(object.clone())).await.unwrap();
+        let made = patched(answer, &object);
+        assert_eq!(made["metadata"]["finalizers"], finalizers, "{object}");
+        let status: VirtualMachineInstanceStatus = serde_json::from_value(made["status"].clone()).unwrap();
+        let (phases, conditions) = (&status.phase_transition_timestamps, &status.conditions);
+        assert_eq!((status.phase.clone(), phases.len(), conditions.len()), (VmiPhase::Pending, 1, 1), "{object}");
+        assert!(phases[0].phase == VmiPhase::Pending && phases[0].phase_transition_timestamp.is_some());
+        let ready = (conditions[0].type_.as_str(), conditions[0].status.as_str(), conditions[0].reason.as_deref());
+        assert_eq!(ready, ("Ready", "False", Some("PodNotExists")));
+        let keys: Vec<_> = made["status"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys, ["conditions", "phase", "phaseTransitionTimestamps"], "{object}");
+        // The policy judges what this webhook made of it.
+        let allowed = policy_status_fields();
+        assert!(keys.iter().all(|key| allowed.contains(key)), "{keys:?} {allowed:?}");
+        // Control goes on from here without accepting it anew.
+        assert_eq!(crate::vmi::phase(&status.phase), furrow_model::vmi::Phase::Pending);
+    };
+    let own = json!([FINALIZER_VMI]);
+    check(json!({"name": "a"}), Value::Null, own.clone()).await;
+    check(json!({"name": "a", "finalizers": null}), json!({}), own.clone()).await;
+    check(json!({"name": "a", "finalizers": [FINALIZER_VMI]}), json!({"phase": "Pending"}), own).await;
+    let exported = json!({"phase": "Running", "nodeName": "n1", "activePods": {"p": "n1"},
+        "conditions": [{"type": "Ready", "status": "True"}, {"type": "LiveMigratable", "status": "True"}]});
+    check(json!({"generateName": "a-", "finalizers": ["x/y"]}), exported, json!(["x/y", FINALIZER_VMI])).await;
+}
+
+/// The fields of a status that the policy lets a user's new guest have, as the manifest lists them.
+fn policy_status_fields() -> Vec<String> {
+    let text = include_str!("../../manifests/policies.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    let guests = documents.iter().find(|document| {
+        document["kind"] == "ValidatingAdmissionPolicy" && document["metadata"]["name"] == "furrow-guest-status"
+    });
+    let variables = guests.unwrap()["spec"]["variables"].as_array().unwrap().clone();
+    let fields = variables.iter().find(|variable| variable["name"] == "acceptedFields").unwrap();
+    serde_json::from_str(fields["expression"].as_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_control_says_of_a_guest_that_it_makes_stays() {
+    let object =
+        json!({"metadata": {"name": "a"}, "spec": {"domain": {"devices": {}}}, "status": {"phase": "Scheduling"}});
+    let user_info = UserInfo { username: Some(CONTROL_USER.into()), ..UserInfo::default() };
+    let by_control = |object: &Value| Request { user_info: user_info.clone(), ..create(object.clone()) };
+    let answer = of_vmi(Arc::new(FakeCluster::usual()), by_control(&object)).await.unwrap();
+    assert_eq!(patched(answer, &object)["status"], object["status"]);
+    let silent = json!({"metadata": {"name": "a"}, "spec": {"domain": {"devices": {}}}});
+    let answer = of_vmi(Arc::new(FakeCluster::usual()), by_control(&silent)).await.unwrap();
+    assert_eq!(patched(answer, &silent)["status"]["phase"], "Pending");
 }
 
 #[tokio::test]

@@ -141,7 +141,8 @@ mod tests {
         let excluded = guest(json!({"app": "web"}), json!({EXCLUDED: "true"}));
         for object in [guest(json!({"app": "db"}), json!({})), excluded] {
             let operations = patched(object).await;
-            assert_eq!(operations.len(), 1, "{operations:?}");
+            assert!(operations.iter().all(|one| one["path"] != "/metadata/annotations"), "{operations:?}");
+            assert_eq!(operations[0]["path"], "/spec");
             assert_eq!(operations[0]["value"]["domain"].get("resources"), None);
         }
     }

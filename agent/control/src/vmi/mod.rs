@@ -3,6 +3,7 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod recall;
 mod scratch;
 mod status;
 mod volumes;
@@ -29,10 +30,11 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+use self::recall::Recall;
 use self::scratch::ScratchError;
 pub(crate) use self::scratch::copies as copies_claim;
 use self::status::HeldUp;
-pub(crate) use self::status::condition;
+pub(crate) use self::status::{condition, pending};
 pub(crate) use self::volumes::{capacity_bytes, claim_phase, rbd_image};
 
 /// Why a pass over a guest failed.
@@ -48,10 +50,10 @@ pub(crate) enum VmiError {
 
 /// The controller of guests.
 pub(crate) struct Guests {
-    /// The cluster.
-    pub(crate) cluster: Cluster,
+    cluster: Cluster,
     /// Addresses.
-    pub(crate) ipam: Arc<Ipam>,
+    ipam: Arc<Ipam>,
+    recall: Recall,
 }
 
 impl Reconcile for Guests {
@@ -65,7 +67,14 @@ impl Reconcile for Guests {
 
     /// Observe: the guest and its pod. Validate and plan: `furrow_model::vmi`. Execute and report: one step of its life.
     async fn reconcile(&self, key: &Key) -> Result<Next, VmiError> {
-        let Some(vmi) = find(&self.cluster.vmis, &key.namespace, &key.name) else { return Ok(Next::OnChange) };
+        let Some(vmi) = find(&self.cluster.vmis, &key.namespace, &key.name) else {
+            self.recall.forget(key);
+            return Ok(Next::OnChange);
+        };
+        // The watch is about to tell of our own write, and a pass follows then.
+        if self.recall.is_behind(&vmi, Instant::now()) {
+            return Ok(Next::OnChange);
+        }
         let pod = self.pod(&vmi);
         match stage(&observe(&vmi, pod.as_deref())) {
             Stage::Accept => {
@@ -137,6 +146,11 @@ pub(crate) fn phase(phase: &VmiPhase) -> Phase {
 }
 
 impl Guests {
+    /// A controller that remembers nothing yet.
+    pub(crate) fn new(cluster: Cluster, ipam: Arc<Ipam>) -> Self {
+        Self { cluster, ipam, recall: Recall::default() }
+    }
+
     /// The pod, from the cache. One of its name that another guest owns is not it.
     fn pod(&self, vmi: &VirtualMachineInstance) -> Option<Arc<Pod>> {
         let pod = find(&self.cluster.pods, &vmi.namespace().unwrap_or_default(), &pod::name(vmi))?;
@@ -157,7 +171,12 @@ impl Guests {
         new: VirtualMachineInstance,
     ) -> BoxFuture<'a, Result<VirtualMachineInstance, CallError>> {
         let api = self.cluster.api::<VirtualMachineInstance>(&old.namespace().unwrap_or_default());
-        async move { Ok(calls::update(&api, old, &new).await?.unwrap_or(new)) }.boxed()
+        async move {
+            let Some(written) = calls::update(&api, old, &new).await? else { return Ok(new) };
+            self.recall.wrote(&written, Instant::now());
+            Ok(written)
+        }
+        .boxed()
     }
 
     /// Volumes, addresses, pod, phase Scheduling.
@@ -172,6 +191,7 @@ impl Guests {
             Ok(volumes) => volumes,
             Err(held_up) => return self.hold_up(vmi, held_up).await,
         };
+        self.recall.goes_on(&key_of(vmi));
         let networks = match Networks::of(&self.cluster).attachments(vmi, &vmi.name_any()) {
             Ok(networks) => networks,
             Err(error) => return self.hold_up(vmi, HeldUp::of_network(&error)).await,
@@ -294,13 +314,20 @@ impl Guests {
     }
 
     /// Says in the status what the guest waits for. A wait that only a change can end is no error of the pass.
+    /// The usual one, for claims of the guest's own, is said when it takes long: it would cost each guest a write.
     async fn hold_up(&self, vmi: &VirtualMachineInstance, held_up: HeldUp) -> Result<Next, VmiError> {
+        if status::may_wait_unsaid(vmi, &held_up)
+            && let Some(rest) = self.recall.waits(&key_of(vmi), Instant::now())
+        {
+            return Ok(Next::After(rest));
+        }
         let mut new = status::held_up(vmi, &held_up);
         status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
+        self.write(vmi, new).await?;
+        // After the write: one that is refused is made again, and would be told again.
         if status::says_something_new(vmi, &held_up) && held_up.warn {
             self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
         }
-        self.write(vmi, new).await?;
         if held_up.passing { Err(VmiError::HeldUp(held_up)) } else { Ok(Next::OnChange) }
     }
 
@@ -325,7 +352,8 @@ impl Guests {
     }
 
     async fn drop_pod(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
-        if let Some(pod) = self.pod_now(vmi).await? {
+        // One that is on its way out was deleted by a pass before, which the cache has not seen; that was told then.
+        if let Some(pod) = self.pod_now(vmi).await?.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
             let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
             calls::delete(&api, &pod).await?;
             let note = format!("Deleted virtual machine pod {}", pod.name_any());
@@ -398,3 +426,7 @@ impl HeldUp {
         Self::until_change("InvalidSpec", furrow_model::reasons::chain(error))
     }
 }
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

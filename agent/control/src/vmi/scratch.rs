@@ -85,7 +85,7 @@ pub(crate) async fn ensure(cluster: &Cluster, vmi: &VirtualMachineInstance) -> R
     }
     // The cache will tell of it; until then it would look as if it were missing.
     made.map_or(Ok(()), |name| {
-        Err(ScratchError::HeldUp(HeldUp::binding(format!("PVC {namespace}/{name} is not bound to a volume"))))
+        Err(ScratchError::HeldUp(HeldUp::binding_own(format!("PVC {namespace}/{name} is not bound to a volume"))))
     })
 }
 

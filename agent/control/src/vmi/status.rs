@@ -22,12 +22,14 @@ pub(crate) struct HeldUp {
     pub(crate) warn: bool,
     /// DataVolumes are being filled: no failure, and shown by a condition of its own.
     pub(crate) filling: bool,
+    /// A claim that control made for this guest is being bound: usual, and soon over.
+    pub(crate) own: bool,
 }
 
 impl HeldUp {
     /// Nothing helps but a change of the cluster.
     pub(crate) fn until_change(reason: &'static str, message: String) -> Self {
-        Self { reason, message, passing: false, warn: true, filling: false }
+        Self { reason, message, passing: false, warn: true, filling: false, own: false }
     }
 
     /// It may pass.
@@ -43,6 +45,11 @@ impl HeldUp {
     /// Its claims are not bound yet.
     pub(crate) fn binding(message: String) -> Self {
         Self { warn: false, ..Self::until_change("PvcNotBound", message) }
+    }
+
+    /// A claim that control made for the guest is not bound yet.
+    pub(crate) fn binding_own(message: String) -> Self {
+        Self { own: true, ..Self::binding(message) }
     }
 }
 
@@ -82,17 +89,27 @@ fn remove(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|condition| condition.type_ != type_);
 }
 
-/// Finalizer on, phase Pending.
+/// Finalizer on, phase Pending: for a guest that admission did not accept already.
 pub(crate) fn accept(vmi: &VirtualMachineInstance) -> VirtualMachineInstance {
     let mut new = vmi.clone();
     if !new.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_VMI) {
         new.finalizers_mut().push(names::FINALIZER_VMI.to_owned());
     }
-    let status = new.status.get_or_insert_default();
+    enter_pending(new.status.get_or_insert_default());
+    new
+}
+
+/// The status of a guest that has just been accepted.
+pub(crate) fn pending() -> VirtualMachineInstanceStatus {
+    let mut status = VirtualMachineInstanceStatus::default();
+    enter_pending(&mut status);
+    status
+}
+
+fn enter_pending(status: &mut VirtualMachineInstanceStatus) {
     enter(status, VmiPhase::Pending);
     let message = "virt-launcher pod has not yet been scheduled";
     condition("Ready", false, "PodNotExists", message).set(&mut status.conditions, now());
-    new
 }
 
 /// Whether the status does not say already that it waits for this.
@@ -102,6 +119,13 @@ pub(crate) fn says_something_new(vmi: &VirtualMachineInstance, held_up: &HeldUp)
     !old.is_some_and(|old| {
         old.reason.as_deref() == Some(held_up.reason) && old.message.as_ref() == Some(&held_up.message)
     })
+}
+
+/// Whether a wait need not be said at once: it is for claims of the guest's own, and the status says nothing else that
+/// would be untrue by now.
+pub(crate) fn may_wait_unsaid(vmi: &VirtualMachineInstance, held_up: &HeldUp) -> bool {
+    let conditions = vmi.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    held_up.own && !conditions.iter().any(|condition| condition.type_ != "Ready")
 }
 
 /// What the guest waits for.
@@ -218,6 +242,23 @@ mod tests {
         let phases: Vec<_> =
             scheduled.status.unwrap().phase_transition_timestamps.into_iter().map(|t| t.phase).collect();
         assert_eq!(phases, [VmiPhase::Pending, VmiPhase::Scheduling]);
+    }
+
+    #[test]
+    fn only_a_wait_for_claims_of_its_own_is_left_unsaid() {
+        let accepted = accept(&VirtualMachineInstance::default());
+        let own = HeldUp::binding_own("PVC s/a is not bound to a volume".into());
+        assert!(may_wait_unsaid(&accepted, &own));
+        for other in [
+            HeldUp::binding("PVC s/users is not bound to a volume".into()),
+            HeldUp::passing("FailedCreate", "exceeded quota".into()),
+            HeldUp::until_change("FailedPvcNotFound", "PVC s/golden does not exist".into()),
+            HeldUp::filling("Not all of the VMI's DVs are ready".into()),
+        ] {
+            assert!(!may_wait_unsaid(&accepted, &other), "{other:?}");
+            // What the status says of an earlier wait is not true any more.
+            assert!(!may_wait_unsaid(&held_up(&accepted, &other), &own), "{other:?}");
+        }
     }
 
     #[test]

@@ -20,20 +20,39 @@ use crate::cluster::{Cluster, controller, find, find_cluster};
 pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Result<Vec<ReservedVolume>, HeldUp> {
     let namespace = vmi.namespace().unwrap_or_default();
     let mut reserved = Vec::new();
-    let mut worst: Option<(VolumeState, String)> = None;
+    let mut worst: Option<(Wait, String)> = None;
     for volume in &vmi.spec.volumes {
         let own = scratch::claim_name(vmi, volume);
         let Some(claim) = volume.claim_name().or(own.as_deref()) else { continue };
         let (state, found) = judge(cluster, &namespace, volume, claim);
         match found {
             Some((claim, persistent)) => reserved.push(image(volume, &claim, &persistent)?),
-            None if worst.as_ref().is_none_or(|(other, _)| state > *other) => worst = Some((state, claim.to_owned())),
-            None => {}
+            None => {
+                let wait = Wait { state, foreign: own.is_none() };
+                if worst.as_ref().is_none_or(|(other, _)| wait > *other) {
+                    worst = Some((wait, claim.to_owned()));
+                }
+            }
         }
     }
     match worst {
         None => Ok(reserved),
-        Some((state, claim)) => Err(waits_for(state, &namespace, &claim)),
+        Some((wait, claim)) => Err(wait.held_up(&namespace, &claim)),
+    }
+}
+
+/// What one volume waits for. Ordered: of all volumes the worst is said, and of two alike one that somebody else made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wait {
+    state: VolumeState,
+    /// The claim is not one that control made for the guest.
+    foreign: bool,
+}
+
+impl Wait {
+    fn held_up(self, namespace: &str, claim: &str) -> HeldUp {
+        let held_up = waits_for(self.state, namespace, claim);
+        if !self.foreign && self.state == VolumeState::Unbound { HeldUp::binding_own(held_up.message) } else { held_up }
     }
 }
 
@@ -240,6 +259,20 @@ mod tests {
         check(claim("other", "a"), false);
         // The claim of an emptyDisk is not named in the spec.
         check(serde_json::json!({"name": "data", "emptyDisk": {"capacity": "1Gi"}}), true);
+    }
+
+    #[test]
+    fn only_a_guests_own_claim_that_is_being_bound_is_told_apart() {
+        let wait = |state, foreign| Wait { state, foreign };
+        let check = |wait: Wait, own, reason| {
+            let held_up = wait.held_up("shop", "a");
+            assert_eq!((held_up.own, held_up.reason), (own, reason), "{wait:?}");
+        };
+        check(wait(VolumeState::Unbound, false), true, "PvcNotBound");
+        check(wait(VolumeState::Unbound, true), false, "PvcNotBound");
+        check(wait(VolumeState::Lost, false), false, "FailedPvcNotFound");
+        assert!(wait(VolumeState::Unbound, true) > wait(VolumeState::Unbound, false));
+        assert!(wait(VolumeState::Missing, false) > wait(VolumeState::Unbound, true));
     }
 
     #[test]

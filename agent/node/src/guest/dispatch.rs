@@ -149,11 +149,15 @@ fn watch_vmis(context: &Context) -> Watched<VirtualMachineInstance> {
     slim(stream).boxed()
 }
 
-/// Drops what nobody reads and what is as large as the rest.
+/// Drops what nobody reads and what is as large as the rest. Annotations stay: a downward API volume may show them.
+pub(super) fn forget(vmi: &mut VirtualMachineInstance) {
+    vmi.metadata.managed_fields = None;
+}
+
 fn slim(
     stream: impl Stream<Item = Result<watcher::Event<VirtualMachineInstance>, watcher::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<watcher::Event<VirtualMachineInstance>, watcher::Error>> + Send + 'static {
-    stream.modify(|vmi| vmi.metadata.managed_fields = None)
+    stream.modify(forget)
 }
 
 impl Dispatch {

@@ -11,6 +11,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Map, Value};
 
+use super::dispatch::forget;
+
 /// An answer of the API server takes milliseconds; past this the connection is dead.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// Conflicts in a row before the pass is given up and tried later.
@@ -71,7 +73,11 @@ pub(crate) fn publish<'a>(
             change(&mut changed);
             let Some(patch) = patch(&current, &changed)? else { return Ok(current) };
             match answered(api.patch(&name, &params(), &Patch::Merge(&patch))).await {
-                Ok(written) => return Ok(written),
+                Ok(mut written) => {
+                    // The owner keeps it until the watch tells of it, which leaves this out as well.
+                    forget(&mut written);
+                    return Ok(written);
+                }
                 Err(PublishError::Api(error)) if is_conflict(&error) => current = answered(api.get(&name)).await?,
                 Err(error) => return Err(error),
             }
