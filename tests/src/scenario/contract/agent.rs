@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::answer::check;
 use super::{Of, Story, VERSIONS, path};
@@ -33,6 +33,30 @@ const NOTICED: Duration = Duration::from_secs(90);
 /// A session by SSH is silent for no longer.
 const SESSION: Duration = Duration::from_secs(60);
 
+/// What the guest's agent does besides: a user's keys and password, and a probe.
+const BY_AGENT: &str = "      accessCredentials:
+        - sshPublicKey:
+            source: {secret: {secretName: report-keys}}
+            propagationMethod: {qemuGuestAgent: {users: [root]}}
+        - userPassword:
+            source: {secret: {secretName: report-passwords}}
+            propagationMethod: {qemuGuestAgent: {}}
+      readinessProbe:
+        exec: {command: [test, '!', -e, /root/not-ready]}
+        periodSeconds: 3
+        timeoutSeconds: 10
+        failureThreshold: 1
+";
+
+/// Keys that come and go; nobody has their other halves.
+const KEYS: [&str; 2] = [
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFurrowContractKeyNumberOneAAAAAAAAAAAAAAAAA first",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFurrowContractKeyNumberTwoAAAAAAAAAAAAAAAAA second",
+];
+
+/// A password that nobody uses.
+const PASSWORD: &str = "of-the-contract-suite";
+
 /// The Debian guest on its way.
 pub(super) struct Debian {
     ssh_key: PathBuf,
@@ -42,7 +66,11 @@ pub(super) struct Debian {
 pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
     let (ssh_key, public) = Ssh::key(story.bed)?;
     let url = story.bed.publish(image, "debian.qcow2")?;
-    story.cluster.apply(&DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public))?;
+    keys_secret(story, KEYS[0])?;
+    let manifest = DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public);
+    let place = "      terminationGracePeriodSeconds: 120\n";
+    ensure!(manifest.contains(place), "the manifest has no `{place}`");
+    story.cluster.apply(&manifest.replace(place, &format!("{place}{BY_AGENT}")))?;
     Ok(Debian { ssh_key })
 }
 
@@ -59,11 +87,18 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         story.check(checks, "agent: stopped in the guest it is gone, started again it is back", || {
             comes_and_goes(story, &debian)
         });
+        story.check(checks, "agent: keys and a password of Secrets are put into place, and follow them", || {
+            credentials(story, &debian)
+        });
+        story.check(checks, "agent: a guest that fails its readiness probe is not ready until it passes", || {
+            probed(story, &debian)
+        });
         story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
         story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
     }
     story.check(checks, "agent: its VM is deleted", || {
         story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
+        story.cluster.kubectl(&["delete", "secret", "report-keys", "report-passwords"])?;
         story.cluster.wait_gone("vmi", NAME, 180)
     });
 }
@@ -160,6 +195,59 @@ fn comes_and_goes(story: &Story<'_>, debian: &Debian) -> Result<()> {
     refused?;
     ensure!(text_of(&ask(story, "v1", "guestosinfo")?["os"]["id"]) == "debian", "its system is not told any more");
     Ok(())
+}
+
+/// The Secrets: one key, and root's password.
+fn keys_secret(story: &Story<'_>, key: &str) -> Result<()> {
+    let secret = |name: &str, field: &str, value: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default"},
+            "stringData": {field: value}})
+    };
+    story.cluster.apply(&secret("report-keys", "key", key).to_string())?;
+    story.cluster.apply(&secret("report-passwords", "root", PASSWORD).to_string()).map(|_| ())
+}
+
+fn credentials(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let shell = ssh(story, debian)?;
+    let has_key = |wanted: &str, other: &str| {
+        host::until("the key in the guest", NOTICED, || {
+            let keys = shell.shell("cat /root/.ssh/authorized_keys")?;
+            ensure!(keys.contains(wanted) && !keys.contains(other), "its keys are {keys}");
+            Ok(())
+        })
+    };
+    has_key(KEYS[0], KEYS[1])?;
+    let vmi = story.cluster.get("vmi", NAME)?;
+    let told =
+        condition(&vmi, "AccessCredentialsSynchronized").context("no condition AccessCredentialsSynchronized")?;
+    ensure!(told["status"] == "True", "it says {told}");
+    let verify = format!(
+        "hash=$(getent shadow root | cut -d: -f2); salt=$(echo \"$hash\" | cut -d'$' -f1-4); \
+         perl -e 'print crypt($ARGV[0], $ARGV[1]) eq $ARGV[2] ? \"same\" : \"other\"' {PASSWORD} \"$salt\" \"$hash\""
+    );
+    let verified = shell.shell(&verify)?;
+    ensure!(verified.trim() == "same", "the password is {verified}");
+    keys_secret(story, KEYS[1])?;
+    has_key(KEYS[1], KEYS[0])?;
+    // Keys of others stay: this session's own.
+    shell.shell("true").map(|_| ())
+}
+
+fn probed(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let shell = ssh(story, debian)?;
+    let ready = |wanted: &str| {
+        host::until(&format!("Ready to be {wanted}"), NOTICED, || {
+            let vmi = story.cluster.get("vmi", NAME)?;
+            let ready = condition(&vmi, "Ready").context("no condition Ready")?;
+            ensure!(ready["status"] == wanted, "it says {ready}");
+            Ok(())
+        })
+    };
+    ready("True")?;
+    shell.shell("touch /root/not-ready")?;
+    ready("False")?;
+    shell.shell("rm /root/not-ready")?;
+    ready("True")
 }
 
 /// A guest that was stopped for a while goes on with the node's time.

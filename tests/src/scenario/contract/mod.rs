@@ -2,7 +2,8 @@
 //! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
 //!
 //! ```text
-//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> words -> python -> hostile -> random -> agent
+//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> words -> conditions -> shaped -> settings
+//!           -> python -> hostile -> random -> agent
 //! ```
 //! Parts do not depend on each other: one that fails leaves the others to say what they have to say. What the API answers
 //! with 501 is no failure; it is listed (`beyond`). Refuses to look into control or the agent, but for their memory.
@@ -10,6 +11,7 @@
 mod agent;
 mod answer;
 mod beyond;
+mod conditions;
 mod console;
 mod discovery;
 mod domain;
@@ -22,6 +24,8 @@ mod python;
 mod random_guests;
 mod refused;
 mod rfb;
+mod settings;
+mod shaped;
 mod vnc;
 mod words;
 
@@ -81,6 +85,9 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     beyond::run(&story, checks);
     lifecycle::run(&story, checks);
     words::run(&story, &words, checks);
+    conditions::run(&story, checks);
+    shaped::run(&story, checks);
+    settings::run(&story, checks);
     python::run(&story, checks);
     hostile::run(&story, checks);
     random_guests::run(&story, checks);

@@ -3,13 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Story, answer};
 use crate::cluster::{Cluster, condition};
+use crate::host;
 use crate::scenario::{Checks, guests};
 use crate::watch::Watch;
+
+/// A word is seen within this.
+const SEEN: Duration = Duration::from_secs(90);
 
 /// The words of each VM, in the order in which they were seen.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
@@ -37,6 +42,21 @@ impl Words {
 
     fn of(&self, name: &str) -> Vec<String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
+    }
+
+    /// Waits until a VM has had a word.
+    fn wait(&self, name: &str, word: &str) -> Result<()> {
+        self.wait_times(name, word, 1)
+    }
+
+    /// Waits until a VM has come to a word so many times.
+    fn wait_times(&self, name: &str, word: &str, times: usize) -> Result<()> {
+        host::until(&format!("the word {word}"), SEEN, || {
+            let seen = self.of(name);
+            let count = seen.iter().filter(|s| s.as_str() == word).count();
+            ensure!(count >= times, "it went through {}", seen.join(", "));
+            Ok(())
+        })
     }
 }
 
@@ -70,6 +90,13 @@ const STUCK: &[(&str, &str, &str, &str)] = &[
     ("stuck-import", "/tiny.qcow2", "/slow/tiny.qcow2", "Provisioning"),
 ];
 
+/// Brings a word about.
+type Bring = fn(&Story<'_>, &Words) -> Result<()>;
+
+/// Words that take more than a manifest.
+const OTHERS: &[(&str, Bring)] =
+    &[("WaitingForVolumeBinding", unbound), ("CrashLoopBackOff", crashing), ("WaitingForReceiver", receiving)];
+
 pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
     for (name, expected) in LIVES {
         story.check(checks, &format!("words: {name} went through {}", expected.join(", ")), || {
@@ -87,20 +114,18 @@ pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
                 manifest = without_template(&manifest);
             }
             story.cluster.apply(&manifest)?;
-            let seen = crate::host::until(&format!("the word {word}"), std::time::Duration::from_secs(90), || {
-                let seen = words.of(name);
-                ensure!(seen.iter().any(|s| s == word), "it went through {}", seen.join(", "));
-                Ok(seen)
-            });
+            let seen = words.wait(name, word);
             let vm = story.cluster.get("vm", name)?;
             story.delete(name)?;
-            seen.with_context(|| format!("it is {}: {}", vm["status"]["printableStatus"], vm["status"]["conditions"]))?;
-            Ok(())
+            seen.with_context(|| format!("it is {}: {}", vm["status"]["printableStatus"], vm["status"]["conditions"]))
         });
+    }
+    for (word, body) in OTHERS {
+        story.check(checks, &format!("words: a VM is {word}"), || body(story, words));
     }
     story.check(checks, "words: what waits for a disk says so in a condition, and which it is", || {
         story.cluster.apply(&without_template(&guests::tiny("stuck-why", "http: {url: http://x/}", "Always")))?;
-        let said = crate::host::until("the reason", std::time::Duration::from_secs(60), || {
+        let said = host::until("the reason", Duration::from_secs(60), || {
             let vmi = story.cluster.get("vmi", "stuck-why")?;
             let ready = condition(&vmi, "DataVolumesReady").context("no condition DataVolumesReady")?;
             ensure!(ready["status"] == "False" && ready["reason"] == "NotAllDVsReady", "it says {ready}");
@@ -116,6 +141,53 @@ pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
         story.delete("stuck-why")?;
         said
     });
+}
+
+/// A VM whose claim is there and is never bound.
+fn unbound(story: &Story<'_>, words: &Words) -> Result<()> {
+    let name = "stuck-binding";
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: stuck-binding-root, namespace: default}\n\
+                 spec: {accessModes: [ReadWriteMany], volumeMode: Block, storageClassName: none-such, \
+                 resources: {requests: {storage: 64Mi}}}\n";
+    story.cluster.apply(claim)?;
+    let by_claim = "persistentVolumeClaim:\n            claimName: stuck-binding-root";
+    let by_volume = "dataVolume:\n            name: stuck-binding-root";
+    let manifest = without_template(&guests::tiny(name, "http: {url: http://x/}", "Always"));
+    story.cluster.apply(&manifest.replace(by_volume, by_claim))?;
+    let seen = words.wait(name, "WaitingForVolumeBinding");
+    story.delete(name)?;
+    story.cluster.kubectl(&["delete", "pvc", "stuck-binding-root", "--timeout=60s"])?;
+    seen
+}
+
+/// A VM whose guests end before they run: its reservation is taken away each time.
+fn crashing(story: &Story<'_>, words: &Words) -> Result<()> {
+    let name = "stuck-crash";
+    let nowhere = "      nodeSelector: {furrow.io/test: nowhere}\n";
+    let good = guests::tiny(name, &story.tiny_source, "Always");
+    story.cluster.apply(&good.replace("      terminationGracePeriodSeconds: 20\n", nowhere))?;
+    let result = words.wait(name, "ErrorUnschedulable").and_then(|()| {
+        let uid = story.uid(name)?.context("there is no guest")?;
+        let created_by = format!("kubevirt.io/created-by={uid}");
+        story.cluster.kubectl(&["delete", "pod", "-l", &created_by, "--timeout=60s"])?;
+        words.wait(name, "CrashLoopBackOff")?;
+        let failure = story.cluster.get("vm", name)?["status"]["startFailure"].clone();
+        ensure!(failure["consecutiveFailCount"] == 1, "its failure is {failure}");
+        ensure!(failure["retryAfterTimestamp"].is_string(), "its failure is {failure}");
+        // It is tried again when its time has come.
+        words.wait_times(name, "ErrorUnschedulable", 2)
+    });
+    story.delete(name)?;
+    result
+}
+
+/// A VM that waits for a guest from elsewhere.
+fn receiving(story: &Story<'_>, words: &Words) -> Result<()> {
+    let name = "stuck-receiver";
+    story.make(name, "WaitAsReceiver")?;
+    let seen = words.wait(name, "WaitingForReceiver");
+    story.delete(name)?;
+    seen
 }
 
 /// A manifest without its DataVolume.
