@@ -232,8 +232,6 @@ def rename_running(sdk, _):
     try:
         sdk.operate("rename", {"newName": "by-python-renamed"})
     except ApiException as error:
-        if error.status == 501:
-            raise Later("rename") from error
         wanted(error.status in (400, 409), f"it answered {error.status}: {error.body}")
         return
     raise AssertionError("a VM that runs was renamed")
@@ -247,12 +245,7 @@ def stop(sdk, _):
 
 
 def rename(sdk, _):
-    try:
-        _, code = sdk.operate("rename", {"newName": "by-python-renamed"})
-    except ApiException as error:
-        if error.status == 501:
-            raise Later("rename") from error
-        raise
+    _, code = sdk.operate("rename", {"newName": "by-python-renamed"})
     wanted(code == 202, f"it answered {code}")
     gone(sdk, VMS)
     until("the renamed VM", lambda: sdk.read(VMS, "by-python-renamed"))
