@@ -1,6 +1,6 @@
 //! Defaults that are written into objects, as KubeVirt's and CDI's mutating webhooks do, so that everybody who reads the
-//! object sees what is in effect, and a new guest's first status and finalizer. Works on JSON and leaves alone what it does not understand: the schema, which is
-//! checked after this, says better what is wrong with it.
+//! object sees what is in effect, and a new guest's first status and finalizer. Works on JSON and leaves alone what it does
+//! not understand: the schema, which is checked after this, says better what is wrong with it.
 
 use std::sync::Arc;
 
@@ -64,13 +64,17 @@ pub(super) async fn of_vmi<F: Facts>(facts: Arc<F>, request: Request) -> Result<
 }
 
 /// Finalizer on, phase Pending, so that control need not write them. `foreign`: whoever makes the guest has no say in its
-/// status, and an object that was exported from a running guest must not claim to run.
+/// status, and an object that was exported from a running guest must not claim to run. Control names the revision that the
+/// guest is made from.
 fn accept(object: &mut Value, foreign: bool) {
-    let phase = object.pointer("/status/phase");
-    if (foreign || text(phase).is_empty())
-        && let Ok(status) = serde_json::to_value(crate::vmi::pending())
+    let begun = !text(object.pointer("/status/phase")).is_empty();
+    if let Ok(Value::Object(pending)) = serde_json::to_value(crate::vmi::pending())
+        && (foreign || !begun)
     {
-        object["status"] = status;
+        match object["status"].as_object_mut().filter(|_| !foreign) {
+            Some(status) => status.extend(pending),
+            None => object["status"] = Value::Object(pending),
+        }
     }
     let Some(metadata) = object.as_object_mut().and_then(|object| child(object, "metadata")) else { return };
     let finalizers = metadata.entry("finalizers").or_insert(Value::Null);

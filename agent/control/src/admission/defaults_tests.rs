@@ -102,6 +102,12 @@ async fn what_control_says_of_a_guest_that_it_makes_stays() {
     let silent = json!({"metadata": {"name": "a"}, "spec": {"domain": {"devices": {}}}});
     let answer = of_vmi(Arc::new(FakeCluster::usual()), by_control(&silent)).await.unwrap();
     assert_eq!(patched(answer, &silent)["status"]["phase"], "Pending");
+    // Without its revision no change of its virtual machine would ever be noticed.
+    let named = json!({"metadata": {"name": "a"}, "spec": {"domain": {"devices": {}}},
+        "status": {"virtualMachineRevisionName": "revision-1"}});
+    let answer = of_vmi(Arc::new(FakeCluster::usual()), by_control(&named)).await.unwrap();
+    let status = patched(answer, &named)["status"].clone();
+    assert_eq!((&status["virtualMachineRevisionName"], &status["phase"]), (&json!("revision-1"), &json!("Pending")));
 }
 
 #[tokio::test]
