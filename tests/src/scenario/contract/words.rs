@@ -94,8 +94,7 @@ const STUCK: &[(&str, &str, &str, &str)] = &[
 type Bring = fn(&Story<'_>, &Words) -> Result<()>;
 
 /// Words that take more than a manifest.
-const OTHERS: &[(&str, Bring)] =
-    &[("WaitingForVolumeBinding", unbound), ("CrashLoopBackOff", crashing), ("WaitingForReceiver", receiving)];
+const OTHERS: &[(&str, Bring)] = &[("WaitingForVolumeBinding", unbound), ("CrashLoopBackOff", crashing)];
 
 pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
     for (name, expected) in LIVES {
@@ -179,15 +178,6 @@ fn crashing(story: &Story<'_>, words: &Words) -> Result<()> {
     });
     story.delete(name)?;
     result
-}
-
-/// A VM that waits for a guest from elsewhere.
-fn receiving(story: &Story<'_>, words: &Words) -> Result<()> {
-    let name = "stuck-receiver";
-    story.make(name, "WaitAsReceiver")?;
-    let seen = words.wait(name, "WaitingForReceiver");
-    story.delete(name)?;
-    seen
 }
 
 /// A manifest without its DataVolume.
