@@ -71,7 +71,7 @@ fn preset(story: &Story<'_>) -> Result<()> {
     let preset = json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstancePreset",
         "metadata": {"name": "shaped-preset", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"shaped": "preset"}}, "domain": {"cpu": {"sockets": 2}}},
+        "spec": {"selector": {"matchLabels": {"shaped": "preset"}}, "domain": {"cpu": {"sockets": 2}, "devices": {}}},
     });
     story.cluster.apply(&preset.to_string())?;
     // The webhook goes by a cache, which learns of the preset a moment later.
