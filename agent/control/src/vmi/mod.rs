@@ -3,6 +3,8 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod container_disk;
+mod pull;
 mod scratch;
 mod status;
 mod volumes;
@@ -29,6 +31,7 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+pub(crate) use self::pull::Pulls;
 use self::scratch::ScratchError;
 pub(crate) use self::scratch::copies as copies_claim;
 use self::status::HeldUp;
@@ -52,6 +55,8 @@ pub(crate) struct Guests {
     pub(crate) cluster: Cluster,
     /// Addresses.
     pub(crate) ipam: Arc<Ipam>,
+    /// Questions about images.
+    pub(crate) pulls: Pulls,
 }
 
 impl Reconcile for Guests {
@@ -163,7 +168,11 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
-        match scratch::ensure(&self.cluster, vmi).await {
+        let made = match Box::pin(container_disk::ensure(&self.cluster, &self.pulls, vmi)).await {
+            Ok(()) => scratch::ensure(&self.cluster, vmi).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(()) => {}
             Err(ScratchError::Call(error)) => return Err(error.into()),
             Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
@@ -301,7 +310,10 @@ impl Guests {
             self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
         }
         self.write(vmi, new).await?;
-        if held_up.passing { Err(VmiError::HeldUp(held_up)) } else { Ok(Next::OnChange) }
+        if held_up.passing {
+            return Err(VmiError::HeldUp(held_up));
+        }
+        Ok(held_up.again.map_or(Next::OnChange, Next::After))
     }
 
     /// Phase Scheduling, and what the scheduler says.
