@@ -1,8 +1,9 @@
 //! A file server on the test LAN: what a company's image server is to a cluster.
 //!
 //! GET and HEAD, one `Range`, `ETag`, keep-alive. Serves plain files of one directory; `/slow/NAME` serves the
-//! same file at 32 MiB/s at most, `/norange/NAME` ignores ranges. Asked as a proxy is, for a whole URL, it answers with
-//! the file of that name, whatever the URL's host. Not a general web server.
+//! same file at 32 MiB/s at most, `/norange/NAME` ignores ranges; below `/v2` it is a registry, if a registry's files are
+//! there. Asked as a proxy is, for a whole URL, it answers with the file of that name, whatever the URL's host. Not a
+//! general web server.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -102,6 +103,9 @@ fn answer(request: &Request, directory: &Path, out: &mut impl Write) -> Result<(
     };
     let status = if wanted.is_some() { "206 Partial Content" } else { "200 OK" };
     write!(out, "HTTP/1.1 {status}\r\ncontent-length: {}\r\netag: \"{name}-{size}\"\r\n", to - from)?;
+    if name.starts_with("v2/") && name.contains("/manifests/") {
+        write!(out, "content-type: application/vnd.oci.image.manifest.v1+json\r\n")?;
+    }
     if ranges {
         write!(out, "accept-ranges: bytes\r\n")?;
     }

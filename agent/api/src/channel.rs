@@ -1,10 +1,12 @@
 //! What control asks an agent for, on [`crate::names::AGENT_PORT`] of the agent's node: HTTPS, both sides with their
-//! certificates of the cluster's clients, one operation on one guest a request. Owns the paths and the bodies; refuses
-//! everything that is said through the API server already (what should run, what does).
+//! certificates of the cluster's clients, one operation on one guest a request, or one look at an image. Owns the paths
+//! and the bodies; refuses everything that is said through the API server already (what should run, what does).
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::import::PullSecret;
 
 /// Largest body of a request, in bytes; options are small.
 pub const REQUEST_MAX_BYTES: usize = 16 << 10;
@@ -237,7 +239,43 @@ pub struct Screenshot {
     pub move_cursor: bool,
 }
 
-/// Why an agent did not do it; the answer's HTTP status is 404 (no such guest here), 409 (not in a state for it) or 500.
+/// Path of a look at an image (PUT): body [`ImageQuestion`], answer [`ImageAnswer`].
+pub const IMAGES_PATH: &str = "/v1/images";
+
+/// What an image of a registry is now, asked from a node because nodes have the network, the proxy and a place where bytes of
+/// strangers can do no harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageQuestion {
+    /// Reference.
+    pub image: String,
+    /// Path of the disk in the image; absent: the one file below `disk/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The registry may be asked without TLS.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// The login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_secret: Option<PullSecret>,
+    /// Also find the disk in its layers and say how large it is.
+    #[serde(default)]
+    pub measure: bool,
+}
+
+/// What it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageAnswer {
+    /// Digest that the reference points to.
+    pub digest: String,
+    /// Size of the disk in it, bytes, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+}
+
+/// Why an agent did not do it; the answer's HTTP status is 404 (no such guest here), 409 (not in a state for it), 502 (the
+/// registry) or 500.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// For people.

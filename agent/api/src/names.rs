@@ -35,6 +35,16 @@ pub const LABEL_IMPORT_NODE: &str = "furrow.io/import-node";
 pub const ANNOTATION_RESERVATION: &str = "furrow.io/reservation";
 /// JSON of [`crate::import::ImportJob`] on a DataVolume.
 pub const ANNOTATION_IMPORT: &str = "furrow.io/import";
+/// On the DataVolumes of [`SYSTEM_NAMESPACE`] that are the cluster's copies of container disks.
+pub const LABEL_CONTAINER_DISK: &str = "furrow.io/container-disk";
+/// The reference that such a copy was first asked for by.
+pub const ANNOTATION_CONTAINER_IMAGE: &str = "furrow.io/container-image";
+/// Path of the disk in the image, on such a copy.
+pub const ANNOTATION_CONTAINER_DISK_PATH: &str = "furrow.io/container-disk-path";
+/// When such a copy was last cloned, RFC 3339, to the hour or so.
+pub const ANNOTATION_LAST_USED: &str = "furrow.io/last-used";
+/// `NAMESPACE/NAME` of the pull secret, on such a copy.
+pub const ANNOTATION_PULL_SECRET: &str = "furrow.io/pull-secret";
 /// An allocation that a Subnet has promised and whose IP object may not exist yet.
 pub const ANNOTATION_PENDING_ALLOCATION: &str = "furrow.io/pending-allocation";
 /// The name that a VM is being given; written by the subresource `rename`.

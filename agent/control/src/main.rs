@@ -143,9 +143,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
         kubeconfig: &options.kubeconfig,
         agent_port: AGENT_PORT,
     };
+    let reach = subresources::reach(&settings, client.clone())?;
     let mut servers = Servers {
         webhooks: server::start(options.listen, &options.pki, webhooks, Arc::clone(&filled)).await?,
-        subresources: subresources::start(&settings, cluster.clone()).await?,
+        subresources: subresources::start(&settings, cluster.clone(), &reach).await?,
         metrics: metrics::start(options.metrics, &options.pki, cluster.clone(), standing.clone()).await?,
     };
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -174,7 +175,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     standing.leading.store(true, Ordering::Release);
     let stop = CancellationToken::new();
-    let controllers = start_controllers(&cluster, &stop);
+    let controllers = start_controllers(&cluster, vmi::Pulls::new(reach.agents), &stop);
     tokio::select! {
         // Told once is enough.
         _ = terminate.recv() => {}
@@ -191,13 +192,13 @@ async fn run(options: Run) -> anyhow::Result<()> {
 }
 
 /// Starts all controllers. They end when told to stop and the passes under way are done.
-fn start_controllers(cluster: &Cluster, stop: &CancellationToken) -> TaskTracker {
+fn start_controllers(cluster: &Cluster, pulls: vmi::Pulls, stop: &CancellationToken) -> TaskTracker {
     let tracker = TaskTracker::new();
     let ipam = Arc::new(Ipam::default());
     let start = Start { tracker: &tracker, stop };
     let queues = Queues {
         vm: start.controller(vm::Machines { cluster: cluster.clone() }, BUSY),
-        vmi: start.controller(vmi::Guests::new(cluster.clone(), Arc::clone(&ipam)), BUSY),
+        vmi: start.controller(vmi::Guests::new(cluster.clone(), Arc::clone(&ipam), pulls), BUSY),
         data_volume: start.controller(datavolume::DataVolumes { cluster: cluster.clone() }, BUSY),
         subnet: start.controller(subnet::Subnets { cluster: cluster.clone(), ipam }, QUIET),
         ip: start.controller(address::Addresses { cluster: cluster.clone() }, QUIET),

@@ -107,7 +107,16 @@ pub(crate) fn of_pod(_: &Cluster, pod: &Pod, _: bool) -> Vec<Mark> {
 
 /// A DataVolume changed: itself, who uses it, and copies of its claim.
 pub(crate) fn of_data_volume(cluster: &Cluster, volume: &DataVolume, _: bool) -> Vec<Mark> {
-    of_claim_named(cluster, &volume.namespace().unwrap_or_default(), &volume.name_any())
+    let namespace = volume.namespace().unwrap_or_default();
+    let mut marks = of_claim_named(cluster, &namespace, &volume.name_any());
+    marks.extend(guest_of(volume));
+    marks
+}
+
+/// The guest whose own DataVolume this is, see `vmi::container_disk`.
+fn guest_of(volume: &DataVolume) -> Option<Mark> {
+    let owner = controller::<VirtualMachineInstance>(volume)?;
+    Some(Mark::Vmi(Key::new(&volume.namespace().unwrap_or_default(), &owner.name)))
 }
 
 /// A claim changed: its DataVolume, who uses it, and copies of it.
@@ -152,6 +161,7 @@ fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
         });
         if copies {
             marks.push(Mark::DataVolume(key_of(copy.as_ref())));
+            marks.extend(guest_of(&copy));
         }
     }
     marks

@@ -1,7 +1,8 @@
 //! A DataVolume up to the agent that fills it: the claim to make, the phase, and which node does the work.
 //!
 //! ```text
-//!   http:   Pending ──bound──> ImportScheduled, node chosen ──> (agent: ImportInProgress ──> Succeeded | Failed)
+//!   http, registry:
+//!           Pending ──bound──> ImportScheduled, node chosen ──> (agent: ImportInProgress ──> Succeeded | Failed)
 //!   blank:  Pending ──bound──> Succeeded
 //!   pvc:    Pending ──source there and filled──> CSICloneInProgress ──bound──> Succeeded
 //! ```
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 /// Where the bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A web server: an agent moves them.
+    /// A web server or a registry: an agent moves them.
     Import,
     /// Nowhere: the disk is empty.
     Blank,

@@ -18,6 +18,7 @@ pub mod ipam;
 pub mod kubevirt;
 pub mod mac;
 pub mod metrics;
+pub mod oci;
 pub mod overhead;
 pub mod podnet;
 pub mod port;

@@ -67,9 +67,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %node, version = env!("CARGO_PKG_VERSION"), "agent starting");
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
-    let (parts, events, libvirt, ports) = parts(&options, &node, client, &stop).await?;
+    let (parts, events, libvirt, served) = parts(&options, &node, client, &stop).await?;
     start_metrics(&options, &parts, libvirt.clone(), &stop);
-    start_channel(&options, &parts, (libvirt, ports), &stop);
+    start_channel(&options, &parts, libvirt, served, &stop);
     feed_watchdog(&stop);
     memory::start(&stop);
     let ready = || {
@@ -102,11 +102,11 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream, Libvirt, network::Ports)> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt, (network::Ports, storage::Images))> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
-    let volumes = storage::start(client.clone(), node.to_owned(), options.ceph_dir.clone(), stop.clone())
+    let (volumes, images) = storage::start(client.clone(), node.to_owned(), options.ceph_dir.clone(), stop.clone())
         .await
         .context("could not start the storage")?;
     let parts = Parts {
@@ -117,19 +117,21 @@ async fn parts(
         shown: Arc::default(),
         client,
     };
-    Ok((parts, events, libvirt, ports))
+    Ok((parts, events, libvirt, (ports, images)))
 }
 
 fn start_channel(
     options: &Options,
     parts: &Parts,
-    (libvirt, ports): (Libvirt, network::Ports),
+    libvirt: Libvirt,
+    (ports, images): (network::Ports, storage::Images),
     stop: &CancellationToken,
 ) {
     let channel = channel::Parts {
         client: parts.client.clone(),
         guests: Arc::new(libvirt),
         links: Arc::new(ports),
+        images: Arc::new(images),
         kubeconfig: options.kubeconfig.clone(),
         guests_dir: options.guests_dir.clone(),
         thaw_dir: options.guests_dir.with_file_name("thaw"),

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use furrow_api::datavolume::{DataVolumeSource, DataVolumeSpec, HttpSource, ObjectSource, VolumeResources};
+use furrow_api::datavolume::{
+    DataVolumeSource, DataVolumeSpec, HttpSource, ObjectSource, RegistrySource, VolumeResources,
+};
 use furrow_api::{DataVolume, names, quantity};
+use furrow_model::oci::Reference;
 use serde_json::Value;
 
 use super::causes::Causes;
@@ -171,6 +174,9 @@ async fn source<F: Facts>(
     if let Some(http) = &source.http {
         self::http(&field, http, causes);
     }
+    if let Some(registry) = &source.registry {
+        self::registry(&field, registry, causes);
+    }
     if let Some(pvc) = &source.pvc {
         copy(facts, context, pvc, causes).await?;
     }
@@ -196,6 +202,20 @@ fn http(field: &str, http: &HttpSource, causes: &mut Causes) {
         let text =
             "Invalid source URL: it has a user or a password in it; put them into a Secret and name it in secretRef";
         causes.invalid(field, text);
+    }
+}
+
+fn registry(field: &str, registry: &RegistrySource, causes: &mut Causes) {
+    let field = format!("{field}.registry.url");
+    match registry.url.as_deref().unwrap_or_default() {
+        // One that names an image stream instead is refused for that.
+        "" if registry.image_stream.is_some() => {}
+        "" => causes.required(field, "Source registry is not valid: the url is missing"),
+        url => {
+            if let Err(error) = Reference::from_url(url) {
+                causes.invalid(field, format!("Invalid source URL: {error}"));
+            }
+        }
     }
 }
 

@@ -479,6 +479,26 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row("volumes[].downwardAPI.volumeLabel", "label of the ISO", OBJECTS),
     row(
+        "volumes[].containerDisk.image",
+        "a copy-on-write clone of the cluster's copy of the image; which image a tag means is asked when the guest starts",
+        Test("node/src/storage/import/registry_tests.rs", "a_tag_that_moved_is_another_image"),
+    ),
+    row(
+        "volumes[].containerDisk.imagePullPolicy",
+        "when the registry is asked; without it always for `latest`, and otherwise as needed",
+        Test("model/src/oci/golden.rs", "a_copy_spares_the_registry_as_far_as_the_policy_says"),
+    ),
+    row(
+        "volumes[].containerDisk.imagePullSecret",
+        "user and password for the registry, or for its tokens",
+        Test("node/src/storage/import/registry_tests.rs", "a_password_or_a_token_is_given_to_who_asks_for_it"),
+    ),
+    row(
+        "volumes[].containerDisk.path",
+        "the disk in the image; without it the one file below `disk/`",
+        Test("model/src/oci/search.rs", "the_one_file_below_disk_is_found"),
+    ),
+    row(
         "volumes[].emptyDisk",
         "an RBD image that Kubernetes deletes with the guest",
         Test("control/src/vmi/scratch.rs", "an_empty_disk_is_a_claim_of_its_size_that_the_guest_owns"),

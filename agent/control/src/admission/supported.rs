@@ -43,8 +43,6 @@ const NO_PINNING: &str =
 const NO_PROBES: &str = "a node has no way to a guest's address yet: use exec or guestAgentPing";
 const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
-const NO_CONTAINER: &str =
-    "images from a registry are not supported yet: import the image with a DataVolume of source http";
 const NO_DNS: &str = "guests have no DNS of their own yet; name servers are those of the Subnet";
 
 /// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
@@ -108,7 +106,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.devices.interfaces[].slirp", NO_BINDING),
     set("domain.devices.interfaces[].sriov", NO_BINDING),
     set("domain.devices.interfaces[].tag", NO_TAGS),
-    set("volumes[].containerDisk", NO_CONTAINER),
     set("volumes[].containerPath", "a guest has no container whose paths it could see"),
     set("volumes[].downwardAPI.fields[].mode", "the volume is read-only and all of it may be read"),
     set("volumes[].downwardAPI.fields[].resourceFieldRef", "a guest sees its own hardware: use fieldRef"),
@@ -127,7 +124,7 @@ pub(crate) const MACHINE: &[Refused] = &[
     only("updateVolumesStrategy", &["Replacement"], "moving volumes is not supported yet"),
 ];
 
-const NO_SOURCE: &str = "this source is not supported yet: use http, pvc or blank";
+const NO_SOURCE: &str = "this source is not supported yet: use http, registry, pvc or blank";
 const NO_IMPORT_POD: &str = "no pod fills a DataVolume, so that there is nothing it could apply to";
 
 /// Below `spec` of a DataVolume.
@@ -141,7 +138,9 @@ pub(crate) const DATA_VOLUME: &[Refused] = &[
     set("sourceRef", "references to sources are not supported yet: name the source itself"),
     set("source.gcs", NO_SOURCE),
     set("source.imageio", NO_SOURCE),
-    set("source.registry", NO_SOURCE),
+    set("source.registry.imageStream", "there are no image streams outside OpenShift: name the image in url"),
+    only("source.registry.pullMethod", &["pod"], "images are not taken from a node's container runtime: use pod"),
+    only("source.registry.platform.architecture", &["amd64"], "only amd64 is supported"),
     set("source.s3", NO_SOURCE),
     set("source.snapshot", NO_SOURCE),
     set("source.upload", NO_SOURCE),

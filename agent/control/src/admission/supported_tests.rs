@@ -15,6 +15,9 @@ const DATA_VOLUME_REALISED: &[&str] = &[
     "source.http.secretRef",
     "source.http.url",
     "source.pvc",
+    "source.registry.certConfigMap",
+    "source.registry.secretRef",
+    "source.registry.url",
     "storage",
 ];
 
@@ -137,9 +140,9 @@ fn disks_may_be_plugged_and_utility_volumes_may_not() {
 #[test]
 fn elements_are_numbered() {
     check(
-        json!({"volumes": [{"name": "a"}, {"name": "b", "containerDisk": {"image": "x"}}],
+        json!({"volumes": [{"name": "a"}, {"name": "b", "containerPath": {"path": "/x"}}],
             "domain": {"devices": {"interfaces": [{"name": "c", "sriov": {}}]}}}),
-        &["domain.devices.interfaces[0].sriov", "volumes[1].containerDisk"],
+        &["domain.devices.interfaces[0].sriov", "volumes[1].containerPath"],
     );
 }
 

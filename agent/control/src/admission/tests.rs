@@ -129,7 +129,14 @@ async fn data_volumes_have_one_source_that_is_realised() {
     check_volume(json!({"blank": {}}), size(), &[]).await;
     check_volume(json!({}), size(), &["spec.source"]).await;
     check_volume(json!({"blank": {}, "http": {"url": "http://a/b"}}), size(), &["spec.source"]).await;
-    check_volume(json!({"registry": {"url": "docker://x"}}), size(), &["spec.source.registry"]).await;
+    check_volume(json!({"registry": {"url": "docker://r.example:5000/x:1"}}), size(), &[]).await;
+    for url in ["oci-archive://x", "docker://", "docker://user:word@host/a", "", "http://r.example/x"] {
+        check_volume(json!({"registry": {"url": url}}), size(), &["spec.source.registry.url"]).await;
+    }
+    let stream = json!({"registry": {"imageStream": "x"}});
+    check_volume(stream, size(), &["spec.source.registry.imageStream"]).await;
+    let node = json!({"registry": {"url": "docker://x", "pullMethod": "node"}});
+    check_volume(node, size(), &["spec.source.registry.pullMethod"]).await;
     for url in ["ftp://a/b", "/etc/passwd", "file:///etc/passwd", "http://", "", "http://user:word@host/a"] {
         check_volume(json!({"http": {"url": url}}), size(), &["spec.source.http.url"]).await;
     }

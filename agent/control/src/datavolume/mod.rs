@@ -2,6 +2,7 @@
 //! to touch the status once an agent has begun.
 
 mod claim;
+pub(crate) mod golden;
 mod status;
 
 use std::collections::BTreeMap;
@@ -11,9 +12,10 @@ use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use furrow_api::datavolume::DataVolumePhase;
-use furrow_api::import::{HttpImport, ImportJob, ImportSource};
+use furrow_api::import::{HttpImport, ImportJob, ImportSource, RegistryImport};
 use furrow_api::{DataVolume, names};
 use furrow_model::datavolume::{Claim, Observed, Phase, Source, SourceClaim, Step, Waiting, choose_node, step};
+use furrow_model::oci::{Reference, ReferenceError};
 
 use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, controller, find, find_cluster, key_of};
@@ -64,8 +66,10 @@ impl Reconcile for DataVolumes {
             return Ok(Next::OnChange);
         }
         let Some(source) = self.source(&volume) else {
-            let note =
-                Note::warning("SourceNotSupported", "only the sources http, pvc and blank can be used".to_owned());
+            let note = Note::warning(
+                "SourceNotSupported",
+                "only the sources http, registry, pvc and blank can be used".to_owned(),
+            );
             return self.report(&volume, status::waiting(&volume, Phase::Pending, &note), Some(note)).await;
         };
         let nodes = self.nodes();
@@ -98,7 +102,7 @@ impl DataVolumes {
     /// Where the bytes come from; `None` for a source that is not realised.
     fn source(&self, volume: &DataVolume) -> Option<Source> {
         let source = volume.spec.source.as_ref()?;
-        if source.http.is_some() {
+        if source.http.is_some() || source.registry.is_some() {
             return Some(Source::Import);
         }
         if source.blank.is_some() {
@@ -240,7 +244,14 @@ impl DataVolumes {
             let note = Note::warning("NoNode", format!("no node is ready to fill PVC {name}"));
             return self.report(volume, status::waiting(volume, Phase::Pending, &note), Some(note)).await;
         };
-        let job = ImportJob { pool, image, capacity_bytes: capacity_bytes(&persistent), source: import_source(volume) };
+        let source = match self.import_source(volume).await? {
+            Ok(source) => source,
+            Err(error) => {
+                let note = Note::warning("SourceNotSupported", error.to_string());
+                return self.report(volume, status::waiting(volume, Phase::Pending, &note), Some(note)).await;
+            }
+        };
+        let job = ImportJob { pool, image, capacity_bytes: capacity_bytes(&persistent), source };
         let job =
             serde_json::to_string(&job).map_err(|source| DataVolumeError::Job { volume: key_of(volume), source })?;
         let mut new = volume.clone();
@@ -251,6 +262,34 @@ impl DataVolumes {
         tracing::info!(volume = %key_of(volume), node, "import scheduled");
         let note = Note::normal("ImportScheduled", format!("Import into {name} scheduled"));
         self.report(&scheduled, status::waiting(&scheduled, Phase::ImportScheduled, &note), Some(note)).await
+    }
+
+    /// What an agent is told of the source; the inner error is of a reference that is none.
+    async fn import_source(
+        &self,
+        volume: &DataVolume,
+    ) -> Result<Result<ImportSource, ReferenceError>, DataVolumeError> {
+        let Some(source) = &volume.spec.source else { return Ok(Ok(ImportSource::Blank)) };
+        if let Some(http) = &source.http {
+            return Ok(Ok(ImportSource::Http(HttpImport {
+                url: http.url.clone(),
+                secret_ref: http.secret_ref.clone(),
+                cert_config_map: http.cert_config_map.clone(),
+            })));
+        }
+        let Some(registry) = &source.registry else { return Ok(Ok(ImportSource::Blank)) };
+        let image = match Reference::from_url(registry.url.as_deref().unwrap_or_default()) {
+            Ok(image) => image,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(Ok(ImportSource::Registry(RegistryImport {
+            plain_http: golden::plain_http(&self.cluster, &image).await?,
+            image: image.to_string(),
+            path: golden::path(volume),
+            secret_ref: registry.secret_ref.clone(),
+            pull_secret: golden::pull_secret(volume),
+            cert_config_map: registry.cert_config_map.clone(),
+        })))
     }
 
     /// Writes the status, and an event if it says something new.
@@ -277,17 +316,6 @@ pub(crate) fn copied(volume: &DataVolume) -> Option<(String, String)> {
     let source = volume.spec.source.as_ref()?.pvc.as_ref()?;
     let namespace = Some(source.namespace.clone()).filter(|namespace| !namespace.is_empty());
     Some((namespace.or_else(|| volume.namespace())?, source.name.clone()))
-}
-
-fn import_source(volume: &DataVolume) -> ImportSource {
-    let http = volume.spec.source.as_ref().and_then(|source| source.http.as_ref());
-    http.map_or(ImportSource::Blank, |http| {
-        ImportSource::Http(HttpImport {
-            url: http.url.clone(),
-            secret_ref: http.secret_ref.clone(),
-            cert_config_map: http.cert_config_map.clone(),
-        })
-    })
 }
 
 fn seed(volume: &DataVolume) -> u64 {

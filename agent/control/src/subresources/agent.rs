@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use furrow_api::channel::{self, GuestAddress, GuestOperation, Refusal};
+use furrow_api::channel::{self, GuestAddress, GuestOperation, ImageAnswer, ImageQuestion, Refusal};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -27,12 +27,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An agent gives a guest 30 s to answer; the API server gives this whole request 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// An agent gives a registry 90 s.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(100);
+
 /// What requests call the agent; it does not look.
 const HOST: &str = "furrow-agent";
 
 /// Why an agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AgentError {
+pub(crate) enum AgentError {
     /// It is not known yet which certificates to trust.
     #[error("could not reach the agent of node {node}: it is not known yet which certificates to trust")]
     NoTrust {
@@ -68,15 +71,15 @@ pub(super) enum AgentError {
 
 /// Where a guest is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Name of the node.
-    pub(super) node: String,
+    pub(crate) node: String,
     /// Its address.
-    pub(super) address: IpAddr,
+    pub(crate) address: IpAddr,
 }
 
 /// Reaches agents.
-pub(super) struct Agents {
+pub(crate) struct Agents {
     identity: Identity,
     trusted: Trusted,
     port: u16,
@@ -103,9 +106,30 @@ impl Agents {
         let within = |limit: Duration| move |_| AgentError::Timeout { node: node(), limit };
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(place)).await;
         let connection = connection.map_err(within(CONNECT_TIMEOUT))??;
+        let method = if operation.only_asks() { "GET" } else { "PUT" };
+        let path = channel::path(guest, operation);
+        let exchange = exchange(connection, place, (method, &path, operation.answer_max_bytes()), body);
         // Dropping it at the deadline closes the connection; the agent may still finish what it began.
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, exchange(connection, place, (guest, operation), body)).await;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await;
         answer.map_err(within(ANSWER_TIMEOUT))?
+    }
+
+    /// Has an image of a registry looked at.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; a refusal's message says what is wrong with the image or its registry.
+    pub(crate) async fn look(&self, place: &Place, question: &ImageQuestion) -> Result<ImageAnswer, AgentError> {
+        let body = serde_json::to_vec(question).map_err(unreachable(place))?;
+        let looked = async {
+            let connection = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(place)).await;
+            let limit = CONNECT_TIMEOUT;
+            let connection = connection.map_err(|_| AgentError::Timeout { node: place.node.clone(), limit })??;
+            exchange(connection, place, ("PUT", channel::IMAGES_PATH, channel::ANSWER_MAX_BYTES), body.into()).await
+        };
+        // Dropping it at the deadline closes the connection, and the agent ends its look.
+        let answer = tokio::time::timeout(LOOK_TIMEOUT, looked).await;
+        let answer = answer.map_err(|_| AgentError::Timeout { node: place.node.clone(), limit: LOOK_TIMEOUT })??;
+        serde_json::from_slice(&answer).map_err(unreachable(place))
     }
 
     /// Has a stream begin. `path`: with its query, as [`channel`] makes it.
@@ -152,19 +176,19 @@ fn unreachable<E: std::error::Error + Send + Sync + 'static>(place: &Place) -> i
 async fn exchange(
     stream: tokio_rustls::client::TlsStream<TcpStream>,
     place: &Place,
-    (guest, operation): (&GuestAddress, GuestOperation),
+    (method, path, answer_max_bytes): (&str, &str, usize),
     content: Bytes,
 ) -> Result<Bytes, AgentError> {
     let request = Request::builder()
-        .method(if operation.only_asks() { "GET" } else { "PUT" })
-        .uri(channel::path(guest, operation))
+        .method(method)
+        .uri(path)
         .header("host", HOST)
         .header("content-type", "application/json")
         .body(Full::new(content))
         .map_err(unreachable(place))?;
     let answer = send(stream, place, request).await?;
     let code = answer.status().as_u16();
-    let body = limited(place, answer, operation.answer_max_bytes()).await?;
+    let body = limited(place, answer, answer_max_bytes).await?;
     if code == 200 { Ok(body) } else { Err(refusal(place, code, &body)) }
 }
 

@@ -2,6 +2,8 @@
 //! condition that they are still the same, and asks agents. A change that comes in between is read again, so that a client
 //! never sees a conflict that it did not cause.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use furrow_api::channel::{
     self, Forward, ForwardProtocol, Freeze, GuestAddress, GuestOperation, GuestStream, Screenshot,
@@ -44,7 +46,7 @@ pub(super) enum Answer {
 /// What requests are carried out with.
 pub(super) struct Carrier {
     pub(super) cluster: Cluster,
-    pub(super) agents: Agents,
+    pub(super) agents: Arc<Agents>,
 }
 
 /// Why a change was not written.

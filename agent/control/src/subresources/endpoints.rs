@@ -120,12 +120,13 @@ fn slice<'a>(family: &str, nodes: impl Iterator<Item = &'a Node>) -> EndpointSli
 }
 
 /// The address of a node inside the cluster.
-pub(super) fn address(node: &Node) -> Option<IpAddr> {
+pub(crate) fn address(node: &Node) -> Option<IpAddr> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     addresses.iter().filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok())
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether a node says that it is ready.
+pub(crate) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

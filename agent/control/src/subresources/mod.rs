@@ -37,6 +37,7 @@ mod tls;
 mod trust;
 mod volumes;
 
+pub(crate) use agent::{Agents, Place};
 pub(crate) use options::go_duration_ms;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -58,7 +59,6 @@ use kube::api::PostParams;
 use kube::config::Kubeconfig;
 use serde_json::Value;
 
-use self::agent::Agents;
 use self::carry::{Answer, Carrier};
 use self::failure::Failure;
 use self::route::{Path, Work};
@@ -90,18 +90,34 @@ struct Api {
     trusted: Trusted,
 }
 
+/// Whom control trusts, and its way to agents.
+pub(crate) struct Reach {
+    trusted: Trusted,
+    /// The agents.
+    pub(crate) agents: Arc<Agents>,
+}
+
+/// Prepares to reach agents.
+///
+/// # Errors
+/// When the kubeconfig has no certificate.
+pub(crate) fn reach(settings: &Settings<'_>, client: kube::Client) -> anyhow::Result<Reach> {
+    let trusted = trust::follow(client);
+    let path = settings.kubeconfig.display();
+    let kubeconfig = Kubeconfig::read_from(settings.kubeconfig).with_context(|| format!("could not read {path}"))?;
+    let identity = tls::Identity::read(&kubeconfig).with_context(|| format!("could not use {path}"))?;
+    let agents = Arc::new(Agents::new(identity, trusted.clone(), settings.agent_port));
+    Ok(Reach { trusted, agents })
+}
+
 /// Starts to serve.
 ///
 /// # Errors
 /// When certificates cannot be read or the address is taken.
-pub(crate) async fn start(settings: &Settings<'_>, cluster: Cluster) -> anyhow::Result<Server> {
-    let trusted = trust::follow(cluster.client.clone());
-    let path = settings.kubeconfig.display();
-    let kubeconfig = Kubeconfig::read_from(settings.kubeconfig).with_context(|| format!("could not read {path}"))?;
-    let identity = tls::Identity::read(&kubeconfig).with_context(|| format!("could not use {path}"))?;
+pub(crate) async fn start(settings: &Settings<'_>, cluster: Cluster, reach: &Reach) -> anyhow::Result<Server> {
+    let (trusted, agents) = (reach.trusted.clone(), Arc::clone(&reach.agents));
     let config = tls::server(settings.pki, trusted.clone())
         .with_context(|| format!("could not use the certificate in {}", settings.pki.display()))?;
-    let agents = Agents::new(identity, trusted.clone(), settings.agent_port);
     let api = Arc::new(Api { carrier: Carrier { cluster, agents }, trusted });
     let router = Router::new().fallback(handle).with_state(api);
     let listener = listen(settings.listen).with_context(|| format!("could not listen on {}", settings.listen))?;

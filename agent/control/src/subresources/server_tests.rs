@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Settings, start};
+use super::{Settings, reach, start};
 use crate::cluster::Cluster;
 use crate::events::Events;
 use crate::server::Server;
@@ -281,8 +281,9 @@ impl Bench {
             kubeconfig: &kubeconfig,
             agent_port: agent_address.port(),
         };
+        let reach = reach(&settings, client.clone()).unwrap();
         let cluster = Cluster::start(client.clone(), Events::start(client, "test"));
-        let server = start(&settings, cluster).await.unwrap();
+        let server = start(&settings, cluster, &reach).await.unwrap();
         let address = server.address().await;
         let bench = Self { server, address, serving, proxy, seen, calls, _agent: agent, _dir: dir };
         bench.until_trusting().await;

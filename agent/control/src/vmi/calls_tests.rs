@@ -9,8 +9,12 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use furrow_api::channel::{ImageAnswer, ImageQuestion};
+use futures::future::BoxFuture;
+
 use super::*;
 use crate::events::Events;
+use crate::subresources::{AgentError, Place};
 
 /// Calls that matter: method and path, without those of the watches.
 type Calls = Arc<Mutex<Vec<String>>>;
@@ -21,6 +25,19 @@ fn vmi(version: &str) -> VirtualMachineInstance {
             "finalizers": [names::FINALIZER_VMI]},
         "spec": {"domain": {"devices": {}}}, "status": {"phase": "Pending"}});
     serde_json::from_value(object).unwrap()
+}
+
+/// No guest here has an image.
+struct NoRegistry;
+
+impl pull::Lookout for NoRegistry {
+    fn look<'a>(
+        &'a self,
+        _: &'a Place,
+        question: &'a ImageQuestion,
+    ) -> BoxFuture<'a, Result<ImageAnswer, AgentError>> {
+        panic!("asked for {}", question.image)
+    }
 }
 
 /// The controller before an API server that has this pod, and answers writes of the guest with `patched`.
@@ -44,7 +61,7 @@ fn guests(pod: Value, patched: (StatusCode, Value)) -> (Guests, Calls) {
     });
     let client = Client::new(service, "default");
     let events = Events::start(client.clone(), "test");
-    (Guests::new(Cluster::start(client, events), Arc::default()), calls)
+    (Guests::new(Cluster::start(client, events), Arc::default(), Pulls::new(Arc::new(NoRegistry))), calls)
 }
 
 fn failure(code: u16) -> Value {

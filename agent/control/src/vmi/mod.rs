@@ -3,6 +3,8 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod container_disk;
+mod pull;
 mod recall;
 mod scratch;
 mod status;
@@ -30,6 +32,7 @@ use crate::ipam::{self, AssignError, Ipam};
 use crate::network::{self, Attachment, NetworkError, Networks};
 use crate::pod::{self, RenderError};
 
+pub(crate) use self::pull::Pulls;
 use self::recall::Recall;
 use self::scratch::ScratchError;
 pub(crate) use self::scratch::copies as copies_claim;
@@ -54,6 +57,8 @@ pub(crate) struct Guests {
     /// Addresses.
     ipam: Arc<Ipam>,
     recall: Recall,
+    /// Questions about images.
+    pulls: Pulls,
 }
 
 impl Reconcile for Guests {
@@ -147,8 +152,8 @@ pub(crate) fn phase(phase: &VmiPhase) -> Phase {
 
 impl Guests {
     /// A controller that remembers nothing yet.
-    pub(crate) fn new(cluster: Cluster, ipam: Arc<Ipam>) -> Self {
-        Self { cluster, ipam, recall: Recall::default() }
+    pub(crate) fn new(cluster: Cluster, ipam: Arc<Ipam>, pulls: Pulls) -> Self {
+        Self { cluster, ipam, recall: Recall::default(), pulls }
     }
 
     /// The pod, from the cache. One of its name that another guest owns is not it.
@@ -182,7 +187,11 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
-        match scratch::ensure(&self.cluster, vmi).await {
+        let made = match Box::pin(container_disk::ensure(&self.cluster, &self.pulls, vmi)).await {
+            Ok(()) => scratch::ensure(&self.cluster, vmi).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(()) => {}
             Err(ScratchError::Call(error)) => return Err(error.into()),
             Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
@@ -328,7 +337,10 @@ impl Guests {
         if status::says_something_new(vmi, &held_up) && held_up.warn {
             self.cluster.events.warning(vmi, held_up.reason, held_up.message.clone());
         }
-        if held_up.passing { Err(VmiError::HeldUp(held_up)) } else { Ok(Next::OnChange) }
+        if held_up.passing {
+            return Err(VmiError::HeldUp(held_up));
+        }
+        Ok(held_up.again.map_or(Next::OnChange, Next::After))
     }
 
     /// Phase Scheduling, and what the scheduler says.

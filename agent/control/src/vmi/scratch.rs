@@ -1,7 +1,7 @@
 //! Claims of a guest's own: an `emptyDisk` is a fresh RBD image, an `ephemeral` volume a copy-on-write clone of the claim
 //! below it. Both belong to the VirtualMachineInstance, so that Kubernetes deletes them with it, whatever becomes of the
 //! node; a file of the node would fill its disk, be left behind by a crash, and keep the guest from moving. Refuses to
-//! write to the claim below.
+//! write to the claim below. Disks of images are made by `container_disk`, under names from here.
 
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, TypedLocalObjectReference, VolumeResourceRequirements,
@@ -37,7 +37,9 @@ fn content(volume: &Volume) -> Option<Content<'_>> {
 /// Name of the claim that a volume of this guest has of its own; `None` for any other volume. Another guest of the same
 /// name has another, so that what one run wrote is never seen by the next.
 pub(crate) fn claim_name(vmi: &VirtualMachineInstance, volume: &Volume) -> Option<String> {
-    content(volume)?;
+    if volume.container_disk.is_none() {
+        content(volume)?;
+    }
     // The pod's name tells this guest from its predecessors; a volume's name is a label, so that no two meet.
     let pod = pod::name(vmi);
     Some(format!("{}-{}", pod.trim_start_matches("virt-launcher-"), volume.name))

@@ -1,5 +1,7 @@
 //! The status of a guest as control writes it, before a node takes it. Pure: from one state of the object to the next.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -24,12 +26,14 @@ pub(crate) struct HeldUp {
     pub(crate) filling: bool,
     /// A claim that control made for this guest is being bound: usual, and soon over.
     pub(crate) own: bool,
+    /// Another pass after this time, though nothing changed.
+    pub(crate) again: Option<Duration>,
 }
 
 impl HeldUp {
     /// Nothing helps but a change of the cluster.
     pub(crate) fn until_change(reason: &'static str, message: String) -> Self {
-        Self { reason, message, passing: false, warn: true, filling: false, own: false }
+        Self { reason, message, passing: false, warn: true, filling: false, own: false, again: None }
     }
 
     /// It may pass.
@@ -40,6 +44,26 @@ impl HeldUp {
     /// Its DataVolumes are being filled.
     pub(crate) fn filling(message: String) -> Self {
         Self { warn: false, filling: true, ..Self::until_change("NotAllDVsReady", message) }
+    }
+
+    /// The image of a disk is being fetched, or its copy made.
+    pub(crate) fn pulling(image: &str) -> Self {
+        Self { warn: false, ..Self::until_change("PullingImage", format!("Pulling image \"{image}\"")) }
+    }
+
+    /// The image of a disk could not be fetched.
+    pub(crate) fn pull_failed(image: &str, why: &str) -> Self {
+        Self::until_change("ErrImagePull", format!("Failed to pull image \"{image}\": {why}"))
+    }
+
+    /// It will be tried again later.
+    pub(crate) fn back_off(image: &str, why: &str) -> Self {
+        Self::until_change("ImagePullBackOff", format!("Back-off pulling image \"{image}\": ErrImagePull: {why}"))
+    }
+
+    /// With another pass after this time.
+    pub(crate) fn again(self, after: Duration) -> Self {
+        Self { again: Some(after), ..self }
     }
 
     /// Its claims are not bound yet.

@@ -181,7 +181,7 @@ fn judge(cluster: &Cluster, namespace: &str, volume: &Volume, name: &str) -> (Vo
             _ => Filling::UnderWay,
         },
     };
-    let state = volume_state(volume.data_volume.is_some(), filling, state);
+    let state = volume_state(volume.data_volume.is_some() || volume.container_disk.is_some(), filling, state);
     let found = if state == VolumeState::Ready { claim.zip(persistent) } else { None };
     (state, found)
 }

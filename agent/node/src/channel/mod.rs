@@ -5,7 +5,8 @@
 //!  control ─(TLS, both certificates)─> requests ─> operations ─> libvirt
 //!                                        │              └─> thaw: a frozen guest is thawed in time, also after a restart
 //!                                        ├─> streams ─> sockets of QEMU
-//!                                        └─> forward ─> links: the guest's tap
+//!                                        ├─> forward ─> links: the guest's tap
+//!                                        └─> images: what a registry has ─> storage's child
 //! ```
 //!
 //! Refuses everybody without control's certificate in the handshake, and to change what a guest is or whether it runs.
@@ -14,6 +15,7 @@ mod forward;
 #[cfg(test)]
 mod forward_tests;
 mod guests;
+mod images;
 mod links;
 mod operations;
 mod pointer;
@@ -41,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use forward::Forwards;
 use furrow_model::reasons::chain;
 use guests::RunningGuests;
+use images::LooksAtImages;
 use links::GuestLinks;
 use operations::Operations;
 use requests::Served;
@@ -69,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) guests: Arc<dyn RunningGuests>,
     /// The ways into their taps.
     pub(crate) links: Arc<dyn GuestLinks>,
+    /// Registries.
+    pub(crate) images: Arc<dyn LooksAtImages>,
     /// The kubeconfig whose user the agent is: its certificate is what it serves with.
     pub(crate) kubeconfig: PathBuf,
     /// Directory that holds one directory a guest, named by UID.
@@ -88,7 +93,7 @@ pub(crate) fn start(parts: Parts, stop: CancellationToken) {
         let streams = Streams::new(Arc::clone(&parts.guests), parts.guests_dir, stop.clone());
         let forwards = Forwards::new(Arc::clone(&parts.guests), parts.links, stop.clone());
         let operations = Operations { client: parts.client.clone(), guests: parts.guests, thaws, guests_dir };
-        let served = Arc::new(Served::new(operations, streams, forwards));
+        let served = Arc::new(Served::new(operations, streams, forwards, parts.images));
         loop {
             // Safe to cancel: a server that is dropped closes its socket, and operations under way end with the agent.
             tokio::select! {

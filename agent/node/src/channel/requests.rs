@@ -1,5 +1,5 @@
-//! HTTP of the channel: a path is one operation on one guest. Owns codes and bodies; refuses what is no such path, too large
-//! a body, and more operations at once than libvirt has threads to spare for.
+//! HTTP of the channel: a path is one operation on one guest, or a look at an image. Owns codes and bodies; refuses what
+//! is no such path, too large a body, and more operations at once than libvirt has threads to spare for.
 
 use std::sync::Arc;
 
@@ -9,11 +9,14 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use furrow_api::channel::{
-    self, Forward, GuestAddress, GuestOperation, GuestStream, PRESERVE, REQUEST_MAX_BYTES, Refusal, STREAM_PROTOCOL,
+    self, Forward, GuestAddress, GuestOperation, GuestStream, IMAGES_PATH, ImageQuestion, PRESERVE, REQUEST_MAX_BYTES,
+    Refusal, STREAM_PROTOCOL,
 };
 use tokio::sync::Semaphore;
 
 use super::forward::Forwards;
+
+use super::images::LooksAtImages;
 use super::operations::{OperationError, Operations};
 use super::streams::Streams;
 use furrow_model::reasons::chain;
@@ -27,12 +30,18 @@ pub(super) struct Served {
     operations: Operations,
     streams: Arc<Streams>,
     forwards: Forwards,
+    images: Arc<dyn LooksAtImages>,
     permits: Semaphore,
 }
 
 impl Served {
-    pub(super) fn new(operations: Operations, streams: Streams, forwards: Forwards) -> Self {
-        Self { operations, streams: Arc::new(streams), forwards, permits: Semaphore::new(CONCURRENT) }
+    pub(super) fn new(
+        operations: Operations,
+        streams: Streams,
+        forwards: Forwards,
+        images: Arc<dyn LooksAtImages>,
+    ) -> Self {
+        Self { operations, streams: Arc::new(streams), forwards, images, permits: Semaphore::new(CONCURRENT) }
     }
 }
 
@@ -47,6 +56,9 @@ async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response
     }
     if let Some((guest, to)) = channel::parse_forward(request.uri().path()) {
         return forward_to(&served.forwards, &guest, &to, request).await;
+    }
+    if request.uri().path() == IMAGES_PATH {
+        return look(served.images.as_ref(), request).await;
     }
     let (head, body) = request.into_parts();
     let Some((guest, operation)) = channel::parse(head.uri.path()) else {
@@ -68,6 +80,28 @@ async fn handle(State(served): State<Arc<Served>>, request: Request) -> Response
         }
         Ok(answer) => document(StatusCode::OK, answer),
         Err(error) => failed(&error, &guest, operation.name()),
+    }
+}
+
+/// Bounded by whoever looks: a slow registry must not keep operations on guests waiting.
+async fn look(images: &dyn LooksAtImages, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    if head.method != Method::PUT {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "images are looked at by PUT");
+    }
+    let Ok(body) = to_bytes(body, REQUEST_MAX_BYTES).await else {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+    };
+    let Ok(question) = serde_json::from_slice::<ImageQuestion>(&body) else {
+        return refused(StatusCode::BAD_REQUEST, "could not read the question");
+    };
+    match images.look(&question).await {
+        Ok(answer) => document(StatusCode::OK, serde_json::to_vec(&answer).unwrap_or_default().into()),
+        Err(error) => {
+            let message = chain(&error);
+            tracing::warn!(image = question.image, error = message, "look at an image failed");
+            refused(StatusCode::BAD_GATEWAY, &message)
+        }
     }
 }
 

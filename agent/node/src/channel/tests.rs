@@ -8,7 +8,10 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use bytes::Bytes;
-use furrow_api::channel::{GuestAddress, GuestOperation, GuestStream, STREAM_PROTOCOL, path, stream_path};
+use furrow_api::channel::{
+    GuestAddress, GuestOperation, GuestStream, IMAGES_PATH, ImageAnswer, ImageQuestion, STREAM_PROTOCOL, path,
+    stream_path,
+};
 use furrow_host::libvirt::{GuestQuestion, LibvirtError};
 use futures::future::BoxFuture;
 use http_body_util::Full;
@@ -23,11 +26,13 @@ use tower::ServiceExt as _;
 use super::forward::Forwards;
 use super::forward_tests::FakeLinks;
 use super::guests::{Act, RunningGuests};
+use super::images::LooksAtImages;
 use super::links::GuestLinks;
 use super::operations::{self, Operations};
 use super::requests::{self, Served};
 use super::streams::Streams;
 use super::thaw::{Thawed, Thaws};
+use crate::storage::LookError;
 
 /// Guests: UIDs by domain, and what was done to them.
 #[derive(Default)]
@@ -96,6 +101,19 @@ fn client(vmi: Arc<Mutex<Value>>) -> Client {
     Client::new(service, "default")
 }
 
+/// Knows one image.
+struct FakeRegistry;
+
+impl LooksAtImages for FakeRegistry {
+    fn look<'a>(&'a self, question: &'a ImageQuestion) -> BoxFuture<'a, Result<ImageAnswer, LookError>> {
+        let answer = match question.image.as_str() {
+            "r.example/x" => Ok(ImageAnswer { digest: "sha256:1".into(), disk_bytes: question.measure.then_some(7) }),
+            other => Err(LookError::Failed(format!("there is no {other}"))),
+        };
+        Box::pin(async { answer })
+    }
+}
+
 pub(super) struct Bench {
     pub(super) guests: Fake,
     pub(super) links: Arc<FakeLinks>,
@@ -133,7 +151,7 @@ impl Bench {
         let forwards = Forwards::new(Arc::new(guests.clone()), as_links, stop.clone());
         let operations =
             Operations { client, guests: Arc::new(guests.clone()), thaws, guests_dir: dir.path().to_owned() };
-        let router = requests::router(Arc::new(Served::new(operations, streams, forwards)));
+        let router = requests::router(Arc::new(Served::new(operations, streams, forwards, Arc::new(FakeRegistry))));
         Self { guests, links, vmi, dir, stop, router }
     }
 
@@ -435,4 +453,15 @@ async fn a_picture_is_a_png_and_the_pointer_is_moved_before_it() {
     let sleeping = Request::builder().uri(path(&guest(), GuestOperation::Screenshot)).body(Body::empty());
     let answer = bench.router.clone().oneshot(sleeping.expect("a request")).await.expect("an answer");
     assert_eq!(answer.status().as_u16(), 200, "a display that nobody serves is no reason to give no picture");
+}
+
+#[tokio::test]
+async fn an_image_is_looked_at_and_what_its_registry_says_is_passed_on() {
+    let bench = Bench::new();
+    let seen = bench.ask("PUT", IMAGES_PATH, r#"{"image": "r.example/x", "measure": true}"#).await;
+    assert_eq!(seen, (200, json!({"digest": "sha256:1", "diskBytes": 7})));
+    let (code, refusal) = bench.ask("PUT", IMAGES_PATH, r#"{"image": "r.example/y"}"#).await;
+    assert_eq!((code, refusal["message"].as_str()), (502, Some("there is no r.example/y")));
+    assert_eq!(bench.ask("GET", IMAGES_PATH, "").await.0, 405);
+    assert_eq!(bench.ask("PUT", IMAGES_PATH, r#"{"picture": "x"}"#).await.0, 400);
 }

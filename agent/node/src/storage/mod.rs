@@ -22,7 +22,7 @@ use furrow_host::rbd::{Ceph, ClusterConfig};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use import::import_child;
+pub(crate) use import::{Images, LookError, import_child};
 pub(crate) use volumes::NodeVolumes;
 
 /// Why the storage does not start. A Ceph that does not answer is no reason: it is waited for.
@@ -33,13 +33,14 @@ pub(crate) enum StorageError {
     Csi(#[from] csi::CsiError),
 }
 
-/// Starts the storage of node `node`; it ends with `stop`. Returns the volumes for guests.
+/// Starts the storage of node `node`; it ends with `stop`. Returns the volumes for guests, and what looks at images of
+/// registries.
 pub(crate) async fn start(
     client: Client,
     node: String,
     ceph_dir: PathBuf,
     stop: CancellationToken,
-) -> Result<NodeVolumes, StorageError> {
+) -> Result<(NodeVolumes, Images), StorageError> {
     let conf = ceph_dir.join("ceph.conf");
     let keyring = ceph_dir.join(format!("ceph.client.{CEPH_USER_AGENT}.keyring"));
     let mut config = ClusterConfig::standard(CEPH_USER_AGENT);
@@ -48,6 +49,7 @@ pub(crate) async fn start(
     let ceph = Ceph::new(config);
     csi::start(Path::new(csi::SOCKET), client.clone(), ceph.clone(), stop.clone())?;
     let place = import::Place { node, conf: conf.clone(), keyring, directory: PathBuf::from(import::DIRECTORY) };
+    let images = Images::new(client.clone(), place.clone());
     tokio::spawn(import::run(client, place, stop));
-    Ok(NodeVolumes::new(ceph, conf))
+    Ok((NodeVolumes::new(ceph, conf), images))
 }

@@ -37,7 +37,7 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/downwardMetrics", "{}", ""),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, ""),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
-    row("/volumes/-", r#"{"name":"x","containerDisk":{"image":"registry.example/x"}}"#, "containerDisk"),
+    row("/volumes/-", r#"{"name":"x","containerPath":{"path":"/x"}}"#, "containerPath"),
     // What cannot be.
     row("/domain/machine", r#"{"type":"pc"}"#, "type"),
     row("/domain/firmware/uuid", r#""no-uuid""#, ""),
@@ -89,7 +89,7 @@ mod tests {
         let mut vmi = least("x");
         let find = |text: &str| REFUSED.iter().find(|row| row.value.contains(text)).unwrap();
         assert_eq!(find("hostDisk").put(&mut vmi["spec"]).unwrap(), "spec.volumes[0].hostDisk.path");
-        assert_eq!(find("containerDisk").put(&mut vmi["spec"]).unwrap(), "spec.volumes[1].containerDisk");
+        assert_eq!(find("containerPath").put(&mut vmi["spec"]).unwrap(), "spec.volumes[1].containerPath");
         assert_eq!(
             find("ephemeral").put(&mut vmi["spec"]).unwrap(),
             "spec.domain.resources.requests.ephemeral-storage"

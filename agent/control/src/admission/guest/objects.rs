@@ -1,7 +1,8 @@
 //! Volumes that are made of Kubernetes objects, scratch volumes, and files of a node.
 
 use furrow_api::quantity;
-use furrow_api::vmi::{DownwardApiVolume, HostDisk, VirtualMachineInstanceSpec, Volume};
+use furrow_api::vmi::{ContainerDisk, DownwardApiVolume, HostDisk, VirtualMachineInstanceSpec, Volume};
+use furrow_model::oci::{self, PullPolicy, Reference};
 use furrow_model::{downward, host_disk};
 
 use crate::admission::causes::Causes;
@@ -102,7 +103,28 @@ fn host_disk(field: &str, disk: &HostDisk, namespace: &str, causes: &mut Causes)
     }
 }
 
+fn container_disk(field: &str, disk: &ContainerDisk, causes: &mut Causes) {
+    if disk.image.is_empty() {
+        causes.required(format!("{field}.image"), "must not be empty");
+    } else {
+        match Reference::parse(&disk.image) {
+            Err(error) => causes.invalid(format!("{field}.image"), error),
+            Ok(image) if PullPolicy::parse(disk.image_pull_policy.as_deref(), &image).is_none() => {
+                causes.unsupported(format!("{field}.imagePullPolicy"), "must be Always, IfNotPresent or Never");
+            }
+            Ok(_) => {}
+        }
+    }
+    let path = disk.path.as_deref().filter(|path| !path.is_empty());
+    if let Some(problem) = path.and_then(oci::path_problem) {
+        causes.invalid(format!("{field}.path"), problem);
+    }
+}
+
 fn scratch(field: &str, volume: &Volume, causes: &mut Causes) {
+    if let Some(disk) = &volume.container_disk {
+        container_disk(&format!("{field}.containerDisk"), disk, causes);
+    }
     if let Some(empty) = &volume.empty_disk {
         let field = format!("{field}.emptyDisk.capacity");
         match quantity::units(&empty.capacity) {

@@ -350,6 +350,12 @@ fn volumes_of_objects_name_them() {
     check(json!({"emptyDisk": {"capacity": "0"}}), "emptyDisk.capacity");
     check(json!({"ephemeral": {"persistentVolumeClaim": {"claimName": "golden"}}}), "");
     check(json!({"ephemeral": {}}), "ephemeral.persistentVolumeClaim.claimName");
+    let image = "quay.io/containerdisks/fedora:41";
+    check(json!({"containerDisk": {"image": image, "path": "/disk/a.img", "imagePullPolicy": "Never"}}), "");
+    check(json!({"containerDisk": {"image": ""}}), "containerDisk.image");
+    check(json!({"containerDisk": {"image": "x@sha256:1"}}), "containerDisk.image");
+    check(json!({"containerDisk": {"image": image, "path": "/disk/../a"}}), "containerDisk.path");
+    check(json!({"containerDisk": {"image": image, "imagePullPolicy": "Often"}}), "containerDisk.imagePullPolicy");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use furrow_api::import::{HttpImport, ImportJob};
+use furrow_api::import::ImportJob;
 use furrow_api::names::CEPH_USER_AGENT;
 use furrow_host::sandbox::{Sandbox, Sandboxed, private_directory, unprivileged_user};
 
@@ -17,8 +17,7 @@ use furrow_model::proxy::{self, Proxies};
 use furrow_model::reasons::chain;
 
 use super::Place;
-use super::inputs::Inputs;
-use super::protocol::{MAX_REPORT_BYTES, Report, Spec};
+use super::protocol::{MAX_REPORT_BYTES, Origin, Report, Spec, Task};
 use super::spool;
 use super::status::Failure;
 
@@ -33,6 +32,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// of it is never touched: thread stacks and allocator arenas count here.
 const DATA_BYTES: u64 = 1 << 30;
 const OPEN_FILES: u64 = 1024;
+/// A look at an image has nothing to write; some room, since the kernel ends a process that crosses the limit.
+const LOOK_FILE_BYTES: u64 = 1 << 20;
 
 type Refused = (Failure, Severity);
 
@@ -49,7 +50,7 @@ pub(super) enum Outcome {
 }
 
 /// The child's task; its secrets and the node's proxy are filled in by `start`.
-pub(super) fn spec(place: &Place, task: &ImportJob, http: &HttpImport, inputs: Inputs, golden: bool) -> Spec {
+pub(super) fn spec(place: &Place, task: &ImportJob, origin: Origin, golden: bool) -> Spec {
     Spec {
         conf: place.conf.clone(),
         ceph_user: CEPH_USER_AGENT.to_owned(),
@@ -58,10 +59,7 @@ pub(super) fn spec(place: &Place, task: &ImportJob, http: &HttpImport, inputs: I
         image: task.image.clone(),
         capacity_bytes: u64::try_from(task.capacity_bytes).unwrap_or(0),
         golden,
-        url: http.url.clone(),
-        login: inputs.login,
-        certificates: inputs.certificates,
-        proxies: Proxies::default(),
+        origin,
         directory: PathBuf::new(),
     }
 }
@@ -79,9 +77,9 @@ impl Drop for Run {
     }
 }
 
-/// Starts a child for the DataVolume `uid`.
-pub(super) async fn start(place: &Place, uid: &str, mut spec: Spec) -> Result<Run, Refused> {
-    let directory = place.directory.join(uid);
+/// Starts a child in the directory `name`: of a DataVolume its UID.
+pub(super) async fn start(place: &Place, name: &str, mut task: Task) -> Result<Run, Refused> {
+    let directory = place.directory.join(name);
     let failed = |error: &(dyn std::error::Error + 'static)| {
         let message = format!("could not start the import: {}", chain(error));
         (Failure { reason: "ImportFailed".to_owned(), message }, Severity::Passing)
@@ -89,10 +87,22 @@ pub(super) async fn start(place: &Place, uid: &str, mut spec: Spec) -> Result<Ru
     let user = unprivileged_user(&USERS).map_err(|e| failed(&e))?;
     private_directory(&directory, &user).map_err(|e| failed(&e))?;
     let mut run = Run { child: None, directory: directory.clone() };
-    spec.ceph_key = key(&place.keyring).map_err(|e| failed(&e))?;
-    spec.conf = copy_conf(&place.conf, &directory).map_err(|e| failed(&e))?;
-    spec.proxies = proxies(Path::new(proxy::FILE)).map_err(|e| failed(&e))?;
-    spec.directory.clone_from(&directory);
+    let proxies = proxies(Path::new(proxy::FILE)).map_err(|e| failed(&e))?;
+    let file_bytes = match &mut task {
+        Task::Import(spec) => {
+            spec.ceph_key = key(&place.keyring).map_err(|e| failed(&e))?;
+            spec.conf = copy_conf(&place.conf, &directory).map_err(|e| failed(&e))?;
+            spec.origin.proxies = proxies;
+            spec.directory.clone_from(&directory);
+            spool::limit(spec.capacity_bytes)
+        }
+        // It gets no key.
+        Task::Look(look) => {
+            look.origin.proxies = proxies;
+            look.directory.clone_from(&directory);
+            LOOK_FILE_BYTES
+        }
+    };
     let sandbox = Sandbox {
         program: std::env::current_exe().map_err(|e| failed(&e))?,
         args: vec![OsString::from("import-child")],
@@ -100,13 +110,18 @@ pub(super) async fn start(place: &Place, uid: &str, mut spec: Spec) -> Result<Ru
         env: vec![("MALLOC_ARENA_MAX", OsString::from("2")), ("PATH", OsString::from("/usr/bin:/bin"))],
         user,
         directory,
-        file_bytes: spool::limit(spec.capacity_bytes),
+        file_bytes,
         data_bytes: DATA_BYTES,
         open_files: OPEN_FILES,
     };
-    let input = serde_json::to_vec(&spec).map_err(|e| failed(&e))?;
+    let input = serde_json::to_vec(&task).map_err(|e| failed(&e))?;
     let child = sandbox.spawn(&input).await.map_err(|e| failed(&e))?;
-    tracing::info!(datavolume_uid = uid, pid = child.pid(), image = %spec.image, "import started");
+    match &task {
+        Task::Import(spec) => {
+            tracing::info!(datavolume_uid = name, pid = child.pid(), image = %spec.image, "import started");
+        }
+        Task::Look(_) => tracing::debug!(name, pid = child.pid(), "look at an image started"),
+    }
     run.child = Some(child);
     Ok(run)
 }

@@ -13,12 +13,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use furrow_host::sandbox::give_up_rights;
 use furrow_model::reasons::chain;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;
-use super::fetch::Source;
-use super::protocol::{Report, Spec};
+use super::fetch::{Auth, Net, Source};
+use super::layers;
+use super::protocol::{Location, Look, Origin, Report, Spec, Task};
+use super::registry::{Image, Registry};
 use super::stream::{Copied, Progress, copy};
 use super::target::Target;
 
@@ -46,25 +49,31 @@ const READABLE: [&str; 12] = [
 pub(crate) fn import_child() -> anyhow::Result<()> {
     let mut text = String::new();
     std::io::stdin().take(MAX_SPEC_BYTES).read_to_string(&mut text).context("could not read the task")?;
-    let spec: Spec = serde_json::from_str(&text).context("could not understand the task")?;
+    let task: Task = serde_json::from_str(&text).context("could not understand the task")?;
     drop(text);
     be_killed_first();
-    let report = match import(&spec) {
-        Ok((copied, read)) => {
-            Report::Done { read, written: copied.written, virtual_size: copied.virtual_size, peak_kib: peak_kib() }
-        }
-        Err(error) => {
-            Report::Failed { reason: error.reason().to_owned(), message: chain(&error), severity: error.severity() }
-        }
+    let report = match &task {
+        Task::Import(spec) => import(spec).map(|(copied, read)| Report::Done {
+            read,
+            written: copied.written,
+            virtual_size: copied.virtual_size,
+            peak_kib: peak_kib(),
+        }),
+        Task::Look(look) => self::look(look),
     };
-    say(&report);
+    say(&report.unwrap_or_else(|error| Report::Failed {
+        reason: error.reason().to_owned(),
+        message: chain(&error),
+        severity: error.severity(),
+    }));
     Ok(())
 }
 
-fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
+/// Gives up all rights but those to the network and the directory; what tasks run on.
+fn shut_in(directory: &Path) -> Result<(Runtime, CancellationToken), ImportError> {
     let mut readable: Vec<&Path> = READABLE.iter().map(Path::new).collect();
     readable.extend([Path::new("/proc"), Path::new("/dev/urandom"), Path::new("/dev/random")]);
-    give_up_rights(&readable, &[&spec.directory, Path::new("/dev/null")])?;
+    give_up_rights(&readable, &[directory, Path::new("/dev/null")])?;
     // The only failure is that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,14 +85,56 @@ fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
         .map_err(|e| ImportError::Setup(format!("no runtime: {e}")))?;
     let stop = CancellationToken::new();
     runtime.spawn(cancel_when_asked(stop.clone()));
-    let mut source = Source::new(spec, (runtime.handle().clone(), stop))?;
-    let target = Target::open(spec)?;
+    Ok((runtime, stop))
+}
+
+fn import(spec: &Spec) -> Result<(Copied, u64), ImportError> {
+    let (runtime, stop) = shut_in(&spec.directory)?;
+    let net = Net::new(&spec.origin, (runtime.handle().clone(), stop))?;
     let progress = Arc::new(Progress::default());
-    let copied = while_reporting(&progress, || copy(spec, &mut source, &target, &progress))?;
-    target.complete()?;
-    let read = source.received();
+    let copied = match &spec.origin.location {
+        Location::Http { url } => {
+            let mut source = Source::new(net.clone(), url, Auth::basic(spec.origin.login.as_ref()))?;
+            let target = Target::open(spec)?;
+            let copied = while_reporting(&progress, || copy(spec, &mut source, &target, &progress))?;
+            target.complete()?;
+            copied
+        }
+        Location::Registry { path, .. } => {
+            // Before the volume is touched: most of what can be wrong is wrong here.
+            let (registry, image) = resolve(net.clone(), &spec.origin)?;
+            let target = Target::open(spec)?;
+            let disk = (&image, path.as_deref());
+            let into = (&target, spec.directory.as_path());
+            let copied = while_reporting(&progress, || layers::copy(&registry, disk, into, &progress))?;
+            target.complete()?;
+            copied
+        }
+    };
+    let read = net.received();
     runtime.shutdown_background();
     Ok((copied, read))
+}
+
+fn look(look: &Look) -> Result<Report, ImportError> {
+    let (runtime, stop) = shut_in(&look.directory)?;
+    let net = Net::new(&look.origin, (runtime.handle().clone(), stop))?;
+    let (registry, image) = resolve(net, &look.origin)?;
+    let Location::Registry { path, .. } = &look.origin.location else {
+        return Err(ImportError::Setup("only images of a registry are looked at".to_owned()));
+    };
+    let size = look.measure.then(|| layers::measure(&registry, &image, path.as_deref())).transpose()?;
+    runtime.shutdown_background();
+    Ok(Report::Seen { digest: image.digest.to_string(), disk_bytes: size })
+}
+
+fn resolve(net: Net, origin: &Origin) -> Result<(Registry, Image), ImportError> {
+    let Location::Registry { image, plain_http, .. } = &origin.location else {
+        return Err(ImportError::Setup("the source is no image of a registry".to_owned()));
+    };
+    let mut registry = Registry::new(net, image, *plain_http, origin.login.clone())?;
+    let image = registry.image()?;
+    Ok((registry, image))
 }
 
 /// Ends the flow of bytes on SIGTERM: the copy then fails, and the image is closed as on any

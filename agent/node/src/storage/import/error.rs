@@ -4,6 +4,7 @@
 use furrow_host::rbd::{RbdError, RbdErrorKind};
 use furrow_host::sandbox::RightsError;
 use furrow_model::import::Severity;
+use furrow_model::oci::{ManifestError, ReferenceError, SearchError};
 use furrow_model::qcow2::Qcow2Error;
 
 /// A failed import.
@@ -24,6 +25,21 @@ pub(super) enum ImportError {
     /// The server does not send parts of the image.
     #[error("the server does not answer range requests for {url}")]
     NoRanges { url: String },
+    /// The reference to an image is none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The registry's answer is no manifest that is read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The disk in an image's layers.
+    #[error(transparent)]
+    Disk(#[from] SearchError),
+    /// The registry sent something else than was asked for.
+    #[error("{what} has {found}, {expected} was expected")]
+    Mismatch { what: String, expected: String, found: String },
+    /// The registry asks for a login in a way that is not known, or that would show the password.
+    #[error("could not log in at {registry}: {why}")]
+    Login { registry: String, why: String },
     /// What is there is not an image, or one that is not read.
     #[error("the source is {what}: qcow2 and raw images are read, alone or compressed by gzip, xz or zstd")]
     Format { what: &'static str },
@@ -72,6 +88,9 @@ impl ImportError {
             Self::Status { .. } | Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } => {
                 "TransferFailed"
             }
+            Self::Login { .. } => "LoginFailed",
+            Self::Mismatch { .. } => "DigestMismatch",
+            Self::Reference(_) | Self::Manifest(_) | Self::Disk(_) => "ImageInvalid",
             Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => "ImageInvalid",
             Self::TooLarge { .. } | Self::TooLong { .. } => "ImageTooLarge",
             Self::Spool(_) => "SpoolFailed",
@@ -89,6 +108,8 @@ impl ImportError {
             Self::Status { permanent, .. } => *permanent,
             Self::Setup(_) | Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => true,
             Self::TooLarge { .. } | Self::TooLong { .. } => true,
+            Self::Reference(_) | Self::Manifest(_) | Self::Disk(_) => true,
+            Self::Mismatch { .. } | Self::Login { .. } => true,
             Self::Target(error) => error.kind() == RbdErrorKind::Denied,
             Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } | Self::Spool(_) => false,
             Self::Rights(_) | Self::Panicked | Self::Cancelled => false,

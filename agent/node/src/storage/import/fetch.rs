@@ -3,7 +3,8 @@
 //! A connection that breaks is taken up where it was (`Range`, with `If-Range` so that a changed
 //! file is noticed). Bounds: 10 redirects, 15 s to connect, 30 s without a byte, 5 attempts in a
 //! row without progress. Goes through the proxy of the task, and refuses one of the environment and
-//! to decompress transfer encodings: bytes are those of the file.
+//! to decompress transfer encodings: bytes are those of the file. Blobs of a registry are read in
+//! the same way; their digest tells that nothing changed.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,109 +15,193 @@ use bytes::Bytes;
 use furrow_model::import::Severity;
 use furrow_model::proxy::Proxies;
 use furrow_model::reasons::chain;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;
-use super::protocol::Spec;
+use super::protocol::{Location, Origin};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 /// Attempts in a row that brought no byte.
-const MAX_ATTEMPTS: u32 = 5;
+pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// Pieces between the network and the reader: up to 400 KiB each, as hyper reads them.
 const QUEUE: usize = 12;
+
+/// What a request says of who asks.
+#[derive(Clone)]
+pub(super) enum Auth {
+    Nobody,
+    Basic(String, String),
+    Bearer(String),
+}
+
+impl Auth {
+    /// By password, if there is one.
+    pub(super) fn basic(login: Option<&(String, String)>) -> Self {
+        login.map_or(Self::Nobody, |(user, password)| Self::Basic(user.clone(), password.clone()))
+    }
+}
+
+/// The way to servers.
+#[derive(Clone)]
+pub(super) struct Net {
+    client: Client,
+    /// One that takes any certificate, where the task is about a registry that may be reached so.
+    unverified: Option<Client>,
+    handle: Handle,
+    stop: CancellationToken,
+    /// Bytes of files that came over the network.
+    received: Arc<AtomicU64>,
+}
+
+impl Net {
+    /// With the proxy and the certificates of a task.
+    pub(super) fn new(origin: &Origin, (handle, stop): (Handle, CancellationToken)) -> Result<Self, ImportError> {
+        let mut trusted = Vec::new();
+        for pem in &origin.certificates {
+            let found = Certificate::from_pem_bundle(pem.as_bytes());
+            trusted.extend(found.map_err(|e| ImportError::Setup(format!("a certificate is malformed: {e}")))?);
+        }
+        let client = client(origin, &trusted, true)?;
+        let insecure = matches!(origin.location, Location::Registry { plain_http: true, .. });
+        let unverified = insecure.then(|| self::client(origin, &trusted, false)).transpose()?;
+        Ok(Self { client, unverified, handle, stop, received: Arc::default() })
+    }
+
+    /// The way to a registry that may be reached without certificates that prove anything.
+    pub(super) fn unverified(&self) -> Self {
+        let client = self.unverified.as_ref().unwrap_or(&self.client).clone();
+        Self { client, ..self.clone() }
+    }
+
+    /// Waits for `work`, or the end. Not for async code.
+    pub(super) fn wait_for<T>(&self, work: impl Future<Output = Result<T, ImportError>>) -> Result<T, ImportError> {
+        let stop = self.stop.clone();
+        self.handle.block_on(stop.run_until_cancelled(work)).unwrap_or(Err(ImportError::Cancelled))
+    }
+
+    /// One GET, whatever is answered.
+    pub(super) async fn get(&self, url: &Url, auth: &Auth, headers: HeaderMap) -> Result<Response, ImportError> {
+        let request = self.client.get(url.clone()).headers(headers).header(ACCEPT_ENCODING, "identity");
+        let request = match auth {
+            Auth::Nobody => request,
+            Auth::Basic(user, password) => request.basic_auth(user, Some(password)),
+            Auth::Bearer(token) => request.bearer_auth(token),
+        };
+        request.send().await.map_err(|error| broken(url, &error.without_url()))
+    }
+
+    /// Bytes of files that came over the network so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+fn client(origin: &Origin, trusted: &[Certificate], verified: bool) -> Result<Client, ImportError> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("furrow-import/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS));
+    let Proxies { http, https, direct } = &origin.proxies;
+    builder = furrow_host::http::through(builder, (http.as_deref(), https.as_deref()), direct)
+        .map_err(|e| ImportError::Setup(format!("the node's proxy: {}", chain(&e))))?;
+    if !verified {
+        builder = builder.tls_danger_accept_invalid_certs(true);
+    } else if !trusted.is_empty() {
+        builder = builder.tls_certs_merge(trusted.to_vec());
+    }
+    builder.build().map_err(|e| ImportError::Setup(chain(&e)))
+}
+
+/// A URL without what might be a secret in it.
+pub(super) fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    let _ = shown.set_password(None);
+    let _ = shown.set_username("");
+    shown.to_string()
+}
+
+/// A transfer that broke off.
+pub(super) fn broken(url: &Url, error: &(dyn std::error::Error + 'static)) -> ImportError {
+    ImportError::Transfer { url: shown(url), why: chain(error) }
+}
+
+/// An answer that is one; the error says whether asking again can help.
+pub(super) fn successful(url: &Url, response: Response) -> Result<Response, ImportError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let passing = status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY);
+    Err(ImportError::Status { url: shown(url), status: status.to_string(), permanent: !passing })
+}
 
 /// Where to read from.
 #[derive(Clone)]
 pub(super) struct Source {
-    client: Client,
+    net: Net,
     url: Url,
-    login: Option<(String, String)>,
-    handle: Handle,
-    stop: CancellationToken,
+    auth: Auth,
     /// Length of the file in bytes, once known.
     pub(super) len: Option<u64>,
     /// Tells one version of the file from another.
     validator: Option<String>,
-    /// Bytes that came over the network.
-    received: Arc<AtomicU64>,
+    /// There is one version only: whoever reads it checks its digest.
+    immutable: bool,
 }
 
 impl Source {
-    /// The source of a task; nothing was asked of it yet.
-    pub(super) fn new(spec: &Spec, (handle, stop): (Handle, CancellationToken)) -> Result<Self, ImportError> {
-        let setup = |what: String| ImportError::Setup(what);
-        let Spec { url, certificates, .. } = spec;
-        let parsed = Url::parse(url).map_err(|e| setup(format!("{url:?} is no URL: {e}")))?;
+    /// A file of a web server; nothing was asked of it yet.
+    pub(super) fn new(net: Net, url: &str, auth: Auth) -> Result<Self, ImportError> {
+        let parsed = Url::parse(url).map_err(|e| ImportError::Setup(format!("{url:?} is no URL: {e}")))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(setup(format!("{url:?} is neither http nor https")));
+            return Err(ImportError::Setup(format!("{url:?} is neither http nor https")));
         }
-        let mut trusted = Vec::new();
-        for pem in certificates {
-            let found = Certificate::from_pem_bundle(pem.as_bytes());
-            trusted.extend(found.map_err(|e| setup(format!("a certificate is malformed: {e}")))?);
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("furrow-import/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS));
-        let Proxies { http, https, direct } = &spec.proxies;
-        builder = furrow_host::http::through(builder, (http.as_deref(), https.as_deref()), direct)
-            .map_err(|e| setup(format!("the node's proxy: {}", chain(&e))))?;
-        if !trusted.is_empty() {
-            builder = builder.tls_certs_merge(trusted);
-        }
-        let client = builder.build().map_err(|e| setup(chain(&e)))?;
-        let login = spec.login.clone();
-        Ok(Self { client, url: parsed, login, handle, stop, len: None, validator: None, received: Arc::default() })
+        Ok(Self { net, url: parsed, auth, len: None, validator: None, immutable: false })
     }
 
-    /// The URL without what might be a secret in it.
+    /// A blob of a registry.
+    pub(super) fn blob(net: Net, url: Url, auth: Auth) -> Self {
+        Self { net, url, auth, len: None, validator: None, immutable: true }
+    }
+
     fn shown(&self) -> String {
-        let mut shown = self.url.clone();
-        shown.set_query(None);
-        let _ = shown.set_password(None);
-        let _ = shown.set_username("");
-        shown.to_string()
-    }
-
-    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ImportError {
-        ImportError::Transfer { url: self.shown(), why: chain(error) }
+        shown(&self.url)
     }
 
     async fn get(&self, range: Option<(u64, Option<u64>)>) -> Result<Response, ImportError> {
-        let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
-        if let Some((user, password)) = &self.login {
-            request = request.basic_auth(user, Some(password));
-        }
+        let mut headers = HeaderMap::new();
         if let Some((first, last)) = range {
             let last = last.map(|last| last.to_string()).unwrap_or_default();
-            request = request.header(RANGE, format!("bytes={first}-{last}"));
+            let value = |text: &str| HeaderValue::from_str(text).map_err(|e| ImportError::Setup(e.to_string()));
+            headers.insert(RANGE, value(&format!("bytes={first}-{last}"))?);
             if let Some(validator) = &self.validator {
-                request = request.header(IF_RANGE, validator);
+                headers.insert(IF_RANGE, value(validator)?);
             }
         }
-        let response = request.send().await.map_err(|e| self.broken(&e.without_url()))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        let response = self.net.get(&self.url, &self.auth, headers).await?;
+        match successful(&self.url, response) {
+            // A token that ran out amid a blob: the next attempt has a new one.
+            Err(ImportError::Status { url, status, .. })
+                if status.starts_with("401") && matches!(self.auth, Auth::Bearer(_)) =>
+            {
+                Err(ImportError::Status { url, status, permanent: false })
+            }
+            other => other,
         }
-        let passing = status.is_server_error()
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY);
-        Err(ImportError::Status { url: self.shown(), status: status.to_string(), permanent: !passing })
     }
 
     /// Begins to read at the beginning, and learns the length.
     pub(super) fn open(&mut self) -> Result<Stream, ImportError> {
-        let stop = self.stop.clone();
-        let first = self.handle.clone().block_on(stop.run_until_cancelled(self.get(None)));
-        let response = first.unwrap_or(Err(ImportError::Cancelled))?;
+        let response = self.net.wait_for(self.get(None))?;
         self.len = response.content_length();
         self.validator = validator(response.headers());
         Ok(self.pump(Some(response), 0))
@@ -142,11 +227,6 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Bytes that came over the network so far.
-    pub(super) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
     fn pump(&self, response: Option<Response>, offset: u64) -> Stream {
         self.pump_until(response, offset, None)
     }
@@ -154,8 +234,8 @@ impl Source {
     fn pump_until(&self, response: Option<Response>, offset: u64, last: Option<u64>) -> Stream {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let pump = Pump { source: self.clone(), offset, last, sender };
-        let stop = self.stop.clone();
-        self.handle.spawn(async move {
+        let stop = self.net.stop.clone();
+        self.net.handle.spawn(async move {
             let sender = pump.sender.clone();
             // Safe to cancel: what was not passed on is fetched again by nobody.
             if stop.run_until_cancelled(pump.run(response)).await.is_none() {
@@ -206,7 +286,7 @@ impl Pump {
     /// A file that cannot be told from its next version is not put together from two parts.
     fn may_resume(&self, error: &ImportError) -> bool {
         let passing = matches!(error, ImportError::Transfer { .. } | ImportError::Status { .. });
-        passing && (self.source.validator.is_some() || self.offset == 0)
+        passing && (self.source.immutable || self.source.validator.is_some() || self.offset == 0)
     }
 
     async fn resume(&self) -> Result<Response, ImportError> {
@@ -233,13 +313,13 @@ impl Pump {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     self.offset += chunk.len() as u64;
-                    self.source.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    self.source.net.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
                     if self.sender.send(Ok(chunk)).await.is_err() {
                         return Ok(());
                     }
                 }
                 Ok(None) => return self.complete(),
-                Err(error) => return Err(self.source.broken(&error.without_url())),
+                Err(error) => return Err(broken(&self.source.url, &error.without_url())),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use furrow_api::DataVolume;
-use furrow_api::import::{ImportJob, ImportSource};
+use furrow_api::import::ImportJob;
 use furrow_api::names::{ANNOTATION_IMPORT, LABEL_IMPORT_NODE};
 use furrow_model::import::{Next, Severity, after_failure};
 use futures::StreamExt as _;
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Place;
 use super::attempt::{self, Outcome};
-use super::inputs::{self, Inputs};
-use super::protocol::Report;
+use super::inputs;
+use super::protocol::{Report, Task};
 use super::status::{Failure, Status};
 
 /// Children at a time: an import takes a processor and about 100 MiB.
@@ -161,9 +161,8 @@ impl Job {
                 return self.status.failed(&Failure { reason: "ImportFailed".to_owned(), message }).await;
             }
         };
-        let ImportSource::Http(http) = &task.source else { return self.status.succeeded().await };
         loop {
-            let failure = match self.attempt(&task, http).await {
+            let failure = match self.attempt(&task).await {
                 Ok(()) => return,
                 Err(failure) => failure,
             };
@@ -199,17 +198,16 @@ impl Job {
     }
 
     /// One child; the error says whether trying again can help.
-    async fn attempt(
-        &mut self,
-        task: &ImportJob,
-        http: &furrow_api::import::HttpImport,
-    ) -> Result<(), (Failure, Severity)> {
+    async fn attempt(&mut self, task: &ImportJob) -> Result<(), (Failure, Severity)> {
         let Ok(_turn) = self.context.turns.acquire().await else { return Ok(()) };
-        let inputs: Inputs = inputs::read(&self.context.client, &self.namespace, http).await?;
+        let Some(origin) = inputs::read(&self.context.client, &self.namespace, &task.source).await? else {
+            self.status.succeeded().await;
+            return Ok(());
+        };
         self.status.started().await;
         let started = std::time::Instant::now();
         let place = &self.context.place;
-        let spec = attempt::spec(place, task, http, inputs, self.golden);
+        let spec = Task::Import(Box::new(attempt::spec(place, task, origin, self.golden)));
         // The run before clears the directory when it is dropped, and this one has the same.
         self.child = None;
         let run = self.child.insert(attempt::start(place, &self.uid, spec).await?);
@@ -228,7 +226,7 @@ impl Job {
                 Outcome::Ended(Report::Failed { reason, message, severity }) => {
                     return Err((Failure { reason, message }, severity));
                 }
-                Outcome::Ended(Report::Progress { .. }) => {}
+                Outcome::Ended(Report::Progress { .. } | Report::Seen { .. }) => {}
                 Outcome::Broken(message) => {
                     return Err((Failure { reason: "ImportFailed".to_owned(), message }, Severity::Passing));
                 }

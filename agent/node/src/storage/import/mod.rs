@@ -1,7 +1,7 @@
 //! Imports: DataVolumes that control gave to this node, each filled by a sandboxed child.
 //!
 //! ```text
-//!   watch -> jobs (one task a DataVolume) --spec on stdin--> child: http -> stream -> target (RBD)
+//!   watch -> jobs (one task a DataVolume) --spec on stdin--> child: http or registry -> stream -> target (RBD)
 //!                 ^                                            |
 //!                 +------------- reports on stdout ------------+
 //!                 v
@@ -19,17 +19,25 @@ mod error;
 mod fetch;
 mod inputs;
 mod jobs;
+mod layers;
+mod look;
 mod protocol;
 mod qcow2;
+mod registry;
 mod spool;
 mod status;
 mod stream;
 mod target;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub(crate) use child::import_child;
 pub(super) use jobs::run;
+pub(crate) use look::{Images, LookError};
+
+/// The API server answers within this time, or is asked again.
+const API_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Where imports have their working directories, one each.
 pub(super) const DIRECTORY: &str = "/var/lib/furrow/import";

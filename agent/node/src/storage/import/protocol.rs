@@ -7,7 +7,57 @@ use furrow_model::proxy::Proxies;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The whole of a child's task.
+/// What a child is for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Task {
+    /// Fill an image.
+    Import(Box<Spec>),
+    /// See what a reference points to.
+    Look(Box<Look>),
+}
+
+/// Where bytes come from, and how they are reached.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Origin {
+    pub(super) location: Location,
+    /// User and password.
+    pub(super) login: Option<(String, String)>,
+    /// Further certificates to trust, PEM.
+    pub(super) certificates: Vec<String>,
+    /// Through what it is reached.
+    pub(super) proxies: Proxies,
+}
+
+/// Where an image is.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Location {
+    /// A file of a web server.
+    Http { url: String },
+    /// The file `path` in the layers of an image; without a path the one below `disk/`.
+    Registry { image: String, path: Option<String>, plain_http: bool },
+}
+
+impl Default for Location {
+    fn default() -> Self {
+        Self::Http { url: String::new() }
+    }
+}
+
+/// A look at an image of a registry.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Look {
+    pub(super) origin: Origin,
+    /// Also say how large the disk in it is.
+    pub(super) measure: bool,
+    /// The child's directory.
+    pub(super) directory: PathBuf,
+}
+
+/// The whole of an import.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Spec {
@@ -23,13 +73,7 @@ pub(super) struct Spec {
     pub(super) capacity_bytes: u64,
     /// Leave a snapshot to clone from: the volume is one that others are copied from.
     pub(super) golden: bool,
-    pub(super) url: String,
-    /// Basic authentication.
-    pub(super) login: Option<(String, String)>,
-    /// Further certificates to trust, PEM.
-    pub(super) certificates: Vec<String>,
-    /// Through what the source is reached.
-    pub(super) proxies: Proxies,
+    pub(super) origin: Origin,
     /// Where bytes may be spooled: the child's directory.
     pub(super) directory: PathBuf,
 }
@@ -42,6 +86,8 @@ pub(super) enum Report {
     Progress { done: u64, total: Option<u64> },
     /// Everything is safe in the image.
     Done { read: u64, written: u64, virtual_size: u64, peak_kib: u64 },
+    /// What a look has seen: the digest, and the disk's size in bytes if that was asked.
+    Seen { digest: String, disk_bytes: Option<u64> },
     /// It ended without success.
     Failed { reason: String, message: String, severity: Severity },
 }

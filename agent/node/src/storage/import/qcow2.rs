@@ -33,7 +33,7 @@ const WORKERS: usize = 2;
 
 /// Where the parts of the file come from.
 pub(super) enum Parts {
-    Remote(Source),
+    Remote(Box<Source>),
     Spooled(Spool),
 }
 

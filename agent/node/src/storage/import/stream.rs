@@ -19,7 +19,7 @@ use super::target::{Target, write_data};
 /// Plain bytes are written in pieces of this size: one RBD object.
 const PIECE: usize = 4 << 20;
 /// What a decompressor reads at once.
-const INPUT_BUFFER: usize = 256 << 10;
+pub(super) const INPUT_BUFFER: usize = 256 << 10;
 
 /// How far the pass is, for reports.
 #[derive(Default)]
@@ -107,7 +107,7 @@ fn copy_qcow2(
         // The head decides first: an image that is refused needs no further request.
         let head = read_up_to(&mut whole, furrow_model::qcow2::HEAD_BYTES)?;
         qcow2::check_head(&head, len, target.capacity())?;
-        match qcow2::copy(&Parts::Remote(source.clone()), len, target, progress) {
+        match qcow2::copy(&Parts::Remote(Box::new(source.clone())), len, target, progress) {
             Err(ImportError::NoRanges { .. }) => {}
             other => return other,
         }
@@ -130,7 +130,10 @@ fn spooled(
     qcow2::copy(&Parts::Spooled(spool), len, target, &Arc::default())
 }
 
-fn decompressor<'a>(compression: Compression, input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ImportError> {
+pub(super) fn decompressor<'a>(
+    compression: Compression,
+    input: impl Read + 'a,
+) -> Result<Box<dyn Read + 'a>, ImportError> {
     let input = BufReader::with_capacity(INPUT_BUFFER, input);
     Ok(match compression {
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
@@ -143,18 +146,18 @@ fn decompressor<'a>(compression: Compression, input: impl Read + 'a) -> Result<B
 }
 
 /// Enough of the beginning to tell what it is.
-fn head_of(input: &mut impl Read) -> Result<Vec<u8>, ImportError> {
+pub(super) fn head_of(input: &mut impl Read) -> Result<Vec<u8>, ImportError> {
     read_up_to(input, SNIFF_BYTES)
 }
 
-fn read_up_to(input: &mut impl Read, limit: usize) -> Result<Vec<u8>, ImportError> {
+pub(super) fn read_up_to(input: &mut impl Read, limit: usize) -> Result<Vec<u8>, ImportError> {
     let mut bytes = Vec::with_capacity(limit);
     input.take(limit as u64).read_to_end(&mut bytes).map_err(ImportError::of_read)?;
     Ok(bytes)
 }
 
 /// Writes plain bytes, zeros left out.
-fn copy_raw(mut input: impl Read, target: &Target) -> Result<Copied, ImportError> {
+pub(super) fn copy_raw(mut input: impl Read, target: &Target) -> Result<Copied, ImportError> {
     let writer = target.writer();
     let mut offset = 0u64;
     loop {
