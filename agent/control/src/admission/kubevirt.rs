@@ -173,6 +173,7 @@ mod tests {
             "featureGates": ["NonRoot"], "disabledFeatureGates": ["Sidecar"]});
         let spec = json!({"configuration": {"cpuModel": "EPYC", "cpuRequest": "50m", "machineType": "pc-q35-9.2",
             "evictionStrategy": "None", "developerConfiguration": developer,
+            "liveUpdateConfiguration": {"maxCpuSockets": 8, "maxGuest": "8Gi", "maxHotplugRatio": 2},
             "architectureConfiguration": {"defaultArchitecture": "amd64", "amd64": {"machineType": "q35"}}}});
         assert_eq!(fields(spec), Vec::<String>::new());
     }
@@ -191,6 +192,10 @@ mod tests {
             (json!({"configuration": {"machineType": "pc-i440fx-9.2"}}), "spec.configuration.machineType"),
             (json!({"configuration": {"evictionStrategy": "LiveMigrate"}}), "spec.configuration.evictionStrategy"),
             (json!({"configuration": {"cpuRequest": "much"}}), "spec.configuration.cpuRequest"),
+            (
+                json!({"configuration": {"liveUpdateConfiguration": {"maxGuest": "much"}}}),
+                "spec.configuration.liveUpdateConfiguration.maxGuest",
+            ),
             (json!({"imageTag": "v1.9.0"}), "spec.imageTag"),
             (
                 json!({"configuration": {"developerConfiguration": {"featureGates": ["NonRoot", "Sidecar"]}}}),

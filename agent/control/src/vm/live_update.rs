@@ -120,7 +120,11 @@ fn plan(
     let mut new = vmi.clone();
     let mut update = Update::default();
     let same_types = TYPES.iter().all(|which| refers(before, which) == refers(after, which));
-    if same_types && before["template"] == after["template"] {
+    let template = &vm.spec.template.spec;
+    let (sockets, memory) = (plug::sockets(sockets(&template.domain, vmi)), live_memory::judge(&template.domain, vmi));
+    // A size that was changed and is changed back is the template's that the guest was made from, and not the guest's.
+    let same_sizes = sockets == plug::Plug::Nothing && memory == plug::Plug::Nothing;
+    if same_types && same_sizes && before["template"] == after["template"] {
         let generation = vm.metadata.generation.unwrap_or_default().to_string();
         new.annotations_mut().insert(ANNOTATION_GENERATION.to_owned(), generation);
         update.guest = Some(new);
@@ -130,11 +134,10 @@ fn plan(
         update.restart = Some(change::RESTART);
         return update;
     }
-    let template = &vm.spec.template.spec;
     new.spec.node_selector.clone_from(&template.node_selector);
     new.spec.affinity.clone_from(&template.affinity);
     new.spec.tolerations.clone_from(&template.tolerations);
-    match plug::sockets(sockets(&template.domain, vmi)) {
+    match sockets {
         plug::Plug::Nothing => {}
         plug::Plug::Now => {
             add_sockets(&mut new, &template.domain, pod::cpu_ratio(settings));
@@ -143,7 +146,7 @@ fn plan(
         plug::Plug::Later(why) => update.failure = Some(Failed { reason: CPU_ERROR, message: why.to_owned() }),
         plug::Plug::Restart(why) => update.restart = Some(why),
     }
-    match live_memory::judge(&template.domain, vmi) {
+    match memory {
         plug::Plug::Nothing => {}
         plug::Plug::Now => {
             live_memory::add(&mut new, &template.domain);
@@ -283,6 +286,17 @@ mod tests {
         grace["terminationGracePeriodSeconds"] = json!(5);
         let update = planned(&grace, &guest());
         assert_eq!((update.restart, update.guest), (Some(change::RESTART), None));
+    }
+
+    #[test]
+    fn a_size_that_is_changed_back_waits_for_a_restart() {
+        let grown = planned(&spec(3), &guest()).guest.unwrap();
+        let update = planned(&spec(2), &VirtualMachineInstance { status: None, ..grown });
+        assert_eq!((update.restart, update.guest), (Some("Reduction of CPU socket count requires a restart"), None));
+        let mut larger = guest();
+        larger.spec.domain.memory = Some(serde_json::from_value(json!({"guest": "2Gi", "maxGuest": "4Gi"})).unwrap());
+        let update = planned(&spec(2), &larger);
+        assert_eq!((update.restart, update.guest), (Some("Reduction of guest memory requires a restart"), None));
     }
 
     #[test]
