@@ -65,6 +65,9 @@ pub struct KubeVirtConfiguration {
     /// Default eviction strategy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction_strategy: Option<EvictionStrategy>,
+    /// Room of guests to grow while they run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_update_configuration: Option<LiveUpdateConfiguration>,
     /// Default machine type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_type: Option<String>,
@@ -125,6 +128,24 @@ pub struct DeveloperConfiguration {
     /// Software emulation instead of KVM.
     #[serde(default, skip_serializing_if = "is_false")]
     pub use_emulation: bool,
+}
+
+/// Room of guests to grow while they run, where they name none of their own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+#[serde(rename_all = "camelCase")]
+pub struct LiveUpdateConfiguration {
+    /// Sockets that each guest has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_cpu_sockets: Option<i32>,
+    /// Memory that each guest has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_guest: Option<Quantity>,
+    /// How many times its size a guest has room for, where the other two are absent; absent: 4 for sockets, 1 for memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_hotplug_ratio: Option<i32>,
 }
 
 /// Settings of migrations.

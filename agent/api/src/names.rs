@@ -53,6 +53,9 @@ pub const ANNOTATION_RENAME_TO: &str = "furrow.io/rename-to";
 pub const ANNOTATION_SUCCEEDS: &str = "furrow.io/succeeds";
 /// JSON list of volumes that were plugged into a VMI and are not its VM's.
 pub const ANNOTATION_EPHEMERAL_VOLUMES: &str = "furrow.io/ephemeral-volumes";
+/// On a guest: the generation of its reservation pod that reserves what its spec asks for. The node adds memory to the
+/// guest when its kubelet has granted the pod that.
+pub const ANNOTATION_RESERVED_GENERATION: &str = "furrow.io/reserved-generation";
 /// Keeps a VMI until its guest is gone.
 pub const FINALIZER_VMI: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// Keeps a VM until its VMI is gone.

@@ -27,6 +27,7 @@ mod pool;
 mod replicaset;
 #[cfg(test)]
 mod roles_tests;
+mod room;
 mod selector;
 mod server;
 mod subnet;

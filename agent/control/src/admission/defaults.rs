@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use furrow_api::names::FINALIZER_VMI;
 use furrow_api::quantity;
+use furrow_api::vmi::DomainSpec;
+use furrow_model::vm::memory::{self, ClusterRoom};
 use furrow_model::vm::plug;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Map, Value, json};
@@ -14,6 +16,7 @@ use super::facts::{Facts, FactsError};
 use super::guest::compute::VCPUS_MAX;
 use super::review::{Answer, Request};
 use super::{instancetypes, is_own, presets, settled, verdict, vm};
+use crate::room;
 
 /// Machine type when neither the guest nor the cluster names one.
 const MACHINE_TYPE: &str = "q35";
@@ -53,7 +56,7 @@ pub(super) async fn of_vmi<F: Facts>(facts: Arc<F>, request: Request) -> Result<
     }
     if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
         machine(spec, facts.default_machine_type());
-        guest(spec);
+        guest(spec, facts.cluster_room());
         let strategy = facts.eviction_strategy();
         if let (Some(spec), Some(strategy)) = (spec.as_object_mut(), strategy) {
             spec.entry("evictionStrategy").or_insert_with(|| json!(strategy));
@@ -121,7 +124,7 @@ fn machine(spec: &mut Value, default: Option<String>) {
     }
 }
 
-fn guest(spec: &mut Value) {
+fn guest(spec: &mut Value, room: ClusterRoom) {
     default_network(spec);
     for interface in elements(spec, "/domain/devices/interfaces") {
         let Some(interface) = interface.as_object_mut() else { continue };
@@ -131,8 +134,9 @@ fn guest(spec: &mut Value) {
         }
     }
     disks_of_volumes(spec);
-    memory(spec);
-    topology(spec);
+    guest_memory(spec);
+    topology(spec, room);
+    max_guest(spec, room);
 }
 
 /// Devices of a guest that says nothing of them: to be there before a preference is applied, which is for those too.
@@ -178,7 +182,7 @@ fn disks_of_volumes(spec: &mut Value) {
     }
 }
 
-fn memory(spec: &mut Value) {
+fn guest_memory(spec: &mut Value) {
     let named = ["/domain/memory/guest", "/domain/resources/requests/memory", "/domain/resources/limits/memory"];
     let found = named.iter().find_map(|path| spec.pointer(path).filter(|value| !value.is_null()).cloned());
     let (Some(found), Some(memory)) = (found, object(spec, "domain").and_then(|domain| child(domain, "memory"))) else {
@@ -188,7 +192,7 @@ fn memory(spec: &mut Value) {
 }
 
 /// One vCPU, or as many as the resources ask for when the topology is silent.
-fn topology(spec: &mut Value) {
+fn topology(spec: &mut Value, room: ClusterRoom) {
     let parts = ["sockets", "cores", "threads"];
     let named = parts.iter().any(|part| spec.pointer(&format!("/domain/cpu/{part}")).is_some_and(|v| !v.is_null()));
     let resources = ["/domain/resources/limits/cpu", "/domain/resources/requests/cpu"];
@@ -205,11 +209,11 @@ fn topology(spec: &mut Value) {
             *value = json!(default);
         }
     }
-    max_sockets(cpu);
+    max_sockets(cpu, room);
 }
 
 /// Room for processors that are plugged in later. A guest whose processors are pinned one by one has none to spare.
-fn max_sockets(cpu: &mut Map<String, Value>) {
+fn max_sockets(cpu: &mut Map<String, Value>, room: ClusterRoom) {
     let says = |part: &str| cpu.get(part).is_some_and(|value| !value.is_null() && value != &Value::Bool(false));
     let count = |part: &str| cpu.get(part).and_then(Value::as_i64).filter(|count| *count > 0);
     if says("maxSockets") {
@@ -219,8 +223,21 @@ fn max_sockets(cpu: &mut Map<String, Value>) {
         return;
     };
     let pinned = ["dedicatedCpuPlacement", "numa", "realtime"].into_iter().any(says);
-    let most = if pinned { sockets } else { plug::room(sockets, cores, threads, VCPUS_MAX) };
+    let most = if pinned { sockets } else { plug::room([sockets, cores, threads], VCPUS_MAX, room) };
     cpu.insert("maxSockets".to_owned(), json!(most));
+}
+
+/// Room for memory that is plugged in later, where the cluster's settings give it to guests that name none.
+fn max_guest(spec: &mut Value, cluster: ClusterRoom) {
+    let own = spec.pointer("/domain/memory/maxGuest").is_some_and(|value| !value.is_null());
+    let domain = spec.get("domain").cloned().map(serde_json::from_value::<DomainSpec>);
+    let Some(Ok(domain)) = domain.filter(|_| !own) else { return };
+    let most = memory::most(room::of(&domain), cluster);
+    let memory = object(spec, "domain").and_then(|domain| child(domain, "memory"));
+    if let (Some(most), Some(memory)) = (most, memory) {
+        // What the model gives is whole blocks of 2 MiB.
+        memory.insert("maxGuest".to_owned(), json!(format!("{}Mi", most >> 20)));
+    }
 }
 
 /// The source's namespace, which CDI leaves to its webhook, and the volume mode: CDI leaves that to Kubernetes, whose

@@ -185,3 +185,36 @@ async fn the_clusters_eviction_strategy_is_that_of_guests_that_name_none() {
     assert_eq!(strategy(own, default).await, "None");
     assert_eq!(strategy(json!({"domain": {"devices": {}}}), None).await, Value::Null);
 }
+
+async fn with_room(domain: Value, room: ClusterRoom) -> Value {
+    let object = json!({"metadata": {"name": "a"}, "spec": {"domain": domain}});
+    let cluster = FakeCluster { room, ..FakeCluster::usual() };
+    let answer = of_vmi(Arc::new(cluster), create(object.clone())).await.unwrap();
+    patched(answer, &object)["spec"]["domain"].clone()
+}
+
+#[tokio::test]
+async fn there_is_room_for_memory_only_where_somebody_asks_for_it() {
+    let check = async |memory: Value, room: ClusterRoom, expected: Value| {
+        let made = with_room(json!({"devices": {}, "memory": memory}), room).await;
+        assert_eq!(made["memory"]["maxGuest"], expected, "{memory} {room:?}");
+    };
+    let ratio = ClusterRoom { ratio: Some(4), ..ClusterRoom::default() };
+    let fixed = ClusterRoom { max_guest: Some(8 << 30), ..ratio };
+    check(json!({"guest": "1Gi"}), ClusterRoom::default(), Value::Null).await;
+    check(json!({"guest": "1Gi"}), ratio, json!("4096Mi")).await;
+    check(json!({"guest": "1Gi"}), fixed, json!("8192Mi")).await;
+    check(json!({"guest": "1Gi", "maxGuest": "2Gi"}), fixed, json!("2Gi")).await;
+    check(json!({"guest": "128Mi"}), ratio, Value::Null).await;
+    check(json!({"guest": "16Gi"}), fixed, Value::Null).await;
+}
+
+#[tokio::test]
+async fn the_cluster_says_how_many_processors_there_is_room_for() {
+    let check = async |room: ClusterRoom, expected: i64| {
+        let made = with_room(json!({"devices": {}, "cpu": {"sockets": 2}}), room).await;
+        assert_eq!(made["cpu"]["maxSockets"], expected, "{room:?}");
+    };
+    check(ClusterRoom { ratio: Some(2), ..ClusterRoom::default() }, 4).await;
+    check(ClusterRoom { max_sockets: Some(6), ..ClusterRoom::default() }, 6).await;
+}

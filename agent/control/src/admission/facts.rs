@@ -10,6 +10,7 @@ use furrow_api::vmi::EvictionStrategy;
 use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
 use furrow_model::instancetype::{Source, Which};
 use furrow_model::mac::Mac;
+use furrow_model::vm::memory::ClusterRoom;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::Value;
 
@@ -67,6 +68,8 @@ pub(crate) trait Facts: Send + Sync + 'static {
     fn addresses(&self) -> Vec<AddressHolder>;
     /// Machine type of virtual machines that name none.
     fn default_machine_type(&self) -> Option<String>;
+    /// Room to grow of guests that name none.
+    fn cluster_room(&self) -> ClusterRoom;
     /// Presets of a namespace that are not being deleted.
     fn presets(&self, namespace: &str) -> Vec<Arc<VirtualMachineInstancePreset>>;
     /// Spec of what a virtual machine refers to; the inner error is for the user: why there is none.

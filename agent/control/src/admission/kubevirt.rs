@@ -25,6 +25,9 @@ const HONOURED: &[&str] = &[
     "configuration.developerConfiguration.memoryOvercommit",
     "configuration.developerConfiguration.useEmulation",
     "configuration.evictionStrategy",
+    "configuration.liveUpdateConfiguration.maxCpuSockets",
+    "configuration.liveUpdateConfiguration.maxGuest",
+    "configuration.liveUpdateConfiguration.maxHotplugRatio",
     "configuration.machineType",
     // Tells how an image is pulled that nobody pulls; every sample has it.
     "imagePullPolicy",
@@ -35,7 +38,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("configuration.permittedHostDevices", "passing host devices through is not supported yet"),
     ("configuration.mediatedDevicesConfiguration", "passing host devices through is not supported yet"),
     ("configuration.migrations", "live migration is not supported yet"),
-    ("configuration.liveUpdateConfiguration", "live updates cannot be limited yet"),
     ("configuration.network", "guests are bridged; the binding is not chosen for the cluster"),
     ("configuration.emulatedMachines", "machine types are q35 and those that begin with pc-q35-"),
     ("configuration.architectureConfiguration", "only amd64's machine type can be set"),
@@ -73,10 +75,14 @@ fn check(spec: &Value, causes: &mut Causes) {
     let strategies: &[&str] = &["None", "LiveMigrateIfPossible"];
     words("spec.configuration.evictionStrategy", &configuration["evictionStrategy"], (strategies, eviction), causes);
     gates(&configuration["developerConfiguration"], causes);
-    if let Some(request) = configuration["cpuRequest"].as_str() {
-        let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(request.to_owned());
+    for (field, pointer) in [
+        ("spec.configuration.cpuRequest", "/cpuRequest"),
+        ("spec.configuration.liveUpdateConfiguration.maxGuest", "/liveUpdateConfiguration/maxGuest"),
+    ] {
+        let Some(amount) = configuration.pointer(pointer).and_then(Value::as_str) else { continue };
+        let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.to_owned());
         if let Err(error) = furrow_api::quantity::millis(&quantity) {
-            causes.invalid("spec.configuration.cpuRequest", error);
+            causes.invalid(field, error);
         }
     }
 }
@@ -167,6 +173,7 @@ mod tests {
             "featureGates": ["NonRoot"], "disabledFeatureGates": ["Sidecar"]});
         let spec = json!({"configuration": {"cpuModel": "EPYC", "cpuRequest": "50m", "machineType": "pc-q35-9.2",
             "evictionStrategy": "None", "developerConfiguration": developer,
+            "liveUpdateConfiguration": {"maxCpuSockets": 8, "maxGuest": "8Gi", "maxHotplugRatio": 2},
             "architectureConfiguration": {"defaultArchitecture": "amd64", "amd64": {"machineType": "q35"}}}});
         assert_eq!(fields(spec), Vec::<String>::new());
     }
@@ -185,6 +192,10 @@ mod tests {
             (json!({"configuration": {"machineType": "pc-i440fx-9.2"}}), "spec.configuration.machineType"),
             (json!({"configuration": {"evictionStrategy": "LiveMigrate"}}), "spec.configuration.evictionStrategy"),
             (json!({"configuration": {"cpuRequest": "much"}}), "spec.configuration.cpuRequest"),
+            (
+                json!({"configuration": {"liveUpdateConfiguration": {"maxGuest": "much"}}}),
+                "spec.configuration.liveUpdateConfiguration.maxGuest",
+            ),
             (json!({"imageTag": "v1.9.0"}), "spec.imageTag"),
             (
                 json!({"configuration": {"developerConfiguration": {"featureGates": ["NonRoot", "Sidecar"]}}}),

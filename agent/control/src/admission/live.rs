@@ -7,6 +7,7 @@ use furrow_api::vmi::{EvictionStrategy, VirtualMachineInstanceSpec};
 use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
 use furrow_model::instancetype::{Source, Which};
 use furrow_model::mac::Mac;
+use furrow_model::vm::memory::ClusterRoom;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +22,7 @@ use super::facts::{AddressHolder, Facts, FactsError, Labelled, MacHolder, Reserv
 use crate::calls::{self, Object};
 use crate::cluster::{Cluster, controller, find, find_cluster};
 use crate::instancetype::{self, TypesError};
+use crate::room;
 
 /// The API server's own limit for a webhook is 10 s; an answer must still fit.
 const REVIEW_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -85,6 +87,10 @@ impl Facts for Cluster {
         // The one of the architecture came later, and wins in KubeVirt as well.
         let named = [amd64.and_then(|amd64| amd64.machine_type.clone()), configuration.machine_type.clone()];
         named.into_iter().flatten().find(|machine| !machine.is_empty())
+    }
+
+    fn cluster_room(&self) -> ClusterRoom {
+        room::of_cluster(crate::kubevirt::settings(&self.kubevirts).as_deref())
     }
 
     fn presets(&self, namespace: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {

@@ -405,6 +405,19 @@ pub(super) const GUEST: &[Realised] = &[
         Golden("devices", &["<page size=\"2048\" unit=\"KiB\"/>"]),
     ),
     row(
+        "domain.memory.maxGuest",
+        "`<maxMemory>`, a `<cell>` of `<numa>` with what the guest starts with, and a virtio-mem device for the rest: a \
+         larger `memory.guest` arrives while the guest runs",
+        Golden(
+            "memory",
+            &[
+                "<maxMemory slots=\"1\" unit=\"KiB\">4194304</maxMemory>",
+                "<cell id=\"0\" cpus=\"0-7\" memory=\"1048576\" unit=\"KiB\"/>",
+                "<memory model=\"virtio-mem\">",
+            ],
+        ),
+    ),
+    row(
         "domain.memory.reservedOverhead",
         "memory of the reservation pod",
         Test("control/src/pod.rs", "the_overhead_can_be_left_out"),

@@ -66,10 +66,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.cpu.isolateEmulatorThread", NO_PINNING),
     set("domain.cpu.numa", NO_PINNING),
     set("domain.cpu.realtime", NO_PINNING),
-    set(
-        "domain.memory.maxGuest",
-        "adding memory while running is not supported: a change of memory.guest waits for a restart",
-    ),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
     set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
     set(

@@ -125,7 +125,6 @@ fn what_is_off_is_not_used() {
     check(json!({"domain": {"devices": {"tpm": {"persistent": true}}}}), &["domain.devices.tpm.persistent"]);
     check(json!({"evictionStrategy": "LiveMigrateIfPossible", "architecture": "amd64", "subdomain": ""}), &[]);
     check(json!({"evictionStrategy": "LiveMigrate", "domain": {"cpu": {"maxSockets": 4}}}), &[]);
-    check(json!({"domain": {"memory": {"maxGuest": "2Gi"}}}), &["domain.memory.maxGuest"]);
 }
 
 #[test]

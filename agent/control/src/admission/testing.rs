@@ -6,6 +6,7 @@ use std::sync::Arc;
 use furrow_api::vmi::EvictionStrategy;
 use furrow_api::{ProviderNetwork, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset, Vlan};
 use furrow_model::instancetype::{Source, Which};
+use furrow_model::vm::memory::ClusterRoom;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
@@ -31,6 +32,7 @@ pub(super) struct FakeCluster {
     pub(super) labelled: Vec<(Source, Labelled)>,
     pub(super) broken: bool,
     pub(super) eviction_strategy: Option<EvictionStrategy>,
+    pub(super) room: ClusterRoom,
     /// What every pod that is asked for reserves.
     pub(super) reserved: Option<Reserved>,
     /// Nodes that guests were marked to leave, and whether that was only tried.
@@ -92,6 +94,10 @@ impl Facts for FakeCluster {
 
     fn default_machine_type(&self) -> Option<String> {
         None
+    }
+
+    fn cluster_room(&self) -> ClusterRoom {
+        self.room
     }
 
     fn presets(&self, _: &str) -> Vec<Arc<VirtualMachineInstancePreset>> {

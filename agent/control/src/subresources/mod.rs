@@ -37,7 +37,7 @@ mod tls;
 mod trust;
 mod volumes;
 
-pub(crate) use agent::{Agents, Place};
+pub(crate) use agent::{AgentError, Agents, Place};
 pub(crate) use options::go_duration_ms;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -7,13 +7,13 @@
 //!    ├─ a part differs that only a start can apply ──> RestartRequired, nothing else is done
 //!    ├─ volumes that may be plugged ──> `super::plug` has done it; one that it had to leave ──> RestartRequired
 //!    └─ placement ──> guest's spec     sockets ──> reservation pod resized, guest's spec, HotVCPUChange (to the agent)
-//!       memory ──> RestartRequired
+//!       memory, as sockets (`super::live_memory`) ──> HotMemoryChange
 //! ```
 
 use furrow_api::meta::Condition;
 use furrow_api::quantity;
 use furrow_api::vmi::{Cpu, DomainSpec};
-use furrow_api::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use furrow_api::{KubeVirt, VirtualMachine, VirtualMachineInstance, names};
 use furrow_model::vm::{change, plug};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,11 +25,14 @@ use serde_json::Value;
 
 use super::render::ANNOTATION_GENERATION;
 use super::status::{Failed, conditions_of, guest_over};
-use super::{Machines, VmError, revision};
+use super::{Machines, VmError, live_memory, revision};
 use crate::calls;
 use crate::cluster::key_of;
 use crate::pod;
 use crate::vmi::condition;
+
+/// KubeVirt's reason of a virtual machine's condition when processors cannot be added.
+const CPU_ERROR: &str = "HotPlugCPUError";
 
 /// Parts of a specification that fill in the guest from elsewhere. A change of one waits for a restart.
 const TYPES: [&str; 2] = ["instancetype", "preference"];
@@ -39,8 +42,8 @@ const TYPES: [&str; 2] = ["instancetype", "preference"];
 pub(super) struct Update {
     /// The guest as it should be, if it differs.
     guest: Option<VirtualMachineInstance>,
-    /// Its pod must reserve more.
-    resize: bool,
+    /// Its pod must reserve more. With the reason of the condition when it may not.
+    resize: Option<&'static str>,
     /// Why it has to be restarted.
     pub(super) restart: Option<&'static str>,
     /// What could not be done now.
@@ -66,25 +69,32 @@ impl Machines {
         let after = serde_json::to_value(&vm.spec);
         let after = after.map_err(|source| VmError::Template { vm: key_of(vm), source })?;
         let mut update = plan(vm, vmi, (before, &after), settings);
-        let Some(new) = update.guest.take() else { return Ok(update) };
-        if update.resize
-            && let Err(refusal) = self.resize(&new, settings).await?
-        {
-            update.failure = Some(Failed { reason: "HotPlugCPUError", message: refusal });
-            return Ok(update);
+        let Some(mut new) = update.guest.take() else { return Ok(update) };
+        if let Some(reason) = update.resize {
+            match self.resize(&new, settings).await? {
+                Ok(generation) => {
+                    let annotation = names::ANNOTATION_RESERVED_GENERATION.to_owned();
+                    new.annotations_mut().insert(annotation, generation.to_string());
+                }
+                Err(refusal) => {
+                    update.failure = Some(Failed { reason, message: refusal });
+                    return Ok(update);
+                }
+            }
         }
         let api = self.cluster.api::<VirtualMachineInstance>(&vmi.namespace().unwrap_or_default());
         calls::update(&api, vmi, &new).await?;
-        tracing::info!(vm = %key_of(vm), generation = current, resized = update.resize, "running guest changed");
+        tracing::info!(vm = %key_of(vm), generation = current, resized = update.resize.is_some(), "running guest changed");
         Ok(update)
     }
 
-    /// Makes the guest's pod reserve what its spec says now. The inner error is the API server's refusal, as by a quota.
+    /// Makes the guest's pod reserve what its spec says now, and returns the pod's generation that does. The inner error is the
+    /// API server's refusal, as by a quota.
     async fn resize(
         &self,
         vmi: &VirtualMachineInstance,
         settings: Option<&KubeVirt>,
-    ) -> Result<Result<(), String>, VmError> {
+    ) -> Result<Result<i64, String>, VmError> {
         let body = match pod::resources(vmi, settings) {
             Ok(body) => body,
             Err(error) => return Ok(Err(furrow_model::reasons::chain(&error))),
@@ -93,7 +103,7 @@ impl Machines {
         let (name, params, patch) = (pod::name(vmi), PatchParams::default(), Patch::Strategic(&body));
         let resize = api.patch_subresource("resize", &name, &params, &patch);
         match calls::within(|| format!("resize pod {name}"), resize).await {
-            Ok(_) => Ok(Ok(())),
+            Ok(pod) => Ok(Ok(pod.metadata.generation.unwrap_or_default())),
             Err(error) if error.is_refusal() || error.is_gone() => Ok(Err(error.message())),
             Err(error) => Err(error.into()),
         }
@@ -110,7 +120,11 @@ fn plan(
     let mut new = vmi.clone();
     let mut update = Update::default();
     let same_types = TYPES.iter().all(|which| refers(before, which) == refers(after, which));
-    if same_types && before["template"] == after["template"] {
+    let template = &vm.spec.template.spec;
+    let (sockets, memory) = (plug::sockets(sockets(&template.domain, vmi)), live_memory::judge(&template.domain, vmi));
+    // A size that was changed and is changed back is the template's that the guest was made from, and not the guest's.
+    let same_sizes = sockets == plug::Plug::Nothing && memory == plug::Plug::Nothing;
+    if same_types && same_sizes && before["template"] == after["template"] {
         let generation = vm.metadata.generation.unwrap_or_default().to_string();
         new.annotations_mut().insert(ANNOTATION_GENERATION.to_owned(), generation);
         update.guest = Some(new);
@@ -120,21 +134,26 @@ fn plan(
         update.restart = Some(change::RESTART);
         return update;
     }
-    let template = &vm.spec.template.spec;
     new.spec.node_selector.clone_from(&template.node_selector);
     new.spec.affinity.clone_from(&template.affinity);
     new.spec.tolerations.clone_from(&template.tolerations);
-    match plug::sockets(sockets(&template.domain, vmi)) {
+    match sockets {
         plug::Plug::Nothing => {}
         plug::Plug::Now => {
             add_sockets(&mut new, &template.domain, pod::cpu_ratio(settings));
-            update.resize = true;
+            update.resize = Some(CPU_ERROR);
         }
-        plug::Plug::Later(why) => update.failure = Some(Failed { reason: "HotPlugCPUError", message: why.to_owned() }),
+        plug::Plug::Later(why) => update.failure = Some(Failed { reason: CPU_ERROR, message: why.to_owned() }),
         plug::Plug::Restart(why) => update.restart = Some(why),
     }
-    if let plug::Plug::Restart(why) = plug::memory(guest_bytes(&template.domain), guest_bytes(&vmi.spec.domain)) {
-        update.restart = Some(why);
+    match memory {
+        plug::Plug::Nothing => {}
+        plug::Plug::Now => {
+            live_memory::add(&mut new, &template.domain);
+            update.resize = update.resize.or(Some(live_memory::ERROR));
+        }
+        plug::Plug::Later(why) => update.failure = Some(Failed { reason: live_memory::ERROR, message: why.to_owned() }),
+        plug::Plug::Restart(why) => update.restart = Some(why),
     }
     if super::plug::awaits_start(vm, vmi) {
         update.restart = Some(change::RESTART);
@@ -152,20 +171,19 @@ fn sockets(wanted: &DomainSpec, vmi: &VirtualMachineInstance) -> plug::Sockets {
     let sockets = |cpu: Option<&Cpu>| cpu.and_then(|cpu| cpu.sockets).map(i64::from);
     let own = vmi.spec.domain.cpu.as_ref();
     let current = sockets(own).unwrap_or(1);
-    let status = vmi.status.as_ref();
-    let migration = status.and_then(|status| status.migration_state.as_ref());
     plug::Sockets {
         wanted: sockets(wanted.cpu.as_ref()).unwrap_or(current),
         current,
         most: own.and_then(|cpu| cpu.max_sockets).map_or(current, i64::from),
         plugging: Condition::find(conditions_of(Some(vmi)), "HotVCPUChange").is_some_and(Condition::is_true),
-        migrating: migration.is_some_and(|state| state.start_timestamp.is_some() && state.end_timestamp.is_none()),
+        migrating: is_migrating(vmi),
     }
 }
 
-fn guest_bytes(domain: &DomainSpec) -> Option<i64> {
-    let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref())?;
-    quantity::units(guest).ok()
+/// Whether a guest is moving to another node.
+pub(super) fn is_migrating(vmi: &VirtualMachineInstance) -> bool {
+    let migration = vmi.status.as_ref().and_then(|status| status.migration_state.as_ref());
+    migration.is_some_and(|state| state.start_timestamp.is_some() && state.end_timestamp.is_none())
 }
 
 /// Sockets as the template has them, requests and limits of CPU along with them where the template names some, and the
@@ -233,13 +251,14 @@ mod tests {
     fn a_change_elsewhere_only_moves_the_generation() {
         let update = planned(&spec(2), &guest());
         assert_eq!(update.guest.unwrap().annotations()[ANNOTATION_GENERATION], "5");
-        assert!(!update.resize && update.restart.is_none());
+        assert!(update.resize.is_none() && update.restart.is_none());
     }
 
     #[test]
     fn sockets_are_plugged_with_their_request() {
         let update = planned(&spec(3), &guest());
-        assert!(update.resize && update.restart.is_none() && update.failure.is_none());
+        assert_eq!(update.resize, Some(CPU_ERROR));
+        assert!(update.restart.is_none() && update.failure.is_none());
         let new = update.guest.unwrap();
         let cpu = new.spec.domain.cpu.as_ref().unwrap();
         assert_eq!((cpu.sockets, cpu.max_sockets), (Some(3), Some(4)));
@@ -259,12 +278,50 @@ mod tests {
         let mut memory = spec(2);
         memory["domain"]["memory"]["guest"] = json!("2Gi");
         let update = planned(&memory, &guest());
-        assert!(update.restart.unwrap().starts_with("memory updated in template spec"));
+        assert!(
+            update.restart.unwrap().starts_with("memory updated in template spec. Memory-hotplug is not available")
+        );
         assert_eq!(update.guest, None);
         let mut grace = spec(3);
         grace["terminationGracePeriodSeconds"] = json!(5);
         let update = planned(&grace, &guest());
         assert_eq!((update.restart, update.guest), (Some(change::RESTART), None));
+    }
+
+    #[test]
+    fn a_size_that_is_changed_back_waits_for_a_restart() {
+        let grown = planned(&spec(3), &guest()).guest.unwrap();
+        let update = planned(&spec(2), &VirtualMachineInstance { status: None, ..grown });
+        assert_eq!((update.restart, update.guest), (Some("Reduction of CPU socket count requires a restart"), None));
+        let mut larger = guest();
+        larger.spec.domain.memory = Some(serde_json::from_value(json!({"guest": "2Gi", "maxGuest": "4Gi"})).unwrap());
+        let update = planned(&spec(2), &larger);
+        assert_eq!((update.restart, update.guest), (Some("Reduction of guest memory requires a restart"), None));
+    }
+
+    #[test]
+    fn memory_is_added_along_with_sockets_or_alone() {
+        let mut guest = guest();
+        guest.spec.domain.memory.as_mut().unwrap().max_guest = Some(Quantity("4Gi".into()));
+        let mut larger = spec(2);
+        larger["domain"]["memory"]["guest"] = json!("2Gi");
+        let update = planned(&larger, &guest);
+        assert_eq!((update.resize, update.restart), (Some(live_memory::ERROR), None));
+        let new = update.guest.unwrap();
+        assert_eq!(new.spec.domain.memory.as_ref().unwrap().guest, Some(Quantity("2Gi".into())));
+        let conditions = &new.status.as_ref().unwrap().conditions;
+        assert!(Condition::find(conditions, "HotMemoryChange").unwrap().is_true());
+        assert_eq!(new.annotations()[ANNOTATION_GENERATION], "4", "its revision is the older one");
+        larger["domain"]["cpu"]["sockets"] = json!(3);
+        let update = planned(&larger, &guest);
+        let domain = &update.guest.as_ref().unwrap().spec.domain;
+        assert_eq!((update.resize, domain.cpu.as_ref().unwrap().sockets), (Some(CPU_ERROR), Some(3)));
+        larger["domain"]["memory"]["guest"] = json!("3Gi");
+        let failure = planned(&larger, &new).failure.unwrap();
+        assert_eq!(
+            (failure.reason, failure.message.as_str()),
+            (live_memory::ERROR, "another memory hotplug is in progress")
+        );
     }
 
     #[test]
@@ -287,6 +344,6 @@ mod tests {
         moved["nodeSelector"] = json!({"rack": "b"});
         let update = planned(&moved, &guest());
         assert_eq!(update.guest.unwrap().spec.node_selector["rack"], "b");
-        assert!(!update.resize && update.restart.is_none());
+        assert!(update.resize.is_none() && update.restart.is_none());
     }
 }

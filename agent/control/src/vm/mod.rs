@@ -1,6 +1,7 @@
 //! Virtual machines: their DataVolumes, their guest, their status; see `furrow_model::vm` for the run strategies. Refuses
 //! to touch a guest's status, and what a guest is made of beyond the template.
 
+mod live_memory;
 mod live_update;
 pub(crate) mod plug;
 mod rename;

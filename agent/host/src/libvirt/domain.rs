@@ -12,6 +12,7 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::live::{self, DomainOwner, LiveDisk};
+use super::memory::LiveMemory;
 use super::{Libvirt, LibvirtError};
 
 /// A query of libvirtd: its own work is milliseconds.
@@ -95,6 +96,8 @@ pub struct DomainRecord {
     pub vcpus: Option<(u32, u32)>,
     /// Memory that the guest has now, in KiB.
     pub current_memory_kib: Option<u64>,
+    /// Its memory, if it has room for more.
+    pub memory: Option<LiveMemory>,
     /// User that QEMU runs as; unknown while it does not run.
     pub user: Option<u32>,
     /// Its disks.
@@ -237,6 +240,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         images: live.images,
         vcpus: live.vcpus,
         current_memory_kib: live.current_memory_kib,
+        memory: live.memory,
         user: live.user,
         disks: live.disks,
     })

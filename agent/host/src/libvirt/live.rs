@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use super::LibvirtError;
+use super::memory::{self, LiveMemory};
 
 /// The XML namespace of Furrow's metadata element in a domain.
 pub const METADATA_NAMESPACE: &str = "https://furrow.io/libvirt/1";
@@ -37,6 +38,7 @@ pub(super) struct Live {
     pub(super) images: Vec<String>,
     pub(super) vcpus: Option<(u32, u32)>,
     pub(super) current_memory_kib: Option<u64>,
+    pub(super) memory: Option<LiveMemory>,
     pub(super) user: Option<u32>,
     pub(super) disks: Vec<LiveDisk>,
 }
@@ -57,6 +59,7 @@ struct Document {
     #[serde(rename = "@type")]
     kind: String,
     vcpu: Option<Vcpu>,
+    memory: Option<Memory>,
     #[serde(rename = "currentMemory")]
     current_memory: Option<Memory>,
     #[serde(default, rename = "seclabel")]
@@ -78,7 +81,7 @@ struct Vcpu {
 
 /// libvirt writes KiB, whatever it was given.
 #[derive(Deserialize)]
-struct Memory {
+pub(super) struct Memory {
     #[serde(rename = "@unit")]
     unit: Option<String>,
     #[serde(rename = "$text")]
@@ -111,6 +114,7 @@ enum Device {
     Disk(Disk),
     Interface(Interface),
     Channel(Channel),
+    Memory(memory::Device),
     #[serde(other)]
     Other,
 }
@@ -174,10 +178,12 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         taps: Vec::new(),
         images: Vec::new(),
         vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
-        current_memory_kib: document.current_memory.and_then(|memory| memory.kib()),
+        current_memory_kib: document.current_memory.and_then(Memory::kib),
+        memory: None,
         user: document.labels.iter().find_map(SecurityLabel::user),
         disks: Vec::new(),
     };
+    let whole_kib = document.memory.and_then(Memory::kib);
     for device in document.devices.devices {
         match device {
             Device::Disk(disk) => {
@@ -187,8 +193,12 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
             }
             Device::Interface(interface) => live.taps.extend(interface.target.and_then(|target| target.dev)),
             Device::Channel(channel) => live.agent_connected |= channel.is_connected_agent(),
+            Device::Memory(device) => live.memory = live.memory.or(device.read(whole_kib)),
             Device::Other => {}
         }
+    }
+    if let Some(memory) = live.memory {
+        live.current_memory_kib = Some(memory.current_kib(live.current_memory_kib));
     }
     Ok(live)
 }
@@ -205,7 +215,7 @@ impl Disk {
 }
 
 impl Memory {
-    fn kib(self) -> Option<u64> {
+    pub(super) fn kib(self) -> Option<u64> {
         matches!(self.unit.as_deref(), None | Some("KiB")).then_some(self.value)
     }
 }
@@ -259,6 +269,7 @@ mod tests {
                 images: vec!["volumes/x".into()],
                 vcpus: Some((2, 8)),
                 current_memory_kib: Some(131_072),
+                memory: None,
                 user: Some(64_055),
                 disks: vec![LiveDisk {
                     alias: "ua-data".into(),

@@ -7,6 +7,7 @@ mod domain;
 mod error;
 mod kvm;
 mod live;
+mod memory;
 mod operate;
 mod raw;
 mod secret;
@@ -23,6 +24,7 @@ pub use domain::{DomainRecord, DomainState, OffReason, PauseReason};
 pub use error::LibvirtError;
 pub use kvm::kvm_usable;
 pub use live::{DomainOwner, LiveDisk, METADATA_NAMESPACE};
+pub use memory::LiveMemory;
 pub use operate::GuestQuestion;
 pub use secret::CephSecret;
 
@@ -44,6 +46,11 @@ pub enum LibvirtEvent {
     },
     /// A guest rebooted itself.
     Rebooted {
+        /// Name of the domain.
+        domain: String,
+    },
+    /// A guest took memory in that was plugged into it, or gave it back.
+    MemorySize {
         /// Name of the domain.
         domain: String,
     },

@@ -3,7 +3,7 @@
 //! bounded queue and return, because they run on libvirt's event loop, which must never wait.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -43,6 +43,7 @@ pub(super) fn register(connection: &Connect, sink: &Sink) -> Result<(), Error> {
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, as_generic(on_lifecycle as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_REBOOT, as_generic(on_reboot as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, as_generic(on_agent as *const ())),
+            (sys::VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, as_generic(on_memory as *const ())),
         ]
     };
     for (id, callback) in callbacks {
@@ -243,6 +244,17 @@ unsafe extern "C" fn on_agent(
 ) {
     // SAFETY: called by libvirt with what was registered.
     unsafe { publish(domain, opaque, |domain| LibvirtEvent::GuestAgent { domain }) };
+}
+
+unsafe extern "C" fn on_memory(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    _bytes: c_ulonglong,
+    opaque: *mut c_void,
+) {
+    // SAFETY: called by libvirt with what was registered.
+    unsafe { publish(domain, opaque, |domain| LibvirtEvent::MemorySize { domain }) };
 }
 
 unsafe extern "C" fn on_close(_: sys::virConnectPtr, _reason: c_int, opaque: *mut c_void) {

@@ -6,11 +6,12 @@ use super::devices;
 use super::disks;
 use super::document::{
     AcpiIndex, Alias, Apic, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain,
-    Empty, Features, Graphics, GuestMetadata, Hugepages, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget,
-    KvmFeatures, Listen, Loader, Log, MacAddress, Memballoon, MemoryBacking, Metadata, Model, Mtu, Nvram, Os, OsType,
-    Page, PortTarget, Rng, RngBackend, Rom, Serial, Size, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch,
-    Sysinfo, SysinfoEntry, SysinfoSystem, Timer, TlbFlush, Topology, Vcpu, VendorId, Watchdog,
+    Empty, Features, Graphics, GuestMetadata, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget, KvmFeatures,
+    Listen, Loader, Log, MacAddress, Memballoon, Metadata, Model, Mtu, Nvram, Os, OsType, PortTarget, Rng, RngBackend,
+    Rom, Serial, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo, SysinfoEntry, SysinfoSystem, Timer,
+    TlbFlush, Topology, Vcpu, VendorId, Watchdog,
 };
+use super::memory;
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
     WatchdogAction,
@@ -31,10 +32,10 @@ const VIRTIO: &str = "virtio-non-transitional";
 pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     let mut domain = Domain::default();
     identity(spec, facts, &mut domain);
-    memory(spec, &mut domain);
     firmware(spec, facts, &mut domain);
     features(spec, &mut domain);
     cpu(spec, facts, &mut domain);
+    memory::configure(spec, &mut domain);
     clock(spec, &mut domain);
     life_cycle(spec, &mut domain);
     domain.devices.emulator.clone_from(&facts.emulator);
@@ -64,12 +65,6 @@ fn identity(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         generation: spec.owner.generation,
     };
     domain.metadata = Some(Metadata { guest });
-}
-
-fn memory(spec: &DomainSpec, domain: &mut Domain) {
-    domain.memory = Some(Size { unit: "KiB", amount: spec.memory_kib });
-    domain.memory_backing =
-        spec.hugepage_kib.map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
 }
 
 fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
@@ -175,6 +170,7 @@ fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
             .iter()
             .map(|(name, policy)| CpuFeature { policy: policy.clone(), name: name.clone() })
             .collect(),
+        numa: None,
     });
 }
 

@@ -30,8 +30,12 @@ pub(super) struct Domain {
     pub(super) uuid: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) metadata: Option<Metadata>,
+    #[serde(rename = "maxMemory", skip_serializing_if = "Option::is_none")]
+    pub(super) max_memory: Option<super::memory::MaxMemory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory: Option<Size>,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    pub(super) current_memory: Option<Size>,
     #[serde(rename = "memoryBacking", skip_serializing_if = "Option::is_none")]
     pub(super) memory_backing: Option<MemoryBacking>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,6 +310,8 @@ pub(super) struct Cpu {
     pub(super) topology: Topology,
     #[serde(rename = "feature")]
     pub(super) features: Vec<CpuFeature>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) numa: Option<super::memory::Numa>,
 }
 
 #[derive(Debug, Serialize)]
@@ -391,6 +397,8 @@ pub(super) struct Devices {
     pub(super) memballoon: Option<Memballoon>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rng: Option<Rng>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory: Option<super::memory::MemoryDevice>,
 }
 
 #[derive(Debug, Serialize)]

@@ -17,6 +17,29 @@ fn processors_have_model_topology_and_features() {
 }
 
 #[test]
+fn memory_has_room_to_grow() {
+    const MIB: u64 = 1024;
+    let mut spec = tiny();
+    spec.memory_kib = 1024 * MIB;
+    spec.max_memory_kib = Some(4096 * MIB);
+    spec.cpu.max_sockets = 8;
+    check("memory", &spec, Virtualization::Kvm);
+    let plain = render(&DomainSpec { max_memory_kib: None, ..spec.clone() }, &facts(Virtualization::Kvm));
+    let full = DomainSpec { max_memory_kib: Some(spec.memory_kib), ..spec.clone() };
+    assert_eq!(render(&full, &facts(Virtualization::Kvm)), plain, "room for nothing more is none");
+    let refused = |change: fn(&mut DomainSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        render(&spec, &facts(Virtualization::Kvm)).expect_err("it is refused")
+    };
+    let (kib, most_kib) = (1024 * MIB, 512 * MIB);
+    assert_eq!(refused(|s| s.max_memory_kib = Some(512 * MIB)), DomainError::MemoryRoom { kib, most_kib });
+    assert!(matches!(refused(|s| s.max_memory_kib = Some(4095 * MIB)), DomainError::MemoryRoom { .. }));
+    assert!(matches!(refused(|s| s.memory_kib += MIB), DomainError::MemoryRoom { .. }));
+    assert_eq!(refused(|s| s.hugepage_kib = Some(2048)), DomainError::HugePagesGrow);
+}
+
+#[test]
 fn firmware_is_bios_or_efi() {
     let mut spec = tiny();
     spec.firmware = Firmware::Bios { use_serial: true };

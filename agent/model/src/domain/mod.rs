@@ -7,6 +7,7 @@ mod devices;
 mod disks;
 mod document;
 mod io_threads;
+mod memory;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use devices::{
 };
 pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;
+pub use memory::{MEMORY_ALIAS, MEMORY_BLOCK_KIB};
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::devices::{self, DeviceSpec, DiskTuning, NicPlace};
 use super::io_threads::IoThreadPolicy;
+use super::memory;
 
 /// Everything a guest's domain needs to know, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct DomainSpec {
     pub serial_number: Option<String>,
     /// Guest memory in KiB.
     pub memory_kib: u64,
+    /// Memory in KiB that there is room for, at least as much: the rest can be plugged in while it runs.
+    pub max_memory_kib: Option<u64>,
     /// Back the memory with huge pages of this many KiB.
     pub hugepage_kib: Option<u64>,
     /// vCPUs.
@@ -419,6 +422,20 @@ pub enum DomainError {
         /// Asked for.
         kib: u64,
     },
+    /// Room for memory that is none.
+    #[error(
+        "could not make a domain: room for {most_kib} KiB of memory must be at least the guest's {kib} KiB, and both \
+         whole blocks of 2048 KiB"
+    )]
+    MemoryRoom {
+        /// What the guest starts with.
+        kib: u64,
+        /// The room.
+        most_kib: u64,
+    },
+    /// Memory in huge pages that is to grow.
+    #[error("could not make a domain: memory in huge pages cannot grow while the guest runs")]
+    HugePagesGrow,
     /// Two disks, NICs or other devices with one name.
     #[error("could not make a domain: the device name {name} is used twice")]
     NameTwice {
@@ -506,7 +523,7 @@ impl DomainSpec {
         if self.memory_kib < MIN_MEMORY_KIB {
             return Err(DomainError::NoMemory { kib: self.memory_kib });
         }
-        Ok(())
+        memory::validate(self)
     }
 
     fn validate_devices(&self) -> Result<(), DomainError> {

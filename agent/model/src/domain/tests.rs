@@ -68,6 +68,7 @@ fn tiny() -> DomainSpec {
         owner,
         serial_number: None,
         memory_kib: 128 * 1024,
+        max_memory_kib: None,
         hugepage_kib: None,
         cpu: CpuSpec {
             sockets: 1,

@@ -14,6 +14,7 @@
 
 mod credentials;
 mod inside;
+mod memory;
 mod migratable;
 mod plan;
 mod probe;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use credentials::{CredentialStep, Credentials, Password, credential_steps};
 pub use inside::{AgentNeeds, agent_lacks, next_pause};
+pub use memory::{MemoryChange, ObservedMemory, PodSize, WantedMemory, memory_change};
 pub use migratable::{
     Confidential, MigrationBlocker, MigrationTraits, SharedVolume, migration_blocker, migration_method,
     storage_migration_blocker,
@@ -46,6 +48,8 @@ pub struct Wanted {
     pub images: Vec<String>,
     /// vCPUs that it should have; `None` where that is not known.
     pub vcpus: Option<u32>,
+    /// Memory that it should have; `None` where that is not known or could not be given, and then none is plugged in.
+    pub memory: Option<WantedMemory>,
     /// Its disks; `None` while it is not known, and then none is plugged in or out.
     pub disks: Option<Vec<WantedDisk>>,
 }
@@ -120,6 +124,8 @@ pub struct Observed {
     pub asked_ms: Option<i64>,
     /// vCPUs that the domain has, and has room for.
     pub vcpus: Option<(u32, u32)>,
+    /// Memory of a running domain that has room for more.
+    pub memory: Option<ObservedMemory>,
     /// The disks that the running domain has.
     pub disks: Vec<ObservedDisk>,
 }
@@ -188,6 +194,11 @@ pub enum Step {
     PlugVcpus {
         /// How many it has then.
         count: u32,
+    },
+    /// Plug memory into a running guest.
+    PlugMemory {
+        /// How much is asked of the device then, KiB.
+        requested_kib: u64,
     },
     /// Define and start the domain.
     Start,

@@ -2,7 +2,7 @@
 
 use super::{
     DomainState, End, Intent, Next, Observed, ObservedDisk, ObservedDomain, OffReason, Phase, Plan, PlanError, Step,
-    Wanted, WantedDisk,
+    Wanted, WantedDisk, memory,
 };
 
 /// A guest that ignores the request to shut down is asked again after this long: one that was still booting could not
@@ -87,8 +87,11 @@ fn run(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, PlanEr
         Some(DomainState::Active) => {
             let ensure = (!observed.ports_ensured).then_some(Step::EnsurePorts);
             // What the guest has got is observed before it is published.
-            if let Some(count) = vcpus_to_plug(wanted, observed) {
-                let steps = ensure.into_iter().chain([Step::PlugVcpus { count }]).collect();
+            let vcpus = vcpus_to_plug(wanted, observed).map(|count| Step::PlugVcpus { count });
+            let memory = memory::request(wanted.memory, observed.memory);
+            let memory = memory.map(|requested_kib| Step::PlugMemory { requested_kib });
+            if vcpus.is_some() || memory.is_some() {
+                let steps = ensure.into_iter().chain(vcpus).chain(memory).collect();
                 return Ok(Plan { steps, next: Next::Now });
             }
             let (plugs, next) = plugs(wanted, observed, now_ms);

@@ -15,6 +15,7 @@ fn wanted(intent: Intent, phase: Phase) -> Wanted {
         volumes: 1,
         images: vec!["volumes/a".into()],
         vcpus: Some(2),
+        memory: None,
         disks: None,
     }
 }
@@ -177,6 +178,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             ports_ensured,
             asked_ms: None,
             vcpus: None,
+            memory: None,
             disks: Vec::new(),
         },
     )
@@ -243,6 +245,27 @@ fn processors_are_plugged_in_before_the_guest_is_published_and_never_out() {
     let stop = Intent::Stop { deadline_ms: NOW + 1 };
     let plan = plan(&wanted(stop, Phase::Running), &seen, NOW).expect("a plan");
     assert!(!plan.steps.contains(&Step::PlugVcpus { count: 2 }), "a guest on its way out gets nothing");
+}
+
+#[test]
+fn memory_is_plugged_in_with_processors_before_the_guest_is_published() {
+    let memory = ObservedMemory { boot_kib: 1 << 20, size_kib: 1 << 20, requested_kib: 0, block_kib: 2048 };
+    let want = |granted, intent| {
+        let memory = Some(WantedMemory { kib: 3 << 19, granted });
+        Wanted { memory, ..wanted(intent, Phase::Running) }
+    };
+    let check = |granted, vcpus, expected: &[Step]| {
+        let seen = Observed { vcpus, memory: Some(memory), ..observed(Some(("new", DomainState::Active))) };
+        let made = plan(&want(granted, Intent::Run), &seen, NOW).expect("a plan");
+        assert_eq!(made.steps, expected);
+    };
+    let grow = Step::PlugMemory { requested_kib: 1 << 19 };
+    check(true, None, std::slice::from_ref(&grow));
+    check(true, Some((1, 4)), &[Step::PlugVcpus { count: 2 }, grow.clone()]);
+    check(false, None, &[Step::PublishRunning]);
+    let seen = Observed { memory: Some(memory), ..observed(Some(("new", DomainState::Active))) };
+    let stopped = plan(&want(true, Intent::Stop { deadline_ms: NOW + 1 }), &seen, NOW).expect("a plan");
+    assert!(!stopped.steps.contains(&grow), "a guest on its way out gets nothing");
 }
 
 #[test]

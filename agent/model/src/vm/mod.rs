@@ -10,12 +10,13 @@
 //! | Halted         | a start request turns into Always | clear away                         | stop         |
 //!
 //! A virtual machine that waits as a receiver neither starts nor stops anything. What leaves with a virtual machine that
-//! is deleted is `departure`'s, what a change does to a guest that runs is [`plug`] and [`change`]'s.
+//! is deleted is `departure`'s, what a change does to a guest that runs is [`plug`], [`memory`] and [`change`]'s.
 //!
 //! Refuses to know how a guest is made or ended: that is the VirtualMachineInstance's affair.
 
 pub mod change;
 mod departure;
+pub mod memory;
 pub mod plug;
 mod printable;
 pub mod rename;

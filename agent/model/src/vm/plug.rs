@@ -1,9 +1,8 @@
 //! Sizes of a guest that runs: which change is carried out in place, and which waits for a restart. The texts are
-//! KubeVirt's (`pkg/virt-controller/watch/vm`, `handleCPUChangeRequest` and `handleMemoryHotplugRequest`): people search
-//! for them. Refuses to plug anything.
-//!
-//! Memory is never changed in place: the domain has no virtio-mem device that it could be added to, and a balloon can only
-//! take what is there. Its change waits for a restart, and says so.
+//! KubeVirt's (`pkg/virt-controller/watch/vm`, `handleCPUChangeRequest`): people search for them. Memory is
+//! `super::memory`'s. Refuses to plug anything.
+
+use super::memory::ClusterRoom;
 
 /// How many sockets a guest has and how many it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,25 +49,16 @@ pub fn sockets(sockets: Sockets) -> Plug {
     }
 }
 
-/// Judges a change of memory, both in bytes; a size that is not known changes nothing.
+/// The most sockets a guest's domain has room for when its spec names none: what the cluster's settings say, or else four
+/// times as many as it starts with, as KubeVirt has it, within the processors that the machine takes. All of them positive.
 #[must_use]
-pub fn memory(wanted: Option<i64>, current: Option<i64>) -> Plug {
-    match (wanted, current) {
-        (Some(wanted), Some(current)) if wanted != current => {
-            Plug::Restart("memory updated in template spec. Memory-hotplug is not available for this VM configuration")
-        }
-        _ => Plug::Nothing,
-    }
-}
-
-/// The most sockets a guest's domain has room for when its spec names none: four times as many as it starts with, as
-/// KubeVirt has it (`maxHotplugRatio`), within the processors that the machine takes. All of them positive.
-#[must_use]
-pub fn room(sockets: i64, cores: i64, threads: i64, vcpus_max: i64) -> i64 {
+pub fn room([sockets, cores, threads]: [i64; 3], vcpus_max: i64, cluster: ClusterRoom) -> i64 {
     /// KubeVirt's default of `liveUpdateConfiguration.maxHotplugRatio`.
     const RATIO: i64 = 4;
     let each = cores.max(1).saturating_mul(threads.max(1));
-    sockets.saturating_mul(RATIO).min(vcpus_max / each).max(sockets)
+    let ratio = cluster.ratio.unwrap_or(RATIO).max(1);
+    let most = cluster.max_sockets.unwrap_or_else(|| sockets.saturating_mul(ratio));
+    most.min(vcpus_max / each).max(sockets)
 }
 
 #[cfg(test)]
@@ -93,19 +83,27 @@ mod tests {
     }
 
     #[test]
-    fn memory_waits_for_a_restart() {
-        assert_eq!(memory(Some(1), Some(1)), Plug::Nothing);
-        assert_eq!(memory(None, Some(1)), Plug::Nothing);
-        assert!(matches!(memory(Some(2), Some(1)), Plug::Restart(text) if text.starts_with("memory updated")));
-        assert!(matches!(memory(Some(1), Some(2)), Plug::Restart(_)));
+    fn the_room_is_four_times_the_size_within_the_machine() {
+        let check =
+            |size: [i64; 3], expected| assert_eq!(room(size, 255, ClusterRoom::default()), expected, "{size:?}");
+        check([1, 1, 1], 4);
+        check([2, 4, 2], 8);
+        check([16, 4, 2], 31);
+        check([200, 1, 1], 255);
+        // What is too large already is admission's to refuse.
+        check([300, 1, 1], 300);
     }
 
     #[test]
-    fn the_room_is_four_times_the_size_within_the_machine() {
-        assert_eq!(room(1, 1, 1, 255), 4);
-        assert_eq!(room(2, 4, 2, 255), 8);
-        assert_eq!(room(16, 4, 2, 255), 31);
-        assert_eq!(room(200, 1, 1, 255), 255);
-        assert_eq!(room(300, 1, 1, 255), 300, "what is too large already is admission's to refuse");
+    fn the_room_is_what_the_cluster_says() {
+        let check = |max_sockets, ratio, expected| {
+            let cluster = ClusterRoom { max_sockets, ratio, ..ClusterRoom::default() };
+            assert_eq!(room([2, 1, 1], 255, cluster), expected, "{cluster:?}");
+        };
+        check(None, Some(2), 4);
+        check(None, Some(1), 2);
+        check(Some(6), Some(2), 6);
+        check(Some(1), None, 2);
+        check(Some(1000), None, 255);
     }
 }

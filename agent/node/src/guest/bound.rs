@@ -3,6 +3,7 @@
 
 use furrow_api::names;
 use furrow_api::reservation::Reservation;
+use furrow_model::guest::PodSize;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::time::Instant;
@@ -22,13 +23,39 @@ pub(crate) struct BoundPod {
     pub(crate) reservation: Result<Reservation, String>,
     /// It is being deleted, was evicted, or has ended.
     pub(crate) ending: bool,
+    /// The newest generation of it that the kubelet has looked at; 0 before it has looked at any.
+    observed_generation: i64,
+    /// Why the kubelet has not granted its size.
+    resize_pending: Option<PendingResize>,
     /// When the scheduler bound it, in milliseconds since 1970, to the second.
     pub(crate) bound_ms: Option<i64>,
     /// When this agent first saw it.
     pub(crate) seen: Instant,
 }
 
+/// The kubelet's word on a size that it has not granted (the pod's condition PodResizePending).
+#[derive(Debug, Clone)]
+struct PendingResize {
+    /// It never will on this node.
+    infeasible: bool,
+    message: String,
+    /// The generation that it was said of.
+    generation: i64,
+}
+
 impl BoundPod {
+    /// What the kubelet says of the size that a generation of the pod has.
+    pub(crate) fn size(&self, generation: i64) -> PodSize {
+        match &self.resize_pending {
+            Some(pending) if pending.infeasible && pending.generation >= generation => {
+                PodSize::Infeasible(pending.message.clone())
+            }
+            Some(pending) => PodSize::Pending(pending.message.clone()),
+            None if self.observed_generation < generation => PodSize::Pending(String::new()),
+            None => PodSize::Granted,
+        }
+    }
+
     /// Reads a pod; `None` when it is no VMI's.
     pub(crate) fn read(pod: &Pod) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
@@ -41,12 +68,21 @@ impl BoundPod {
         let conditions = status.conditions.unwrap_or_default();
         let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
         let scheduled = scheduled.filter(|condition| condition.status == "True");
+        let observed_generation = status.observed_generation.unwrap_or_default();
+        let pending = conditions.iter().find(|condition| condition.type_ == "PodResizePending");
+        let resize_pending = pending.filter(|pending| pending.status == "True").map(|pending| PendingResize {
+            infeasible: pending.reason.as_deref() == Some("Infeasible"),
+            message: pending.message.clone().unwrap_or_default(),
+            generation: pending.observed_generation.unwrap_or(observed_generation),
+        });
         Some(Self {
             uid: pod.uid()?,
             key: Key { namespace, name: owner.name.clone() },
             vmi_uid: owner.uid.clone(),
             reservation: reservation(pod, &owner.uid),
             ending: over || pod.metadata.deletion_timestamp.is_some(),
+            observed_generation,
+            resize_pending,
             bound_ms: scheduled
                 .and_then(|condition| condition.last_transition_time.as_ref())
                 .map(|time| time.0.as_millisecond()),
@@ -101,6 +137,26 @@ mod tests {
     fn a_reservation_for_another_vmi_is_refused() {
         let bound = BoundPod::read(&pod(&owner("other"), RESERVATION)).expect("a reservation pod");
         assert!(bound.reservation.is_err());
+    }
+
+    #[test]
+    fn a_size_is_granted_when_the_kubelet_has_seen_it_and_not_put_it_off() {
+        let check = |status: serde_json::Value, expected: PodSize| {
+            let mut pod = pod(&owner("u"), RESERVATION);
+            pod.status = Some(serde_json::from_value(status.clone()).expect("a status"));
+            assert_eq!(BoundPod::read(&pod).expect("a reservation pod").size(3), expected, "{status}");
+        };
+        check(json!({}), PodSize::Pending(String::new()));
+        check(json!({"observedGeneration": 2}), PodSize::Pending(String::new()));
+        check(json!({"observedGeneration": 3}), PodSize::Granted);
+        let pending = |reason: &str, generation: i64| {
+            json!({"observedGeneration": 3, "conditions": [{"type": "PodResizePending", "status": "True",
+                "reason": reason, "message": "too little memory", "observedGeneration": generation}]})
+        };
+        check(pending("Deferred", 3), PodSize::Pending("too little memory".into()));
+        check(pending("Infeasible", 3), PodSize::Infeasible("too little memory".into()));
+        // It was said of an earlier size.
+        check(pending("Infeasible", 2), PodSize::Pending("too little memory".into()));
     }
 
     #[test]

@@ -212,6 +212,7 @@ impl GuestRequest {
             owner,
             serial_number: firmware.serial.clone().filter(|serial| !serial.is_empty()),
             memory_kib: memory_kib(spec)?,
+            max_memory_kib: max_memory_kib(spec)?,
             hugepage_kib: platform::hugepage_kib(spec)?,
             firmware: bootloader(&firmware),
             machine: machine.or_else(|| defaults.machine_type.clone()),
@@ -453,6 +454,14 @@ fn memory_kib(spec: &vmi::DomainSpec) -> Result<u64, ConvertError> {
         .ok_or(ConvertError::NoMemory)?;
     let bytes = units(quantity, path)?;
     u64::try_from(bytes).map(|bytes| bytes / 1024).map_err(|_| ConvertError::Count { path })
+}
+
+/// Room for memory that is plugged in later.
+fn max_memory_kib(spec: &vmi::DomainSpec) -> Result<Option<u64>, ConvertError> {
+    let path = "domain.memory.maxGuest";
+    let Some(most) = spec.memory.as_ref().and_then(|memory| memory.max_guest.as_ref()) else { return Ok(None) };
+    let bytes = units(most, path)?;
+    u64::try_from(bytes).map(|bytes| Some(bytes / 1024)).map_err(|_| ConvertError::Count { path })
 }
 
 pub(super) fn units(quantity: &Quantity, path: &'static str) -> Result<i64, ConvertError> {

@@ -293,6 +293,7 @@ impl Dispatch {
             LibvirtEvent::Connected | LibvirtEvent::Lost => self.mark_all(),
             LibvirtEvent::Lifecycle { domain, .. }
             | LibvirtEvent::Rebooted { domain }
+            | LibvirtEvent::MemorySize { domain }
             | LibvirtEvent::GuestAgent { domain } => {
                 let owner = self.owners.iter().find(|(key, _)| key.domain_name() == domain);
                 if let Some((_, owner)) = owner {

@@ -144,6 +144,7 @@ impl Pass<'_> {
                 domains.plug_vcpus(&name, count).await?;
                 tracing::info!(vm = %self.key, count, "processors plugged in");
             }
+            Step::PlugMemory { requested_kib } => self.plug_memory(known, requested_kib).await?,
             Step::PublishRunning => return self.publish_running(known, domain).await,
             Step::PlugIn { disk } => self.plug_in(&disk, domain).await?,
             Step::PlugOut { disk } => self.plug_out(&disk).await?,
@@ -380,7 +381,7 @@ impl Pass<'_> {
         let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
         let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
         let mut spec = spec.map_err(|error| Failure::from(&error))?;
-        plug::in_force(&mut spec, domain.vcpus);
+        plug::in_force(&mut spec, domain);
         let guest = RunningGuest {
             request,
             spec: &spec,
@@ -401,6 +402,9 @@ impl Pass<'_> {
         let change = |vmi: &mut VirtualMachineInstance| {
             status::running(vmi, &guest, here, &now());
             plug::settle(vmi, guest.spec);
+            if let Some(pod) = &self.subject.pod {
+                plug::settle_memory(vmi, plug::observed_memory(domain), pod, &now());
+            }
         };
         let written = publish(&self.context.client, vmi, change).await?;
         self.tell_change(vmi, &written);
@@ -561,7 +565,7 @@ async fn within<T>(reason: &'static str, work: impl Future<Output = Result<T, Ho
     }
 }
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     // Whole seconds, as Kubernetes writes them.
     let now = jiff::Timestamp::now();
     Time(jiff::Timestamp::from_second(now.as_second()).unwrap_or(now))

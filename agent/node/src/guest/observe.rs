@@ -17,6 +17,7 @@ use super::Key;
 use super::bound::BoundPod;
 use super::convert::{ConvertError, GuestRequest};
 use super::dispatch::Snapshot;
+use super::plug;
 use super::publish::{PublishError, answered};
 
 /// Seconds between the request to shut down and the kill, when the spec names none (KubeVirt's default).
@@ -115,7 +116,7 @@ fn nothing(uid: Option<String>) -> Wanted {
 /// Nothing at all, until more is known.
 fn nothing_of(uid: Option<String>, phase: Phase) -> Wanted {
     let (taps, images) = (Vec::new(), Vec::new());
-    Wanted { uid, phase, intent: Intent::Clear, taps, volumes: 0, images, vcpus: None, disks: None }
+    Wanted { uid, phase, intent: Intent::Clear, taps, volumes: 0, images, vcpus: None, memory: None, disks: None }
 }
 
 fn is_claimed(vmi: &VirtualMachineInstance, node: &str) -> bool {
@@ -180,6 +181,7 @@ pub(super) fn observed(domain: Option<&DomainRecord>, known: &super::owner::Know
         ports_ensured: known.ports_ensured,
         asked_ms: known.asked_ms,
         vcpus: domain.and_then(|domain| domain.vcpus),
+        memory: domain.and_then(plug::observed_memory),
         disks: domain.into_iter().flat_map(|domain| &domain.disks).filter_map(observed_disk).collect(),
     }
 }

@@ -216,6 +216,7 @@ impl Owner {
                 wanted.images = request.exclusive_images();
                 wanted.volumes = request.volumes().count();
                 wanted.vcpus = plug::vcpus(&request.vmi);
+                wanted.memory = subject.pod.as_ref().and_then(|pod| plug::memory(&request.vmi, pod));
                 wanted.disks = Some(request.wanted_disks());
                 wanted.taps = request.ports.iter().map(|port| port.tap().as_str().to_owned()).collect();
                 return Ok(Some(request));

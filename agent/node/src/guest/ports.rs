@@ -81,6 +81,8 @@ pub(crate) trait Domains: Send + Sync {
     fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>>;
     /// Plugs vCPUs in until the running domain has so many.
     fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>>;
+    /// Asks the running domain to take in so much memory through its device, KiB.
+    fn plug_memory<'a>(&'a self, name: &'a str, requested_kib: u64) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Asks the guest to shut down.
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Kills QEMU.
@@ -114,6 +116,10 @@ impl Domains for Libvirt {
 
     fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {
         Box::pin(Libvirt::plug_vcpus(self, name, count))
+    }
+
+    fn plug_memory<'a>(&'a self, name: &'a str, requested_kib: u64) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        Box::pin(Libvirt::plug_memory(self, name, requested_kib))
     }
 
     fn ask_shutdown<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {

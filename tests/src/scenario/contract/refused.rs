@@ -27,7 +27,6 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/cpu/isolateEmulatorThread", "true", ""),
     row("/domain/cpu/numa", r#"{"guestMappingPassthrough":{}}"#, ""),
     row("/domain/cpu/realtime", "{}", ""),
-    row("/domain/memory/maxGuest", r#""1Gi""#, ""),
     row("/domain/launchSecurity", r#"{"sev":{}}"#, ""),
     row("/domain/devices/gpus", r#"[{"name":"g","deviceName":"vendor.example/gpu"}]"#, ""),
     row("/domain/devices/hostDevices", r#"[{"name":"h","deviceName":"vendor.example/card"}]"#, ""),
@@ -42,6 +41,8 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/machine", r#"{"type":"pc"}"#, "type"),
     row("/domain/firmware/uuid", r#""no-uuid""#, ""),
     row("/domain/resources", r#"{"requests":{"ephemeral-storage":"1Gi"}}"#, "requests.ephemeral-storage"),
+    // The guest has less than the gibibyte that it must have to grow.
+    row("/domain/memory/maxGuest", r#""1Gi""#, ""),
     row("/domain/memory/hugepages", r#"{"pageSize":"4Mi"}"#, "pageSize"),
     row("/domain/cpu", r#"{"sockets":16,"cores":16,"threads":1}"#, ""),
     row("/domain/clock", r#"{"utc":{},"timezone":"Europe/Berlin"}"#, ""),

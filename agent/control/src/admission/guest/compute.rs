@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use furrow_api::quantity;
 use furrow_api::vmi::{DomainSpec, VirtualMachineInstanceSpec};
+use furrow_model::vm::memory;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::admission::causes::Causes;
+use crate::room;
 
 /// QEMU's q35 takes no more.
 pub(in crate::admission) const VCPUS_MAX: i64 = 255;
@@ -20,7 +22,7 @@ const RESOURCES: [&str; 2] = ["cpu", "memory"];
 pub(super) fn check(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut Causes) {
     let base = format!("{base}.domain");
     resources(&base, &spec.domain, causes);
-    memory(&base, &spec.domain, causes);
+    amounts(&base, &spec.domain, causes);
     topology(&base, &spec.domain, causes);
     firmware(&base, &spec.domain, causes);
     machine(&base, &spec.domain, causes);
@@ -62,7 +64,7 @@ fn amount(list: &BTreeMap<String, Quantity>, key: &str) -> Option<i64> {
     list.get(key).and_then(|value| quantity::millis(value).ok())
 }
 
-fn memory(base: &str, domain: &DomainSpec, causes: &mut Causes) {
+fn amounts(base: &str, domain: &DomainSpec, causes: &mut Causes) {
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
     let resources = &domain.resources;
     if guest.is_none() && !resources.requests.contains_key("memory") && !resources.limits.contains_key("memory") {
@@ -85,6 +87,14 @@ fn memory(base: &str, domain: &DomainSpec, causes: &mut Causes) {
                     );
                 }
             }
+        }
+    }
+    if let Some(most) = domain.memory.as_ref().and_then(|memory| memory.max_guest.as_ref()) {
+        let field = format!("{base}.memory.maxGuest");
+        match (quantity::units(most), memory::check(room::of(domain))) {
+            (Err(error), _) => causes.invalid(field, error),
+            (Ok(_), Err(reason)) => causes.invalid(field, reason),
+            (Ok(_), Ok(())) => {}
         }
     }
     let pages = domain.memory.as_ref().and_then(|memory| memory.hugepages.as_ref());

@@ -419,3 +419,16 @@ fn a_host_disk_is_in_its_namespaces_directory() {
         check(json!({"path": path, "type": "Disk"}), "path");
     }
 }
+
+#[test]
+fn room_for_memory_is_checked_in_kubevirts_words() {
+    let refused = |memory: Value| causes_of(&with("/domain/memory", memory)).text();
+    assert_eq!(refused(json!({"guest": "1Gi", "maxGuest": "2Gi"})), "");
+    let above = refused(json!({"guest": "2Gi", "maxGuest": "1Gi"}));
+    assert_eq!(above, "spec.domain.memory.maxGuest: Guest memory is greater than the configured maxGuest memory");
+    assert!(refused(json!({"guest": "512Mi", "maxGuest": "1Gi"})).ends_with("at least 1Gi of guest memory"));
+    assert!(refused(json!({"guest": "1Gi", "maxGuest": "1025Mi"})).ends_with("MaxGuest must be 2Mi aligned"));
+    assert!(refused(json!({"guest": "1Gi", "maxGuest": "much"})).starts_with("spec.domain.memory.maxGuest: "));
+    let huge = json!({"guest": "1Gi", "maxGuest": "2Gi", "hugepages": {"pageSize": "2Mi"}});
+    assert!(refused(huge).contains("not compatible with huge pages"));
+}

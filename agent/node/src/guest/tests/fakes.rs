@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, OffReason, PauseReason};
+use furrow_host::libvirt::{
+    DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, LiveMemory, OffReason, PauseReason,
+};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -278,6 +280,16 @@ impl Domains for World {
         ready(result)
     }
 
+    fn plug_memory<'a>(&'a self, name: &'a str, requested_kib: u64) -> BoxFuture<'a, Result<(), LibvirtError>> {
+        let result = self.check_libvirt("plug memory into the domain");
+        if result.is_ok()
+            && let Some(record) = self.state().domains.get_mut(name)
+        {
+            record.memory = record.memory.map(|memory| LiveMemory { requested_kib, ..memory });
+        }
+        ready(result)
+    }
+
     fn ask_shutdown<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), LibvirtError>> {
         self.state().asked += 1;
         ready(Ok(()))
@@ -364,6 +376,7 @@ fn read_record(xml: &str) -> DomainRecord {
         uid: between(" uid=\"", "\""),
         generation: 1,
     };
+    let number64 = |text: &str| text.parse().expect("a number");
     let number = |text: String| text.parse().expect("a number");
     let most = number(between("<vcpu placement=\"static\"", "</vcpu>").split_once('>').expect("a number").1.to_owned());
     let vcpus = (if xml.contains(" current=\"") { number(between(" current=\"", "\"")) } else { most }, most);
@@ -377,6 +390,13 @@ fn read_record(xml: &str) -> DomainRecord {
         images: Vec::new(),
         vcpus: Some(vcpus),
         current_memory_kib: Some(131_072),
+        memory: xml.contains("<memory model=").then(|| LiveMemory {
+            boot_kib: number64(&between("<currentMemory unit=\"KiB\">", "<")),
+            size_kib: number64(&between("<size unit=\"KiB\">", "<")),
+            block_kib: number64(&between("<block unit=\"KiB\">", "<")),
+            requested_kib: number64(&between("<requested unit=\"KiB\">", "<")),
+            taken_kib: 0,
+        }),
         user: Some(64_055),
         disks: xml.split("<disk ").skip(1).map(read_disk).collect(),
     }

@@ -72,6 +72,8 @@ fn processors_memory_and_firmware() {
     let features = ["<feature policy=\"disable\" name=\"vmx\"/>", "<feature policy=\"require\" name=\"pcid\"/>"];
     check("domain.cpu", cpu, &[topology, features[0], features[1], ">12</vcpu>", ">Skylake-Server</model>"]);
     check("domain.memory", json!({"guest": "1Gi", "hugepages": {"pageSize": "2Mi"}}), &["<page size=\"2048\""]);
+    let room = ["<maxMemory slots=\"1\" unit=\"KiB\">2097152</maxMemory>", "<memory model=\"virtio-mem\">"];
+    check("domain.memory", json!({"guest": "1Gi", "maxGuest": "2Gi"}), &room);
     check("domain.machine", json!({"type": "pc-q35-9.2"}), &["machine=\"pc-q35-9.2\""]);
     let serial = json!({"serial": "one", "bootloader": {"bios": {"useSerial": true}}});
     check("domain.firmware", serial, &["<entry name=\"serial\">one</entry>", "<bios useserial=\"yes\"/>"]);

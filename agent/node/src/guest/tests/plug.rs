@@ -26,6 +26,89 @@ async fn processors_are_plugged_in_once_and_the_change_is_done() {
     assert_eq!(bench.world.state().started.len(), 1, "it was not started again");
 }
 
+/// A guest of one GiB that has room for four and runs.
+async fn roomy() -> Bench {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["memory"] = json!({"guest": "1Gi", "maxGuest": "4Gi"}));
+    bench.pass().await;
+    bench
+}
+
+/// What control does when memory is to be added, once its pod has that generation.
+fn ask_memory(bench: &Bench, guest: &str, generation: i64) {
+    bench.world.change(VMI, |vmi| {
+        vmi["spec"]["domain"]["memory"]["guest"] = json!(guest);
+        let conditions = vmi["status"]["conditions"].as_array_mut().expect("conditions");
+        conditions.push(json!({"type": "HotMemoryChange", "status": "True"}));
+        vmi["metadata"]["annotations"]["furrow.io/reserved-generation"] = json!(generation.to_string());
+    });
+}
+
+impl Bench {
+    fn requested_kib(&self) -> u64 {
+        self.world.state().domains[DOMAIN].memory.expect("a device").requested_kib
+    }
+
+    /// What the kubelet says of the pod.
+    fn observe_pod(&self, status: Value) {
+        self.world.change(POD, |pod| pod["status"] = status);
+    }
+}
+
+#[tokio::test]
+async fn memory_is_plugged_in_when_the_kubelet_has_granted_it() {
+    let mut bench = roomy().await;
+    assert_eq!(bench.requested_kib(), 0);
+    assert_eq!(bench.status()["memory"]["guestAtBoot"], "1024Mi");
+    ask_memory(&bench, "3Gi", 2);
+    bench.pass().await;
+    assert_eq!(bench.requested_kib(), 0, "the pod's new size has not been looked at yet");
+    assert_eq!(bench.condition("HotMemoryChange")["status"], "True");
+    assert_eq!(bench.status()["memory"]["guestRequested"], "1024Mi", "what is in force, not what is wished for");
+    bench.observe_pod(json!({"observedGeneration": 2, "conditions": [
+        {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "too little memory"}]}));
+    bench.pass().await;
+    assert_eq!(
+        (bench.requested_kib(), &bench.condition("HotMemoryChange")["message"]),
+        (0, &json!("too little memory"))
+    );
+    bench.observe_pod(json!({"observedGeneration": 2}));
+    bench.pass().await;
+    assert_eq!(bench.requested_kib(), 2 << 20);
+    let memory = bench.status()["memory"].clone();
+    assert_eq!((&memory["guestAtBoot"], &memory["guestRequested"]), (&json!("1024Mi"), &json!("3072Mi")));
+    assert!(bench.condition("HotMemoryChange").is_null());
+    assert_eq!(bench.world.state().started.len(), 1, "it was not started again");
+}
+
+#[tokio::test]
+async fn memory_that_the_domain_does_not_take_leaves_the_guest_as_it_is_and_says_so() {
+    let mut bench = roomy().await;
+    ask_memory(&bench, "2Gi", 0);
+    bench.world.state().failing.insert("plug memory into the domain");
+    bench.pass().await;
+    let change = bench.condition("HotMemoryChange");
+    assert_eq!((&change["status"], &change["reason"]), (&json!("False"), &json!("Memory Hotplug Failed")));
+    assert_eq!(change["message"], "memory hotplug failed, the VM configuration is not supported");
+    assert_eq!((bench.phase(), &bench.status()["memory"]["guestRequested"]), ("Running".into(), &json!("1024Mi")));
+    bench.world.state().failing.clear();
+    bench.pass().await;
+    assert_eq!(bench.requested_kib(), 0, "it waits for a restart");
+    assert_eq!(bench.condition("HotMemoryChange")["status"], "False");
+}
+
+#[tokio::test]
+async fn memory_that_the_node_can_never_grant_is_given_up() {
+    let mut bench = roomy().await;
+    ask_memory(&bench, "4Gi", 2);
+    bench.observe_pod(json!({"observedGeneration": 2, "conditions": [
+        {"type": "PodResizePending", "status": "True", "reason": "Infeasible", "message": "Node has too little"}]}));
+    bench.pass().await;
+    let change = bench.condition("HotMemoryChange");
+    assert_eq!((&change["status"], &change["message"]), (&json!("False"), &json!("Node has too little")));
+    assert_eq!(bench.requested_kib(), 0);
+}
+
 /// What control does when a volume is to be plugged: the guest's spec, and once the claim is bound, its reservation.
 fn add_disk(bench: &Bench, name: &str) {
     bench.world.change(VMI, |vmi| {
