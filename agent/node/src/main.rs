@@ -66,9 +66,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %node, version = env!("CARGO_PKG_VERSION"), "agent starting");
     install_crypto();
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
-    let (parts, events, libvirt, ports) = parts(&options, &node, client, &stop).await?;
+    let (parts, events, libvirt, forwards) = parts(&options, &node, client, &stop).await?;
     start_metrics(&options, &parts, libvirt.clone(), &stop);
-    start_channel(&options, &parts, (libvirt, ports), &stop);
+    start_channel(&options, &parts, (libvirt, forwards), &stop);
     feed_watchdog(&stop);
     let ready = || {
         tracing::info!("agent ready");
@@ -100,34 +100,37 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream, Libvirt, network::Ports)> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt, Arc<channel::Forwards>)> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
     let volumes = storage::start(client.clone(), node.to_owned(), options.ceph_dir.clone(), stop.clone())
         .await
         .context("could not start the storage")?;
+    let (guests, links) = (Arc::new(libvirt.clone()), Arc::new(ports.clone()));
+    let forwards = Arc::new(channel::Forwards::new(guests, links, stop.clone()));
     let parts = Parts {
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
-        ports: Arc::new(ports.clone()),
+        ports: Arc::new(ports),
         domains: Arc::new(libvirt.clone()),
+        dial: Arc::clone(&forwards) as Arc<dyn guest::ports::Dial>,
         shown: Arc::default(),
         client,
     };
-    Ok((parts, events, libvirt, ports))
+    Ok((parts, events, libvirt, forwards))
 }
 
 fn start_channel(
     options: &Options,
     parts: &Parts,
-    (libvirt, ports): (Libvirt, network::Ports),
+    (libvirt, forwards): (Libvirt, Arc<channel::Forwards>),
     stop: &CancellationToken,
 ) {
     let channel = channel::Parts {
         client: parts.client.clone(),
         guests: Arc::new(libvirt),
-        links: Arc::new(ports),
+        forwards,
         kubeconfig: options.kubeconfig.clone(),
         guests_dir: options.guests_dir.clone(),
         thaw_dir: options.guests_dir.with_file_name("thaw"),

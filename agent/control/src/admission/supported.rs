@@ -40,7 +40,8 @@ const NO_UTILITY: &str = "volumes of the cluster's own, such as for a backup, ar
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
 const NO_PINNING: &str =
     "no processor of a node is set aside for one guest: a promise of dedicated CPUs could not be kept";
-const NO_PROBES: &str = "a node has no way to a guest's address yet: use exec or guestAgentPing";
+const NO_OTHER_HOST: &str =
+    "a probe asks the guest itself, never another host: use httpHeaders for a name of the guest";
 const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
 const NO_CONTAINER: &str =
@@ -52,10 +53,10 @@ pub(crate) const GUEST: &[Refused] = &[
     only("architecture", &["amd64"], "only amd64 is supported"),
     set("dnsConfig", NO_DNS),
     set("dnsPolicy", NO_DNS),
-    set("livenessProbe.httpGet", NO_PROBES),
-    set("livenessProbe.tcpSocket", NO_PROBES),
-    set("readinessProbe.httpGet", NO_PROBES),
-    set("readinessProbe.tcpSocket", NO_PROBES),
+    set("livenessProbe.httpGet.host", NO_OTHER_HOST),
+    set("livenessProbe.tcpSocket.host", NO_OTHER_HOST),
+    set("readinessProbe.httpGet.host", NO_OTHER_HOST),
+    set("readinessProbe.tcpSocket.host", NO_OTHER_HOST),
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
     only("startStrategy", &["Paused"], "only Paused is known"),

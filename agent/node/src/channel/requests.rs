@@ -26,12 +26,12 @@ const CONCURRENT: usize = 4;
 pub(super) struct Served {
     operations: Operations,
     streams: Arc<Streams>,
-    forwards: Forwards,
+    forwards: Arc<Forwards>,
     permits: Semaphore,
 }
 
 impl Served {
-    pub(super) fn new(operations: Operations, streams: Streams, forwards: Forwards) -> Self {
+    pub(super) fn new(operations: Operations, streams: Streams, forwards: Arc<Forwards>) -> Self {
         Self { operations, streams: Arc::new(streams), forwards, permits: Semaphore::new(CONCURRENT) }
     }
 }

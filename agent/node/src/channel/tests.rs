@@ -99,6 +99,7 @@ fn client(vmi: Arc<Mutex<Value>>) -> Client {
 pub(super) struct Bench {
     pub(super) guests: Fake,
     pub(super) links: Arc<FakeLinks>,
+    pub(super) forwards: Arc<Forwards>,
     vmi: Arc<Mutex<Value>>,
     dir: tempfile::TempDir,
     stop: CancellationToken,
@@ -130,11 +131,11 @@ impl Bench {
         let streams = Streams::new(Arc::new(guests.clone()), dir.path().to_owned(), stop.clone());
         let links = Arc::new(FakeLinks::default());
         let as_links = Arc::clone(&links) as Arc<dyn GuestLinks>;
-        let forwards = Forwards::new(Arc::new(guests.clone()), as_links, stop.clone());
+        let forwards = Arc::new(Forwards::new(Arc::new(guests.clone()), as_links, stop.clone()));
         let operations =
             Operations { client, guests: Arc::new(guests.clone()), thaws, guests_dir: dir.path().to_owned() };
-        let router = requests::router(Arc::new(Served::new(operations, streams, forwards)));
-        Self { guests, links, vmi, dir, stop, router }
+        let router = requests::router(Arc::new(Served::new(operations, streams, Arc::clone(&forwards))));
+        Self { guests, links, forwards, vmi, dir, stop, router }
     }
 
     pub(super) async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {

@@ -29,6 +29,7 @@ use super::plug;
 use super::ports::HostError;
 use super::probes;
 use super::publish::{PublishError, publish};
+use super::reach;
 use super::settings::Settings;
 use super::status::{self, Here, RunningGuest};
 use super::{Context, Key, host_disk, media, now_ms, seed};
@@ -418,6 +419,7 @@ impl Pass<'_> {
         }
         known.probes.as_ref().is_none_or(|probes| {
             probes.answering.send_replace(answering);
+            probes.place.send_replace(reach::Place::of(vmi));
             probes.health.borrow().ready
         })
     }

@@ -19,6 +19,9 @@ use crate::scenario::Checks;
 use crate::scenario::guests::{self, Ssh};
 use crate::websocket::{PLAIN, Received};
 
+/// Where the guest's readiness probe asks.
+const PROBED: &str = "readinessProbe: {httpGet: {port: 8080, path: /etc/hostname}, periodSeconds: 2, failureThreshold: 2}";
+
 const DEBIAN: &str = include_str!("../../../manifests/field-report/debian.yaml");
 
 /// The VM of that manifest.
@@ -42,7 +45,8 @@ pub(super) struct Debian {
 pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
     let (ssh_key, public) = Ssh::key(story.bed)?;
     let url = story.bed.publish(image, "debian.qcow2")?;
-    story.cluster.apply(&DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public))?;
+    let manifest = DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public);
+    story.cluster.apply(&manifest.replacen("      domain:\n", &format!("      {PROBED}\n      domain:\n"), 1))?;
     Ok(Debian { ssh_key })
 }
 
@@ -61,6 +65,7 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         });
         story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
         story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
+        story.check(checks, "agent: it is ready as long as its HTTP server answers", || probed(story, &debian));
     }
     story.check(checks, "agent: its VM is deleted", || {
         story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
@@ -178,6 +183,24 @@ fn clock(story: &Story<'_>, debian: &Debian) -> Result<()> {
         ensure!(late < STOPPED.as_secs() / 2, "it is {late} s late");
         Ok(())
     })
+}
+
+/// The node asks through the guest's tap, and no agent has a part in it.
+fn probed(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let ready = |wanted: bool| {
+        host::until(&format!("Ready: {wanted}"), NOTICED, || {
+            let vmi = story.cluster.get("vmi", NAME)?;
+            let told = condition(&vmi, "Ready").is_some_and(|c| c["status"] == "True");
+            ensure!(told == wanted, "Ready is {told}");
+            Ok(())
+        })
+    };
+    let shell = ssh(story, debian)?;
+    ready(false).context("before there is a server")?;
+    shell.shell("systemd-run --unit probed python3 -m http.server --directory / 8080")?;
+    ready(true).context("its server answers")?;
+    shell.shell("systemctl stop probed")?;
+    ready(false).context("its server is gone")
 }
 
 /// What `virtctl ssh` does: a session whose connection is a port-forward.

@@ -22,7 +22,7 @@ pub(super) const REFUSED: &[Refused] = &[
     // Not realised yet, or never.
     row("/dnsPolicy", r#""ClusterFirst""#, ""),
     row("/subdomain", r#""rooms""#, ""),
-    row("/livenessProbe", r#"{"tcpSocket":{"port":22}}"#, "tcpSocket"),
+    row("/livenessProbe", r#"{"tcpSocket":{"port":22,"host":"192.0.2.1"}}"#, "tcpSocket.host"),
     row("/domain/cpu/dedicatedCpuPlacement", "true", ""),
     row("/domain/cpu/isolateEmulatorThread", "true", ""),
     row("/domain/cpu/numa", r#"{"guestMappingPassthrough":{}}"#, ""),

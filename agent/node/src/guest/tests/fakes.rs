@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
+use furrow_api::channel::Forward;
 use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, OffReason, PauseReason};
 use furrow_model::domain::RbdSource;
@@ -17,8 +19,9 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::io::DuplexStream;
 
-use super::super::ports::{Domains, HostError, PortRecord, Ports, Volumes};
+use super::super::ports::{Dial, Domains, HostError, PortRecord, Ports, Volumes};
 
 /// Everything there is.
 #[derive(Debug, Default)]
@@ -52,6 +55,8 @@ pub(super) struct State {
     pub(super) answers: BTreeMap<String, Value>,
     /// Times that a guest was asked to let go of a disk.
     pub(super) unplugs: u32,
+    /// Ports of the guest on which somebody listens.
+    pub(super) listening: BTreeSet<u16>,
     /// Guests do not let go of their disks.
     pub(super) holds_disks: bool,
     /// Operations that fail, by name.
@@ -227,6 +232,14 @@ impl Ports for World {
             Some(PortRecord { tap: TapName::recognise(tap)?, vmi_uid: vmi_uid.clone(), vmi: vmi.clone() })
         });
         ready(Ok(ports.collect()))
+    }
+}
+
+impl Dial for World {
+    fn dial<'a>(&'a self, _: &'a str, to: &'a Forward, _: Duration) -> BoxFuture<'a, Result<DuplexStream, String>> {
+        assert_eq!((to.nic.as_str(), to.address), ("default", [192, 168, 10, 2].into()));
+        let listens = self.state().listening.contains(&to.port);
+        ready(if listens { Ok(tokio::io::duplex(1).0) } else { Err("connection refused".to_owned()) })
     }
 }
 

@@ -163,12 +163,14 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         volumes: Arc::new(world.clone()),
         ports: Arc::new(world.clone()),
         domains: Arc::new(world.clone()),
+        dial: Arc::new(world.clone()),
         facts,
         shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
         images: Images::default(),
         starts: Semaphore::new(1),
         probes: Semaphore::new(1),
+        reaching: Semaphore::new(1),
         stop: stop.clone(),
     };
     Owner::new(Arc::new(context), Key { namespace: "default".to_owned(), name: "vm".to_owned() }, Artefacts::default())
@@ -438,6 +440,29 @@ async fn a_guest_with_a_readiness_probe_is_ready_when_that_says_so() {
         }
     }
     panic!("its probe passes and it never gets ready");
+}
+
+#[tokio::test]
+async fn a_guest_is_ready_as_long_as_its_port_answers() {
+    let mut bench = Bench::new();
+    let probe = json!({"tcpSocket": {"port": 22}, "periodSeconds": 1, "failureThreshold": 1});
+    bench.world.change(VMI, |vmi| vmi["spec"]["readinessProbe"] = probe);
+    bench.pass().await;
+    for (listening, expected) in [(false, "False"), (true, "True"), (false, "False")] {
+        if listening {
+            bench.world.state().listening.insert(22);
+        } else {
+            bench.world.state().listening.clear();
+        }
+        let mut turns = 0;
+        while bench.condition("Ready")["status"] != expected {
+            turns += 1;
+            assert!(turns < 200, "its port listens: {listening}, and it is not {expected}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            bench.pass().await;
+        }
+    }
+    assert!(bench.world.state().events.iter().any(|reason| reason == "Unhealthy"));
 }
 
 #[tokio::test]
