@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod datavolume;
 pub mod dhcp;
 pub mod dhcp_options;
+pub mod dns;
 pub mod domain;
 pub mod downward;
 pub mod eviction;

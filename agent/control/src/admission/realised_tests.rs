@@ -67,6 +67,11 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row("affinity", POD, PLACED),
     row(
+        "dnsConfig",
+        "options 6 and 119 of DHCP, after the Subnet's name servers; with policy `None` in their place",
+        Test("model/src/dns.rs", "own_servers_follow_those_of_the_subnet_or_stand_alone"),
+    ),
+    row(
         "domain.chassis",
         "`<chassis>` of `<sysinfo>`",
         Golden("firmware-bios", &["<chassis>", "<entry name=\"sku\">the sku</entry>"]),
@@ -469,6 +474,11 @@ pub(super) const GUEST: &[Realised] = &[
         "terminationGracePeriodSeconds",
         "from the request to shut down to the kill",
         Test("model/src/guest/tests.rs", "a_stop_asks_again_and_kills_at_the_deadline"),
+    ),
+    row(
+        "subdomain",
+        "`<hostname>.<subdomain>.<namespace>.svc.cluster.local` as cloud-init's name; option 15 of DHCP",
+        Test("node/src/guest/names.rs", "a_subdomain_is_part_of_the_name_and_told_by_dhcp"),
     ),
     row("tolerations", POD, PLACED),
     row("topologySpreadConstraints", POD, PLACED),

@@ -46,13 +46,14 @@ const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
 const NO_CONTAINER: &str =
     "images from a registry are not supported yet: import the image with a DataVolume of source http";
-const NO_DNS: &str = "guests have no DNS of their own yet; name servers are those of the Subnet";
+const NO_CLUSTER_DNS: &str =
+    "guests have no way to the cluster's DNS: use None with dnsConfig, or leave it out for the Subnet's name servers";
 
 /// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
 pub(crate) const GUEST: &[Refused] = &[
     only("architecture", &["amd64"], "only amd64 is supported"),
-    set("dnsConfig", NO_DNS),
-    set("dnsPolicy", NO_DNS),
+    set("dnsConfig.options", "DHCP tells a guest no options of its resolver: set them by cloud-init"),
+    only("dnsPolicy", &["None"], NO_CLUSTER_DNS),
     set("livenessProbe.httpGet.host", NO_OTHER_HOST),
     set("livenessProbe.tcpSocket.host", NO_OTHER_HOST),
     set("readinessProbe.httpGet.host", NO_OTHER_HOST),
@@ -60,7 +61,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
     only("startStrategy", &["Paused"], "only Paused is known"),
-    set("subdomain", NO_DNS),
     set("utilityVolumes", NO_UTILITY),
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),

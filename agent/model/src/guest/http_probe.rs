@@ -244,7 +244,9 @@ mod tests {
 
     #[test]
     fn a_status_below_400_passes() {
-        for (status, passes) in [(199, false), (200, true), (204, true), (304, true), (399, true), (400, false), (503, false)] {
+        for (status, passes) in
+            [(199, false), (200, true), (204, true), (304, true), (399, true), (400, false), (503, false)]
+        {
             let verdict = probe("/").judge(GUEST, status, None);
             assert_eq!(verdict == HttpVerdict::Passed, passes, "{status}: {verdict:?}");
         }

@@ -22,6 +22,7 @@ mod images;
 mod inside;
 mod media;
 mod observe;
+mod names;
 mod owner;
 mod platform;
 mod plug;

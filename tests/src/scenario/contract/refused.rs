@@ -21,7 +21,8 @@ const fn row(pointer: &'static str, value: &'static str, below: &'static str) ->
 pub(super) const REFUSED: &[Refused] = &[
     // Not realised yet, or never.
     row("/dnsPolicy", r#""ClusterFirst""#, ""),
-    row("/subdomain", r#""rooms""#, ""),
+    row("/subdomain", r#""two.rooms""#, ""),
+    row("/dnsConfig", r#"{"options":[{"name":"ndots","value":"1"}]}"#, "options"),
     row("/livenessProbe", r#"{"tcpSocket":{"port":22,"host":"192.0.2.1"}}"#, "tcpSocket.host"),
     row("/domain/cpu/dedicatedCpuPlacement", "true", ""),
     row("/domain/cpu/isolateEmulatorThread", "true", ""),
