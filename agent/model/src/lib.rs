@@ -31,5 +31,6 @@ pub mod reach;
 pub mod reasons;
 pub mod replicas;
 pub mod ssh_keys;
+pub mod vhostmd;
 pub mod vm;
 pub mod vmi;

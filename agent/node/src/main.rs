@@ -114,6 +114,7 @@ async fn parts(
         volumes: Arc::new(volumes),
         ports: Arc::new(ports),
         domains: Arc::new(libvirt.clone()),
+        statistics: Arc::new(libvirt.clone()),
         dial: Arc::clone(&forwards) as Arc<dyn guest::ports::Dial>,
         shown: Arc::default(),
         client,

@@ -167,6 +167,11 @@ pub(super) const GUEST: &[Realised] = &[
         Test("model/src/domain/tests.rs", "disks_are_plugged_into_a_scsi_controller"),
     ),
     row(
+        "domain.devices.downwardMetrics",
+        "a virtio serial port on which the agent speaks vhostmd's protocol",
+        Golden("devices", &["<target type=\"virtio\" name=\"org.github.vhostmd.1\"/>"]),
+    ),
+    row(
         "domain.devices.disks[].blockSize.custom",
         "`<blockio>`",
         Golden("disks", &["<blockio logical_block_size=\"512\" physical_block_size=\"4096\"/>"]),
@@ -471,14 +476,14 @@ pub(super) const GUEST: &[Realised] = &[
     row("readinessProbe.timeoutSeconds", "the longest that an attempt may take; 1 unless given", USUAL),
     row("schedulerName", POD, PLACED),
     row(
-        "terminationGracePeriodSeconds",
-        "from the request to shut down to the kill",
-        Test("model/src/guest/tests.rs", "a_stop_asks_again_and_kills_at_the_deadline"),
-    ),
-    row(
         "subdomain",
         "`<hostname>.<subdomain>.<namespace>.svc.cluster.local` as cloud-init's name; option 15 of DHCP",
         Test("node/src/guest/names.rs", "a_subdomain_is_part_of_the_name_and_told_by_dhcp"),
+    ),
+    row(
+        "terminationGracePeriodSeconds",
+        "from the request to shut down to the kill",
+        Test("model/src/guest/tests.rs", "a_stop_asks_again_and_kills_at_the_deadline"),
     ),
     row("tolerations", POD, PLACED),
     row("topologySpreadConstraints", POD, PLACED),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::convert::GuestRequest;
 use super::credentials;
+use super::host_metrics;
 use super::inside;
 use super::observe::Subject;
 use super::owner::Known;
@@ -376,6 +377,9 @@ impl Pass<'_> {
         let asked = inside::ask((&**self.context, self.key), known, domain, frozen).await;
         if asked.now {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
+        }
+        if known.host_metrics.is_none() {
+            known.host_metrics = host_metrics::start(self.context, self.key, vmi);
         }
         let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
         let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());

@@ -18,11 +18,12 @@ mod execute;
 mod files;
 mod guest_info;
 mod host_disk;
+mod host_metrics;
 mod images;
 mod inside;
 mod media;
-mod observe;
 mod names;
+mod observe;
 mod owner;
 mod platform;
 mod plug;
@@ -52,6 +53,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use dispatch::DispatchError;
+use host_metrics::RecentStats;
 use images::Images;
 use ports::{Dial, Domains, Ports, Volumes};
 use record::Events;
@@ -127,6 +129,8 @@ pub(crate) struct Parts {
     pub(crate) domains: Arc<dyn Domains>,
     /// The ways to the guests' ports.
     pub(crate) dial: Arc<dyn Dial>,
+    /// Statistics of the domains.
+    pub(crate) statistics: Arc<dyn crate::metrics::Statistics>,
     /// The node.
     pub(crate) facts: NodeFacts,
     /// Where the guests are shown.
@@ -140,6 +144,7 @@ struct Context {
     ports: Arc<dyn Ports>,
     domains: Arc<dyn Domains>,
     dial: Arc<dyn Dial>,
+    stats: RecentStats,
     facts: NodeFacts,
     shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
@@ -163,7 +168,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, dial, facts, shown } = parts;
+    let Parts { client, volumes, ports, domains, dial, statistics, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -172,6 +177,7 @@ pub(crate) async fn run(
         ports,
         domains,
         dial,
+        stats: RecentStats::new(statistics),
         facts,
         shown,
         settings,

@@ -61,7 +61,6 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (devices.use_virtio_transitional == Some(true), "useVirtioTransitional"),
         (devices.autoattach_vsock == Some(true), "autoattachVSOCK"),
         (!devices.gpus.is_empty(), "gpus"),
-        (devices.downward_metrics.is_some(), "downwardMetrics"),
         (!devices.filesystems.is_empty(), "filesystems"),
         (!devices.host_devices.is_empty(), "hostDevices"),
         (devices.client_passthrough.is_some(), "clientPassthrough"),

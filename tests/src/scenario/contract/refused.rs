@@ -35,7 +35,7 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/tpm", r#"{"persistent":true}"#, "persistent"),
     row("/domain/devices/autoattachVSOCK", "true", ""),
     row("/domain/devices/clientPassthrough", "{}", ""),
-    row("/domain/devices/downwardMetrics", "{}", ""),
+    row("/volumes/-", r#"{"name":"x","downwardMetrics":{}}"#, "downwardMetrics"),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, ""),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
     row("/volumes/-", r#"{"name":"x","containerDisk":{"image":"registry.example/x"}}"#, "containerDisk"),

@@ -21,6 +21,8 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 
+use crate::metrics::{AllStats, Statistics};
+
 use super::super::ports::{Dial, Domains, HostError, PortRecord, Ports, Volumes};
 
 /// Everything there is.
@@ -232,6 +234,13 @@ impl Ports for World {
             Some(PortRecord { tap: TapName::recognise(tap)?, vmi_uid: vmi_uid.clone(), vmi: vmi.clone() })
         });
         ready(Ok(ports.collect()))
+    }
+}
+
+impl Statistics for World {
+    fn all(&self) -> BoxFuture<'_, Result<AllStats, LibvirtError>> {
+        let stats = HashMap::from([("vcpu.0.time".to_owned(), "4000000000".to_owned())]);
+        ready(Ok(HashMap::from([("default_vm".to_owned(), stats)])))
     }
 }
 
