@@ -20,7 +20,8 @@ use crate::scenario::guests::{self, Ssh};
 use crate::websocket::{PLAIN, Received};
 
 /// Where the guest's readiness probe asks.
-const PROBED: &str = "readinessProbe: {httpGet: {port: 8080, path: /etc/hostname}, periodSeconds: 2, failureThreshold: 2}";
+const PROBED: &str =
+    "readinessProbe: {httpGet: {port: 8080, path: /etc/hostname}, periodSeconds: 2, failureThreshold: 2}";
 
 const DEBIAN: &str = include_str!("../../../manifests/field-report/debian.yaml");
 
