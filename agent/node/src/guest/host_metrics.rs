@@ -11,6 +11,7 @@ use furrow_api::VirtualMachineInstance;
 use furrow_model::domain::HOST_METRICS_SOCKET;
 use furrow_model::reasons::chain;
 use furrow_model::vhostmd::{self, HostReading, INVALID};
+use futures::future::BoxFuture;
 use kube::ResourceExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -73,7 +74,7 @@ async fn run(context: Arc<Context>, domain: String, socket: PathBuf, stop: Cance
             match UnixStream::connect(&socket).await {
                 Ok(mut stream) => {
                     retry = FIRST_RETRY;
-                    let answer = async || answer(&context, &domain).await;
+                    let answer = || -> BoxFuture<'_, String> { Box::pin(answer(&context, &domain)) };
                     if let Err(error) = serve(&mut stream, answer).await {
                         tracing::debug!(domain, error = chain(&error), "the guest's port of metrics broke");
                     }
@@ -89,7 +90,6 @@ async fn run(context: Arc<Context>, domain: String, socket: PathBuf, stop: Cance
 }
 
 async fn answer(context: &Context, domain: &str) -> String {
-    let read = async |path: &str| tokio::fs::read_to_string(path).await.unwrap_or_default();
     let host = HostReading {
         node: context.facts.node.clone(),
         stat: read("/proc/stat").await,
@@ -101,10 +101,15 @@ async fn answer(context: &Context, domain: &str) -> String {
     vhostmd::document(&host, context.stats.of(domain).await.as_ref())
 }
 
+/// What cannot be read says nothing.
+async fn read(path: &str) -> String {
+    tokio::fs::read_to_string(path).await.unwrap_or_default()
+}
+
 /// Answers requests until the other side closes.
-async fn serve(
+async fn serve<'a>(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    answer: impl AsyncFn() -> String,
+    answer: impl Fn() -> BoxFuture<'a, String>,
 ) -> std::io::Result<()> {
     let (mut said, mut chunk) = (Vec::new(), [0; CHUNK]);
     loop {
@@ -128,7 +133,8 @@ mod tests {
     #[tokio::test]
     async fn requests_are_answered_in_order_and_what_is_none_is_said_to_be() {
         let (mut guest, mut port) = tokio::io::duplex(64);
-        let serving = tokio::spawn(async move { serve(&mut port, async || "<metrics/>\n\n".to_owned()).await });
+        let answer = || -> BoxFuture<'static, String> { Box::pin(async { "<metrics/>\n\n".to_owned() }) };
+        let serving = tokio::spawn(async move { serve(&mut port, answer).await });
         guest.write_all(b"GET /metrics/XML\n\nwhat?\n\nGET /metrics/XML\n\n").await.expect("written");
         let expected = format!("<metrics/>\n\n{INVALID}<metrics/>\n\n");
         let mut told = vec![0; expected.len()];
