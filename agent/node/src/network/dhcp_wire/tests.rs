@@ -121,7 +121,7 @@ fn an_answer_says_what_the_guest_asked_for() {
     assert_eq!(options.get(OptionCode::NtpServers), Some(&DhcpOption::NtpServers(vec![Ipv4Addr::new(10, 0, 0, 2)])));
     let domain = DhcpOption::DomainName("db.shop.svc.cluster.local".to_owned());
     assert_eq!(options.get(OptionCode::DomainName), Some(&domain));
-    let searches = b"\x77\x08\x01a\x02bc\x00\x01d\x00";
+    let searches = b"\x77\x09\x01a\x02bc\x00\x01d\x00";
     assert!(frame.windows(searches.len()).any(|bytes| bytes == searches), "the domains to search are told");
     let private = options.get(OptionCode::from(230));
     assert_eq!(private, Some(&DhcpOption::Unknown(UnknownOption::new(OptionCode::from(230), b"mine".to_vec()))));
