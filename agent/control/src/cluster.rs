@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use furrow_api::{
     DataVolume, IP, KubeVirt, NetworkAttachmentDefinition, ProviderNetwork, StorageProfile, Subnet, VirtualMachine,
-    VirtualMachineInstance, VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet, VirtualMachinePool, Vlan,
-    names,
+    VirtualMachineInstance, VirtualMachineInstanceMigration, VirtualMachineInstancePreset,
+    VirtualMachineInstanceReplicaSet, VirtualMachinePool, Vlan, names,
 };
 use furrow_model::certificate::CLIENT_SIGNER;
 
@@ -70,6 +70,8 @@ pub(crate) struct Cluster {
     pub(crate) replica_sets: Store<VirtualMachineInstanceReplicaSet>,
     /// Pools of virtual machines.
     pub(crate) pools: Store<VirtualMachinePool>,
+    /// Requests to move guests.
+    pub(crate) migrations: Store<VirtualMachineInstanceMigration>,
     /// Presets of guests.
     pub(crate) presets: Store<VirtualMachineInstancePreset>,
     queues: Arc<OnceLock<Queues>>,
@@ -100,6 +102,8 @@ pub(crate) struct Queues {
     pub(crate) replica_set: mpsc::Sender<Key>,
     /// Of the controller of pools.
     pub(crate) pool: mpsc::Sender<Key>,
+    /// Of the controller of migrations.
+    pub(crate) migration: mpsc::Sender<Key>,
 }
 
 impl Cluster {
@@ -126,6 +130,7 @@ impl Cluster {
         let (requests, request_feed) = feed::<CertificateSigningRequest>(&client, of_clients);
         let (replica_sets, replica_set_feed) = feed::<VirtualMachineInstanceReplicaSet>(&client, all());
         let (pools, pool_feed) = feed::<VirtualMachinePool>(&client, all());
+        let (migrations, migration_feed) = feed::<VirtualMachineInstanceMigration>(&client, all());
         let (presets, preset_feed) = feed::<VirtualMachineInstancePreset>(&client, all());
         let queues = Arc::new(OnceLock::new());
         let cluster = Self {
@@ -149,6 +154,7 @@ impl Cluster {
             requests,
             replica_sets,
             pools,
+            migrations,
             presets,
             queues,
         };
@@ -170,6 +176,7 @@ impl Cluster {
         cluster.run(request_feed, marks::of_request);
         cluster.run(replica_set_feed, marks::of_replica_set);
         cluster.run(pool_feed, marks::of_pool);
+        cluster.run(migration_feed, marks::of_migration);
         cluster.run(preset_feed, marks::of_preset);
         cluster
     }
@@ -194,6 +201,7 @@ impl Cluster {
         self.requests.wait_until_ready().await?;
         self.replica_sets.wait_until_ready().await?;
         self.pools.wait_until_ready().await?;
+        self.migrations.wait_until_ready().await?;
         self.presets.wait_until_ready().await?;
         Ok(())
     }
@@ -252,6 +260,7 @@ impl Cluster {
                 Mark::Types(key) => (&queues.types, key),
                 Mark::ReplicaSet(key) => (&queues.replica_set, key),
                 Mark::Pool(key) => (&queues.pool, key),
+                Mark::Migration(key) => (&queues.migration, key),
             };
             // It fails only when the controllers end, and with them the process.
             drop(queue.send(key).await);

@@ -21,6 +21,7 @@ mod kubevirt;
 mod leader;
 mod marks;
 mod metrics;
+mod migration;
 mod network;
 mod pod;
 mod pool;
@@ -207,6 +208,7 @@ fn start_controllers(cluster: &Cluster, pulls: vmi::Pulls, stop: &CancellationTo
         request: start.controller(certificates::Certificates { cluster: cluster.clone() }, QUIET),
         replica_set: start.controller(replicaset::ReplicaSets { cluster: cluster.clone() }, QUIET),
         pool: start.controller(pool::Pools { cluster: cluster.clone() }, QUIET),
+        migration: start.controller(migration::Migrations { cluster: cluster.clone() }, QUIET),
         types: start.controller(instancetype::Revisions { cluster: cluster.clone() }, QUIET),
         endpoints: start.controller(subresources::endpoints::Endpoints { cluster: cluster.clone() }, QUIET),
     };

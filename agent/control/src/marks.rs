@@ -8,8 +8,8 @@ use kube::ResourceExt;
 use furrow_api::meta::Condition;
 use furrow_api::vmi::{VmiPhase, Volume};
 use furrow_api::{
-    DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstancePreset,
-    VirtualMachineInstanceReplicaSet, VirtualMachinePool,
+    DataVolume, IP, KubeVirt, Subnet, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration,
+    VirtualMachineInstancePreset, VirtualMachineInstanceReplicaSet, VirtualMachinePool,
 };
 
 use crate::cluster::{Cluster, controller, find, key_of};
@@ -41,6 +41,8 @@ pub(crate) enum Mark {
     ReplicaSet(Key),
     /// A VirtualMachinePool.
     Pool(Key),
+    /// A VirtualMachineInstanceMigration.
+    Migration(Key),
 }
 
 /// All objects.
@@ -49,6 +51,7 @@ pub(crate) fn everything(cluster: &Cluster) -> Vec<Mark> {
     marks.extend(cluster.vms.state().iter().filter_map(|vm| crate::instancetype::key(vm)).map(Mark::Types));
     marks.extend(cluster.replica_sets.state().iter().map(|set| Mark::ReplicaSet(key_of(set.as_ref()))));
     marks.extend(cluster.pools.state().iter().map(|pool| Mark::Pool(key_of(pool.as_ref()))));
+    marks.extend(cluster.migrations.state().iter().map(|found| Mark::Migration(key_of(found.as_ref()))));
     marks.extend(cluster.vmis.state().iter().map(|vmi| Mark::Vmi(key_of(vmi.as_ref()))));
     marks.extend(cluster.data_volumes.state().iter().map(|volume| Mark::DataVolume(key_of(volume.as_ref()))));
     marks.extend(cluster.subnets.state().iter().map(|subnet| Mark::Subnet(key_of(subnet.as_ref()))));
@@ -227,6 +230,11 @@ pub(crate) fn of_replica_set(_: &Cluster, set: &VirtualMachineInstanceReplicaSet
 /// A pool changed.
 pub(crate) fn of_pool(_: &Cluster, pool: &VirtualMachinePool, _: bool) -> Vec<Mark> {
     vec![Mark::Pool(key_of(pool))]
+}
+
+/// A request to move a guest changed.
+pub(crate) fn of_migration(_: &Cluster, migration: &VirtualMachineInstanceMigration, _: bool) -> Vec<Mark> {
+    vec![Mark::Migration(key_of(migration))]
 }
 
 /// A preset changed: it concerns guests that are made later, and no object.

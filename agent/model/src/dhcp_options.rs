@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// Longest value of an option, bytes (RFC 2132 section 2).
 const VALUE_MAX: usize = 255;
 
-/// Most that all of them may take, bytes: an answer is one frame, and the rest of it needs room, too.
-const TOTAL_MAX: usize = 900;
+/// Most that all of them may take, bytes: an answer is one frame, and the rest of it, domains to search among it, needs room, too.
+const TOTAL_MAX: usize = 700;
 
 /// Codes that are nobody's (RFC 3942).
 const PRIVATE: std::ops::RangeInclusive<i32> = 224..=254;
@@ -28,6 +28,12 @@ pub struct DhcpOptions {
     /// Option 42.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ntp_servers: Vec<Ipv4Addr>,
+    /// Option 15: what follows the guest's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Option 119: where names are looked for, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searches: Vec<String>,
     /// Options 224 to 254, as text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub private: BTreeMap<u8, String>,
@@ -91,6 +97,7 @@ impl DhcpOptions {
             tftp_server: text("tftpServerName", asked.tftp_server)?,
             ntp_servers,
             private,
+            ..Self::default()
         };
         let texts = options.boot_file.iter().chain(&options.tftp_server).chain(options.private.values());
         let total = texts.map(String::len).sum::<usize>() + options.ntp_servers.len() * 4;

@@ -67,8 +67,15 @@ pub enum Gate {
 }
 
 /// Gates whose feature is there without being asked for. A gate moves here with its feature.
-const OPEN: &[&str] =
-    &["CPUNodeDiscovery", "DynamicPodInterfaceNaming", "NodeRestriction", "NonRoot", "ObjectGraph", "PSA"];
+const OPEN: &[&str] = &[
+    "CPUNodeDiscovery",
+    "DownwardMetrics",
+    "DynamicPodInterfaceNaming",
+    "NodeRestriction",
+    "NonRoot",
+    "ObjectGraph",
+    "PSA",
+];
 
 /// Gates whose feature is not there.
 const CLOSED: &[&str] = &[
@@ -83,7 +90,6 @@ const CLOSED: &[&str] = &[
     "DisableCustomSELinuxPolicy",
     "DisableMDEVConfiguration",
     "DockerSELinuxMCSWorkaround",
-    "DownwardMetrics",
     "EnableVirtioFsConfigVolumes",
     "EnableVirtioFsStorageVolumes",
     "ExpandDisks",

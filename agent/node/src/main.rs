@@ -69,7 +69,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let Some(client) = identity::client(&options.kubeconfig, &stop).await? else { return Ok(()) };
     let (parts, events, libvirt, served) = parts(&options, &node, client, &stop).await?;
     start_metrics(&options, &parts, libvirt.clone(), &stop);
-    start_channel(&options, &parts, libvirt, served, &stop);
+    start_channel(&options, &parts, (libvirt, served), &stop);
     feed_watchdog(&stop);
     memory::start(&stop);
     let ready = || {
@@ -102,36 +102,45 @@ async fn parts(
     node: &str,
     client: Client,
     stop: &CancellationToken,
-) -> anyhow::Result<(Parts, EventStream, Libvirt, (network::Ports, storage::Images))> {
+) -> anyhow::Result<(Parts, EventStream, Libvirt, Served)> {
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
     let (volumes, images) = storage::start(client.clone(), node.to_owned(), options.ceph_dir.clone(), stop.clone())
         .await
         .context("could not start the storage")?;
+    let (guests, links) = (Arc::new(libvirt.clone()), Arc::new(ports.clone()));
+    let forwards = Arc::new(channel::Forwards::new(guests, links, stop.clone()));
     let parts = Parts {
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
-        ports: Arc::new(ports.clone()),
+        ports: Arc::new(ports),
         domains: Arc::new(libvirt.clone()),
+        statistics: Arc::new(libvirt.clone()),
+        dial: Arc::clone(&forwards) as Arc<dyn guest::ports::Dial>,
         shown: Arc::default(),
         client,
     };
-    Ok((parts, events, libvirt, (ports, images)))
+    Ok((parts, events, libvirt, Served { forwards, images }))
+}
+
+/// What control is served with, beside libvirt.
+struct Served {
+    forwards: Arc<channel::Forwards>,
+    images: storage::Images,
 }
 
 fn start_channel(
     options: &Options,
     parts: &Parts,
-    libvirt: Libvirt,
-    (ports, images): (network::Ports, storage::Images),
+    (libvirt, served): (Libvirt, Served),
     stop: &CancellationToken,
 ) {
     let channel = channel::Parts {
         client: parts.client.clone(),
         guests: Arc::new(libvirt),
-        links: Arc::new(ports),
-        images: Arc::new(images),
+        images: Arc::new(served.images),
+        forwards: served.forwards,
         kubeconfig: options.kubeconfig.clone(),
         guests_dir: options.guests_dir.clone(),
         thaw_dir: options.guests_dir.with_file_name("thaw"),

@@ -37,7 +37,9 @@ const OBJECTS: Proof = Test("node/src/guest/tests/mod.rs", "objects_are_shown_as
 const PLUGGED_AS: &str =
     "a disk on the SCSI bus comes and goes while the guest runs; one of another bus is there from the start";
 const PLUGGED: Proof = Test("node/src/guest/tests/plug.rs", "a_disk_is_plugged_in_and_out_while_the_guest_runs");
-const PROBED: Proof = Test("node/src/guest/probes.rs", "a_probe_is_a_ping_or_a_command");
+const PROBED: Proof = Test("node/src/guest/probes.rs", "a_probe_is_a_ping_a_command_or_a_port");
+const ASKED: Proof = Test("node/src/guest/reach_tests.rs", "a_status_is_what_counts_for_http");
+const CONNECTED: Proof = Test("node/src/guest/reach_tests.rs", "a_connection_is_enough_for_tcp");
 const COUNTED: Proof = Test("model/src/guest/probe.rs", "thresholds_count_in_a_row");
 const TIMED: Proof = Test("model/src/guest/probe.rs", "attempts_keep_their_period_and_never_overlap");
 const USUAL: Proof = Test("model/src/guest/probe.rs", "numbers_that_are_absent_or_zero_are_kubernetes_defaults");
@@ -64,6 +66,11 @@ pub(super) const GUEST: &[Realised] = &[
         Test("model/src/guest/credentials.rs", "a_password_is_set_when_it_changed_and_never_shown"),
     ),
     row("affinity", POD, PLACED),
+    row(
+        "dnsConfig",
+        "options 6 and 119 of DHCP, after the Subnet's name servers; with policy `None` in their place",
+        Test("model/src/dns.rs", "own_servers_follow_those_of_the_subnet_or_stand_alone"),
+    ),
     row(
         "domain.chassis",
         "`<chassis>` of `<sysinfo>`",
@@ -158,6 +165,11 @@ pub(super) const GUEST: &[Realised] = &[
         "domain.devices.disableHotplug",
         "no controller that disks could be plugged into while running",
         Test("model/src/domain/tests.rs", "disks_are_plugged_into_a_scsi_controller"),
+    ),
+    row(
+        "domain.devices.downwardMetrics",
+        "a virtio serial port on which the agent speaks vhostmd's protocol",
+        Golden("devices", &["<target type=\"virtio\" name=\"org.github.vhostmd.1\"/>"]),
     ),
     row(
         "domain.devices.disks[].blockSize.custom",
@@ -447,9 +459,15 @@ pub(super) const GUEST: &[Realised] = &[
     row("livenessProbe.exec", "a command that the guest agent runs", PROBED),
     row("livenessProbe.failureThreshold", "failures in a row that count", COUNTED),
     row("livenessProbe.guestAgentPing", "a ping of the guest agent", PROBED),
+    row(
+        "livenessProbe.httpGet",
+        "a request into the guest's first NIC; status 200 to 399 passes, certificates are not verified",
+        ASKED,
+    ),
     row("livenessProbe.initialDelaySeconds", "from the start of the guest to the first attempt", TIMED),
     row("livenessProbe.periodSeconds", "from attempt to attempt; 10 unless given", TIMED),
     row("livenessProbe.successThreshold", "successes in a row that count", COUNTED),
+    row("livenessProbe.tcpSocket", "a connection into the guest's first NIC", CONNECTED),
     row("livenessProbe.timeoutSeconds", "the longest that an attempt may take; 1 unless given", USUAL),
     row("networks[].multus.networkName", "the NetworkAttachmentDefinition's switch, VLAN and Subnet", JOINED),
     row("networks[].name", "joins an interface", JOINED),
@@ -459,11 +477,22 @@ pub(super) const GUEST: &[Realised] = &[
     row("readinessProbe.exec", "a command that the guest agent runs", PROBED),
     row("readinessProbe.failureThreshold", "failures in a row that count", COUNTED),
     row("readinessProbe.guestAgentPing", "a ping of the guest agent", PROBED),
+    row(
+        "readinessProbe.httpGet",
+        "a request into the guest's first NIC; status 200 to 399 passes, certificates are not verified",
+        ASKED,
+    ),
     row("readinessProbe.initialDelaySeconds", "from the start of the guest to the first attempt", TIMED),
     row("readinessProbe.periodSeconds", "from attempt to attempt; 10 unless given", TIMED),
     row("readinessProbe.successThreshold", "successes in a row that count", COUNTED),
+    row("readinessProbe.tcpSocket", "a connection into the guest's first NIC", CONNECTED),
     row("readinessProbe.timeoutSeconds", "the longest that an attempt may take; 1 unless given", USUAL),
     row("schedulerName", POD, PLACED),
+    row(
+        "subdomain",
+        "`<hostname>.<subdomain>.<namespace>.svc.cluster.local` as cloud-init's name; option 15 of DHCP",
+        Test("node/src/guest/names.rs", "a_subdomain_is_part_of_the_name_and_told_by_dhcp"),
+    ),
     row(
         "terminationGracePeriodSeconds",
         "from the request to shut down to the kill",

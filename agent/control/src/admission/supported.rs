@@ -40,24 +40,25 @@ const NO_UTILITY: &str = "volumes of the cluster's own, such as for a backup, ar
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
 const NO_PINNING: &str =
     "no processor of a node is set aside for one guest: a promise of dedicated CPUs could not be kept";
-const NO_PROBES: &str = "a node has no way to a guest's address yet: use exec or guestAgentPing";
+const NO_OTHER_HOST: &str =
+    "a probe asks the guest itself, never another host: use httpHeaders for a name of the guest";
 const NO_TAGS: &str = "device tags are not supported yet";
 const NO_BINDING: &str = "this binding is not supported: use bridge, or masquerade on the pod network";
-const NO_DNS: &str = "guests have no DNS of their own yet; name servers are those of the Subnet";
+const NO_CLUSTER_DNS: &str =
+    "guests have no way to the cluster's DNS: use None with dnsConfig, or leave it out for the Subnet's name servers";
 
 /// Below `spec` of a VirtualMachineInstance, and `spec.template.spec` of a VirtualMachine.
 pub(crate) const GUEST: &[Refused] = &[
     only("architecture", &["amd64"], "only amd64 is supported"),
-    set("dnsConfig", NO_DNS),
-    set("dnsPolicy", NO_DNS),
-    set("livenessProbe.httpGet", NO_PROBES),
-    set("livenessProbe.tcpSocket", NO_PROBES),
-    set("readinessProbe.httpGet", NO_PROBES),
-    set("readinessProbe.tcpSocket", NO_PROBES),
+    set("dnsConfig.options", "DHCP tells a guest no options of its resolver: set them by cloud-init"),
+    only("dnsPolicy", &["None"], NO_CLUSTER_DNS),
+    set("livenessProbe.httpGet.host", NO_OTHER_HOST),
+    set("livenessProbe.tcpSocket.host", NO_OTHER_HOST),
+    set("readinessProbe.httpGet.host", NO_OTHER_HOST),
+    set("readinessProbe.tcpSocket.host", NO_OTHER_HOST),
     set("resourceClaims", NO_PASSTHROUGH),
     set("serviceAccountName", "a guest has no pod of its own that a service account could be for"),
     only("startStrategy", &["Paused"], "only Paused is known"),
-    set("subdomain", NO_DNS),
     set("utilityVolumes", NO_UTILITY),
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
@@ -75,7 +76,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
-    set("domain.devices.downwardMetrics", "host metrics in the guest are not supported yet"),
     set(
         "domain.devices.filesystems",
         "no virtiofsd runs on a node: give the guest a disk, or a configMap or secret volume",
@@ -105,7 +105,7 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].containerPath", "a guest has no container whose paths it could see"),
     set("volumes[].downwardAPI.fields[].mode", "the volume is read-only and all of it may be read"),
     set("volumes[].downwardAPI.fields[].resourceFieldRef", "a guest sees its own hardware: use fieldRef"),
-    set("volumes[].downwardMetrics", "host metrics in the guest are not supported yet"),
+    set("volumes[].downwardMetrics", "host metrics are told over a port of the guest: use devices.downwardMetrics"),
     set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
 ];

@@ -5,7 +5,7 @@ use furrow_api::meta::Condition;
 use furrow_api::subresources::{EvacuateCancelOptions, MigrateOptions, ObjectGraphOptions, RenameOptions, is_dry_run};
 use furrow_api::vm::RunStrategy;
 use furrow_api::vmi::VmiPhase;
-use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
+use furrow_api::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceMigration, names};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::PostParams;
@@ -17,8 +17,8 @@ use super::graph;
 use super::machine::Change;
 use super::options::{self, decode};
 use super::route::{Resource, Target};
-use crate::calls;
 use crate::cluster::{find, find_cluster};
+use crate::{calls, migration};
 
 /// The taint that drains a node where the KubeVirt object names no other; KubeVirt's.
 const DRAIN_TAINT: &str = "kubevirt.io/drain";
@@ -28,18 +28,26 @@ const NO_SCHEDULE: &str = "NoSchedule";
 const NAME_MAX: usize = 63;
 
 impl Carrier {
-    /// Judges a migration.
+    /// Judges a migration and asks for it. What becomes of it is the controller's (`crate::migration`).
     ///
     /// # Errors
-    /// Why the guest cannot move; and in every other case that none is carried out.
+    /// Why the guest cannot move.
     pub(super) async fn migrate(&self, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
-        let _: MigrateOptions = decode(body)?;
+        let asked: MigrateOptions = decode(body)?;
         let vm = self.machine(target).await?.ok_or_else(|| missing(target))?;
         let no_guest = || Failure::not_found(Resource::VirtualMachineInstances, &target.name);
         let vmi = self.instance(target).await?.ok_or_else(no_guest)?;
         movable(&vm, &vmi)?;
-        // Nobody would handle a VirtualMachineInstanceMigration: none is made.
-        Err(Failure::not_implemented("live migration (virtualmachines/migrate)"))
+        if let Some(uid) = migration::in_flight(&self.cluster, &target.namespace, &target.name) {
+            return Err(moving(&uid, &vmi));
+        }
+        let api = self.cluster.api::<VirtualMachineInstanceMigration>(&target.namespace);
+        let params = PostParams { dry_run: is_dry_run(&asked.dry_run), ..PostParams::default() };
+        let request = migration::request(&vmi, &asked);
+        let made =
+            calls::within(|| format!("create a migration of {}", target.name), api.create(&params, &request)).await;
+        made.map_err(|error| Failure::of_call("unable to migrate", &error))?;
+        Ok(Answer::Accepted)
     }
 
     /// Marks a machine for the controller, which renames it.
@@ -156,13 +164,16 @@ fn movable(vm: &VirtualMachine, vmi: &VirtualMachineInstance) -> Result<(), Fail
     }
     let migration = status.and_then(|status| status.migration_state.as_ref());
     if migration.is_some_and(|state| state.end_timestamp.is_none() && !state.completed) {
-        let why = format!(
-            "in-flight migration detected. Active migration job is currently already in progress for VMI {}.",
-            vmi.name_any()
-        );
-        return Err(Failure::internal(&why));
+        return Err(moving(migration.and_then(|state| state.migration_uid.as_deref()).unwrap_or_default(), vmi));
     }
     Ok(())
+}
+
+fn moving(uid: &str, vmi: &VirtualMachineInstance) -> Failure {
+    let name = vmi.name_any();
+    Failure::internal(&format!(
+        "in-flight migration detected. Active migration job ({uid}) is currently already in progress for VMI {name}."
+    ))
 }
 
 fn check_name(name: &str, asked: &RenameOptions) -> Result<(), Failure> {

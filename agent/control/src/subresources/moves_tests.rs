@@ -44,8 +44,8 @@ fn only_a_guest_that_runs_and_is_not_bound_to_its_node_may_move() {
     let expected = "500 Internal error occurred: Cannot migrate VMI, Reason: DisksNotLiveMigratable, Message: no";
     check(json!({"phase": "Running", "conditions": fixed}), json!([]), expected);
     let moving = json!({"phase": "Running", "migrationState": {"migrationUid": "m-1"}});
-    let expected = "500 Internal error occurred: in-flight migration detected. Active migration job is currently already \
-                    in progress for VMI web.";
+    let expected = "500 Internal error occurred: in-flight migration detected. Active migration job (m-1) is currently \
+                    already in progress for VMI web.";
     check(moving, json!([]), expected);
     check(json!({"phase": "Running"}), json!([]), "()");
 }

@@ -48,6 +48,21 @@ fn what_is_not_carried_out_is_known() {
 }
 
 #[tokio::test]
+async fn a_migration_of_a_guest_that_may_move_is_asked_for() {
+    let bench = Bench::new(AGENT).await;
+    let path = on(Resource::VirtualMachines.plural(), "lone", "migrate");
+    let body = r#"{"addedNodeSelector": {"zone": "b"}}"#;
+    assert_eq!(bench.jane("PUT", &path, body).await, (202, String::new()));
+    assert_eq!(bench.jane("PUT", &path, r#"{"dryRun": ["All"]}"#).await, (202, String::new()));
+    let made = std::mem::take(&mut bench.seen.lock().unwrap().patches);
+    let [(path, request), (tried, _)] = made.as_slice() else { panic!("{made:?}") };
+    assert!(path.contains("/shop/virtualmachineinstancemigrations") && !path.contains("dryRun"), "{path}");
+    assert!(tried.contains("dryRun=All"), "{tried}");
+    assert_eq!(request["spec"], json!({"vmiName": "lone", "addedNodeSelector": {"zone": "b"}}));
+    bench.server.stop().await;
+}
+
+#[tokio::test]
 async fn a_volume_is_written_to_the_machine_or_to_its_guest_alone() {
     let bench = Bench::new(AGENT).await;
     let body = json!({"name": "data", "disk": {"disk": {"bus": "scsi"}, "serial": "data"},

@@ -157,6 +157,10 @@ impl World {
                     json!({"allowed": allowed, "reason": if allowed { "" } else { "joe is nobody here" }});
                 json_answer(201, &answer)
             }
+            "/apis/kubevirt.io/v1/namespaces/shop/virtualmachineinstancemigrations" if head.method == "POST" => {
+                self.seen.lock().unwrap().patches.push((head.uri.to_string(), body.clone()));
+                json_answer(201, &body)
+            }
             "/apis/kubevirt.io/v1/namespaces/shop/virtualmachines/web" => json_answer(200, &vm()),
             "/apis/kubevirt.io/v1/namespaces/shop/virtualmachines/lone" => {
                 let mut vm = vm();

@@ -22,6 +22,8 @@ use super::spec::{
 pub const METADATA_NAMESPACE: &str = "https://furrow.io/libvirt/1";
 /// The serial console's socket in the guest's directory.
 pub const CONSOLE_SOCKET: &str = "console.sock";
+/// The socket of the port by which the guest asks for metrics, in its directory.
+pub const HOST_METRICS_SOCKET: &str = "host-metrics.sock";
 /// Everything the serial console said, in the guest's directory.
 pub const CONSOLE_LOG: &str = "console.log";
 /// The display's socket in the guest's directory.
@@ -42,7 +44,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     disks::configure(spec, &mut domain);
     interfaces(spec, &mut domain);
     console(spec, facts, &mut domain);
-    guest_agent(&mut domain);
+    guest_ports(spec, facts, &mut domain);
     display(spec, facts, &mut domain);
     inputs(spec, &mut domain);
     platform_devices(spec, &mut domain);
@@ -252,10 +254,19 @@ fn console(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     }];
 }
 
-fn guest_agent(domain: &mut Domain) {
+fn guest_ports(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     domain.devices.controllers.push(Controller { kind: "virtio-serial", index: 0, model: Some(VIRTIO) });
-    domain.devices.channels =
-        vec![Channel { kind: "unix", target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" } }];
+    let port = |name| ChannelTarget { kind: "virtio", name };
+    domain.devices.channels = vec![Channel { kind: "unix", source: None, target: port("org.qemu.guest_agent.0") }];
+    if spec.devices.host_metrics {
+        let path = facts.guest_dir.join(HOST_METRICS_SOCKET).display().to_string();
+        // The name is the protocol's: programs in the guest look for it.
+        domain.devices.channels.push(Channel {
+            kind: "unix",
+            source: Some(SocketSource { mode: "bind", path }),
+            target: port("org.github.vhostmd.1"),
+        });
+    }
 }
 
 fn display(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {

@@ -30,6 +30,8 @@ pub struct DeviceSpec {
     pub panic: Vec<String>,
     /// A TPM 2.0 that forgets everything when the guest ends.
     pub tpm: bool,
+    /// A port by which the guest asks for metrics of the host.
+    pub host_metrics: bool,
     /// Entries of the SMBIOS chassis, by libvirt's names.
     pub chassis: Vec<(&'static str, String)>,
 }

@@ -541,6 +541,8 @@ pub(super) struct PortTarget {
 pub(super) struct Channel {
     #[serde(rename = "@type")]
     pub(super) kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<SocketSource>,
     pub(super) target: ChannelTarget,
 }
 

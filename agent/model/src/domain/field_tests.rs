@@ -215,6 +215,7 @@ fn devices_are_there_when_asked_for() {
         panic: PANIC_MODELS.map(str::to_owned).to_vec(),
         tpm: true,
         chassis: Vec::new(),
+        host_metrics: true,
     };
     spec.extras.rng = true;
     spec.extras.console_log = false;

@@ -13,6 +13,7 @@
 //! Refuses I/O, clocks and wire types.
 
 mod credentials;
+mod http_probe;
 mod inside;
 mod memory;
 mod migratable;
@@ -22,6 +23,7 @@ mod probe;
 mod tests;
 
 pub use credentials::{CredentialStep, Credentials, Password, credential_steps};
+pub use http_probe::{AskedPort, HttpAsked, HttpProbe, HttpVerdict, ProbeActionError, probe_port};
 pub use inside::{AgentNeeds, agent_lacks, next_pause};
 pub use memory::{MemoryChange, ObservedMemory, PodSize, WantedMemory, memory_change};
 pub use migratable::{

@@ -1,4 +1,4 @@
-//! Streams between control and ports of guests. Owns the conversations, their numbers and bounds; what a frame means is
+//! Streams between control, or a probe of this node, and ports of guests. Owns the conversations, their numbers and bounds; what a frame means is
 //! `furrow_model::reach`'s affair. Refuses guests of other nodes and every address that is not the guest's own.
 //!
 //! ```text
@@ -17,18 +17,22 @@ use furrow_api::channel::{Forward, ForwardProtocol, GuestAddress};
 use furrow_api::datagrams::{self, Datagrams};
 use furrow_model::reach::{Conversation, DATAGRAM_MAX_BYTES, FRAME_MAX_BYTES, NODE_PORTS, Peer, Stage, Transport};
 use furrow_model::reasons::chain;
+use futures::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::RunningGuests;
 use super::links::{Frames, GuestLinks};
 use super::operations::{OperationError, here};
+use crate::guest::ports::Dial;
 
 /// Conversations at once with one guest, and on this node; each keeps up to 128 KiB.
 const MAX_OF_GUEST: usize = 64;
 const MAX_CONVERSATIONS: usize = 256;
+/// Those of the node's own probes, beyond that.
+const MAX_PROBES: usize = 64;
 /// A guest answers within this time or is not there; control waits 5 s for the stream.
 const CONNECT: Duration = Duration::from_secs(4);
 /// What control has sent reaches the guest in this time after control has gone.
@@ -42,7 +46,7 @@ const IDLE: Duration = Duration::from_secs(60);
 type InUse = Arc<Mutex<HashMap<String, BTreeSet<u16>>>>;
 
 /// The conversations of this node.
-pub(super) struct Forwards {
+pub(crate) struct Forwards {
     guests: Arc<dyn RunningGuests>,
     links: Arc<dyn GuestLinks>,
     stop: CancellationToken,
@@ -78,38 +82,50 @@ pub(super) struct Begun {
 }
 
 impl Forwards {
-    pub(super) fn new(guests: Arc<dyn RunningGuests>, links: Arc<dyn GuestLinks>, stop: CancellationToken) -> Self {
+    pub(crate) fn new(guests: Arc<dyn RunningGuests>, links: Arc<dyn GuestLinks>, stop: CancellationToken) -> Self {
         Self { guests, links, stop, in_use: InUse::default(), secret: RandomState::new() }
     }
 
     /// Reaches the guest's port.
     pub(super) async fn begin(&self, guest: &GuestAddress, forward: &Forward) -> Result<Begun, OperationError> {
         let key = here(self.guests.as_ref(), guest).await?;
-        let port = self.number(&guest.uid)?;
+        let port = self.number(&guest.uid, 0)?;
+        let begun = Box::pin(self.reach(&guest.uid, forward, (port, CONNECT))).await?;
+        tracing::info!(vm = %key, port = forward.port, protocol = forward.protocol.name(), "port forwarded");
+        Ok(begun)
+    }
+
+    /// Reaches a port of a guest that is known to run here, within this time.
+    async fn reach(
+        &self,
+        uid: &str,
+        forward: &Forward,
+        (port, limit): (NodePort, Duration),
+    ) -> Result<Begun, OperationError> {
         let transport = match forward.protocol {
             ForwardProtocol::Tcp => Transport::Tcp,
             ForwardProtocol::Udp => Transport::Udp,
         };
-        let link = self.links.open(&guest.uid, &forward.nic, (transport, port.number)).await;
+        let link = self.links.open(uid, &forward.nic, (transport, port.number)).await;
         let link = link.map_err(OperationError::Link)?.ok_or_else(|| OperationError::NoNic(forward.nic.clone()))?;
         let address = address_of(forward.address, link.address)?;
         let peer = Peer { mac: link.mac, address, port: forward.port, mtu: link.mtu };
-        let seed = self.secret.hash_one((&guest.uid, port.number, Instant::now()));
+        let seed = self.secret.hash_one((uid, port.number, Instant::now()));
         let conversation = Conversation::begin(peer, transport, port.number, seed).map_err(OperationError::Reach)?;
         let mut speaker = Speaker::new(conversation, link.frames);
         let unanswered = |source| OperationError::Unanswered { address, port: forward.port, source };
         // Dropping it at the deadline leaves a guest with a half-open connection that it forgets.
-        let connected = tokio::time::timeout(CONNECT, speaker.connect()).await;
+        let connected = tokio::time::timeout(limit, speaker.connect()).await;
         connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unanswered)?;
-        tracing::info!(vm = %key, port = forward.port, protocol = forward.protocol.name(), "port forwarded");
         Ok(Begun { speaker, protocol: forward.protocol, _port: port })
     }
 
-    fn number(&self, uid: &str) -> Result<NodePort, OperationError> {
+    /// `more`: conversations beyond the usual bounds, for what must not fail since people have many.
+    fn number(&self, uid: &str, more: usize) -> Result<NodePort, OperationError> {
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = in_use.values().map(BTreeSet::len).sum();
         let of_guest = in_use.get(uid).map_or(0, BTreeSet::len);
-        if all >= MAX_CONVERSATIONS || of_guest >= MAX_OF_GUEST {
+        if all >= MAX_CONVERSATIONS + more || of_guest >= MAX_OF_GUEST + more {
             return Err(OperationError::TooMany);
         }
         let numbers = in_use.entry(uid.to_owned()).or_default();
@@ -139,6 +155,30 @@ impl Forwards {
             speaker.end();
         });
         Ok(())
+    }
+}
+
+impl Dial for Forwards {
+    fn dial<'a>(
+        &'a self,
+        vmi_uid: &'a str,
+        to: &'a Forward,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<DuplexStream, String>> {
+        Box::pin(async move {
+            let port = self.number(vmi_uid, MAX_PROBES).map_err(|error| chain(&error))?;
+            let begun = self.reach(vmi_uid, to, (port, limit)).await.map_err(|error| chain(&error))?;
+            let (near, far) = tokio::io::duplex(CHUNK);
+            let stop = self.stop.child_token();
+            tokio::spawn(async move {
+                let Begun { mut speaker, protocol, _port } = begun;
+                if let Err(error) = speaker.carry(far, protocol, &stop).await {
+                    tracing::debug!(error = chain(&error), "the stream of a probe broke");
+                }
+                speaker.end();
+            });
+            Ok(near)
+        })
     }
 }
 

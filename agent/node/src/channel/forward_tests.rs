@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::links::{Frames, GuestLink, GuestLinks};
 use super::tests::{Bench, guest, listening, open_stream};
-use crate::guest::ports::HostError;
+use crate::guest::ports::{Dial as _, HostError};
 
 const ADDRESS: [u8; 4] = [192, 168, 10, 7];
 const FRAMES: usize = 64;
@@ -190,6 +190,26 @@ async fn bytes_reach_the_guests_port_and_come_back() {
     // The guest is gone: its tap says so, and the stream ends.
     bench.links.gone.cancel();
     assert_eq!(second.read(&mut buffer).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_probe_dials_past_the_bounds_of_people() {
+    let bench = Bench::new();
+    let address = listening(&bench).await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(open_stream(address, &to(ForwardProtocol::Udp, 53, "lan")).await.1.expect("a stream"));
+    }
+    let address = std::net::Ipv4Addr::from(ADDRESS).into();
+    let at = |port| Forward { protocol: ForwardProtocol::Tcp, port, nic: "lan".to_owned(), address };
+    let limit = Duration::from_secs(4);
+    let mut stream = bench.forwards.dial("u-1", &at(22), limit).await.expect("somebody listens");
+    stream.write_all(b"hello").await.expect("written");
+    let mut buffer = [0; 5];
+    stream.read_exact(&mut buffer).await.expect("read");
+    assert_eq!(&buffer, b"hello");
+    let told = bench.forwards.dial("u-1", &at(23), limit).await.expect_err("nobody listens");
+    assert!(told.contains("could not reach 192.168.10.7:23"), "{told}");
 }
 
 #[tokio::test]

@@ -40,11 +40,10 @@ use kube::config::Kubeconfig;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio_util::sync::CancellationToken;
 
-use forward::Forwards;
+pub(crate) use forward::Forwards;
 use furrow_model::reasons::chain;
 use guests::RunningGuests;
 use images::LooksAtImages;
-use links::GuestLinks;
 use operations::Operations;
 use requests::Served;
 use streams::Streams;
@@ -70,10 +69,10 @@ pub(crate) struct Parts {
     pub(crate) client: Client,
     /// Guests that run here.
     pub(crate) guests: Arc<dyn RunningGuests>,
-    /// The ways into their taps.
-    pub(crate) links: Arc<dyn GuestLinks>,
     /// Registries.
     pub(crate) images: Arc<dyn LooksAtImages>,
+    /// The conversations with their ports.
+    pub(crate) forwards: Arc<Forwards>,
     /// The kubeconfig whose user the agent is: its certificate is what it serves with.
     pub(crate) kubeconfig: PathBuf,
     /// Directory that holds one directory a guest, named by UID.
@@ -91,9 +90,8 @@ pub(crate) fn start(parts: Parts, stop: CancellationToken) {
         thaws.resume().await;
         let guests_dir = parts.guests_dir.clone();
         let streams = Streams::new(Arc::clone(&parts.guests), parts.guests_dir, stop.clone());
-        let forwards = Forwards::new(Arc::clone(&parts.guests), parts.links, stop.clone());
         let operations = Operations { client: parts.client.clone(), guests: parts.guests, thaws, guests_dir };
-        let served = Arc::new(Served::new(operations, streams, forwards, parts.images));
+        let served = Arc::new(Served::new(operations, streams, parts.forwards, parts.images));
         loop {
             // Safe to cancel: a server that is dropped closes its socket, and operations under way end with the agent.
             tokio::select! {

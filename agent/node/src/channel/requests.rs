@@ -29,7 +29,7 @@ const CONCURRENT: usize = 4;
 pub(super) struct Served {
     operations: Operations,
     streams: Arc<Streams>,
-    forwards: Forwards,
+    forwards: Arc<Forwards>,
     images: Arc<dyn LooksAtImages>,
     permits: Semaphore,
 }
@@ -38,7 +38,7 @@ impl Served {
     pub(super) fn new(
         operations: Operations,
         streams: Streams,
-        forwards: Forwards,
+        forwards: Arc<Forwards>,
         images: Arc<dyn LooksAtImages>,
     ) -> Self {
         Self { operations, streams: Arc::new(streams), forwards, images, permits: Semaphore::new(CONCURRENT) }

@@ -117,6 +117,7 @@ impl LooksAtImages for FakeRegistry {
 pub(super) struct Bench {
     pub(super) guests: Fake,
     pub(super) links: Arc<FakeLinks>,
+    pub(super) forwards: Arc<Forwards>,
     vmi: Arc<Mutex<Value>>,
     dir: tempfile::TempDir,
     stop: CancellationToken,
@@ -148,11 +149,12 @@ impl Bench {
         let streams = Streams::new(Arc::new(guests.clone()), dir.path().to_owned(), stop.clone());
         let links = Arc::new(FakeLinks::default());
         let as_links = Arc::clone(&links) as Arc<dyn GuestLinks>;
-        let forwards = Forwards::new(Arc::new(guests.clone()), as_links, stop.clone());
+        let forwards = Arc::new(Forwards::new(Arc::new(guests.clone()), as_links, stop.clone()));
         let operations =
             Operations { client, guests: Arc::new(guests.clone()), thaws, guests_dir: dir.path().to_owned() };
-        let router = requests::router(Arc::new(Served::new(operations, streams, forwards, Arc::new(FakeRegistry))));
-        Self { guests, links, vmi, dir, stop, router }
+        let registry = Arc::new(FakeRegistry);
+        let router = requests::router(Arc::new(Served::new(operations, streams, Arc::clone(&forwards), registry)));
+        Self { guests, links, forwards, vmi, dir, stop, router }
     }
 
     pub(super) async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {

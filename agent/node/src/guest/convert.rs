@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::devices;
 use super::host_disk::{self, HostDiskFileError};
 use super::media;
+use super::names;
 use super::platform;
 use super::seed::{self, SeedError};
 use super::unsupported;
@@ -329,6 +330,7 @@ fn ports(vmi: &VirtualMachineInstance, reservation: &Reservation) -> Result<Vec<
     let multi_queue = devices.network_interface_multiqueue == Some(true);
     let cpu = cpu(&vmi.spec.domain, &ClusterDefaults::default())?;
     let queues = if multi_queue { queues(&cpu) } else { 1 };
+    let dns = names::dns(vmi)?;
     present_interfaces(vmi)
         .map(|interface| {
             let name = &interface.name;
@@ -336,7 +338,8 @@ fn ports(vmi: &VirtualMachineInstance, reservation: &Reservation) -> Result<Vec<
             let nic = nic.ok_or_else(|| ConvertError::NotReserved { kind: "interface", name: name.clone() })?;
             let request = PortRequest {
                 tcp_ports: open_ports(interface),
-                dhcp_options: devices::dhcp_options(interface)?,
+                dns: dns.servers(&nic.dns),
+                dhcp_options: names::told(&dns, devices::dhcp_options(interface)?),
                 ..port_request(vmi, nic, i32::try_from(queues).unwrap_or(1))
             };
             PortSpec::parse(request).map_err(|source| ConvertError::Port { nic: name.clone(), source })
@@ -368,7 +371,7 @@ fn port_request(vmi: &VirtualMachineInstance, nic: &ReservedNic, queues: i32) ->
         dns: nic.dns.clone(),
         mtu: nic.mtu,
         queues,
-        hostname: Some(seed::hostname(vmi)),
+        hostname: Some(names::hostname(vmi)),
         tcp_ports: None,
         dhcp_options: None,
         ip_object: nic.ip_object.clone(),

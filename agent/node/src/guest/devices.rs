@@ -29,6 +29,7 @@ pub(super) fn devices(spec: &vmi::DomainSpec) -> DeviceSpec {
             .map(|device| text(&device.model).unwrap_or_else(|| PANIC_MODEL.to_owned()))
             .collect(),
         tpm: devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
+        host_metrics: devices.downward_metrics.is_some(),
         chassis: spec.chassis.as_ref().map(chassis).unwrap_or_default(),
     }
 }

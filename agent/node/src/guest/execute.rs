@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::convert::GuestRequest;
 use super::credentials;
+use super::host_metrics;
 use super::inside;
 use super::observe::Subject;
 use super::owner::Known;
@@ -29,6 +30,7 @@ use super::plug;
 use super::ports::HostError;
 use super::probes;
 use super::publish::{PublishError, publish};
+use super::reach;
 use super::settings::Settings;
 use super::status::{self, Here, RunningGuest};
 use super::{Context, Key, host_disk, media, now_ms, seed};
@@ -377,6 +379,9 @@ impl Pass<'_> {
         if asked.now {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
         }
+        if known.host_metrics.is_none() {
+            known.host_metrics = host_metrics::start(self.context, self.key, vmi);
+        }
         let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
         let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
         let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
@@ -422,6 +427,7 @@ impl Pass<'_> {
         }
         known.probes.as_ref().is_none_or(|probes| {
             probes.answering.send_replace(answering);
+            probes.place.send_replace(reach::Place::of(vmi));
             probes.health.borrow().ready
         })
     }

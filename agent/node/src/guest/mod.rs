@@ -18,9 +18,11 @@ mod execute;
 mod files;
 mod guest_info;
 mod host_disk;
+mod host_metrics;
 mod images;
 mod inside;
 mod media;
+mod names;
 mod observe;
 mod owner;
 mod platform;
@@ -29,6 +31,7 @@ mod plug_disks;
 pub(crate) mod ports;
 mod probes;
 pub(crate) mod publish;
+mod reach;
 mod record;
 mod seed;
 mod settings;
@@ -50,8 +53,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use dispatch::DispatchError;
+use host_metrics::RecentStats;
 use images::Images;
-use ports::{Domains, Ports, Volumes};
+use ports::{Dial, Domains, Ports, Volumes};
 use record::Events;
 use settings::Settings;
 pub(crate) use show::show;
@@ -123,6 +127,10 @@ pub(crate) struct Parts {
     pub(crate) ports: Arc<dyn Ports>,
     /// Domains.
     pub(crate) domains: Arc<dyn Domains>,
+    /// The ways to the guests' ports.
+    pub(crate) dial: Arc<dyn Dial>,
+    /// Statistics of the domains.
+    pub(crate) statistics: Arc<dyn crate::metrics::Statistics>,
     /// The node.
     pub(crate) facts: NodeFacts,
     /// Where the guests are shown.
@@ -135,14 +143,17 @@ struct Context {
     volumes: Arc<dyn Volumes>,
     ports: Arc<dyn Ports>,
     domains: Arc<dyn Domains>,
+    dial: Arc<dyn Dial>,
+    stats: RecentStats,
     facts: NodeFacts,
     shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
     images: Images,
     events: Events,
     starts: Semaphore,
-    /// Attempts of probes that may be under way.
+    /// Attempts of probes that may be under way: through guests' agents, and through their networks.
     probes: Semaphore,
+    reaching: Semaphore,
     stop: CancellationToken,
 }
 
@@ -157,7 +168,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, facts, shown } = parts;
+    let Parts { client, volumes, ports, domains, dial, statistics, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -165,6 +176,8 @@ pub(crate) async fn run(
         volumes,
         ports,
         domains,
+        dial,
+        stats: RecentStats::new(statistics),
         facts,
         shown,
         settings,
@@ -172,6 +185,7 @@ pub(crate) async fn run(
         events,
         starts: Semaphore::new(CONCURRENT_STARTS),
         probes: Semaphore::new(probes::CONCURRENT_ATTEMPTS),
+        reaching: Semaphore::new(probes::CONCURRENT_CONNECTIONS),
         stop,
     });
     dispatch::run(context, libvirt_events, ready).await

@@ -12,6 +12,7 @@ use furrow_host::libvirt::{DomainRecord, DomainState};
 use furrow_model::guest::{Intent, Next, PlanError, Step, Wanted, plan};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::convert::{ConvertError, GuestRequest};
 use super::credentials::Handed;
@@ -56,6 +57,8 @@ pub(super) struct Known {
     pub(super) handed: Handed,
     /// The probes of the running guest.
     pub(super) probes: Option<Probes>,
+    /// The running guest is told of the node's metrics.
+    pub(super) host_metrics: Option<DropGuard>,
     /// What the start that is under way works from.
     pub(super) prepared: Option<Prepared>,
     /// The last failure that was reported, so that it is reported once.
@@ -317,6 +320,7 @@ impl Known {
             self.heard = None;
             self.handed = Handed::default();
             self.probes = None;
+            self.host_metrics = None;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! consumer; implemented by `storage`, `network` and libvirt, and by fakes in tests. Refuses details: how a lock is
 //! taken or a flow written is the implementer's.
 
+use furrow_api::channel::Forward;
 use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError};
 use furrow_model::domain::RbdSource;
@@ -9,6 +10,8 @@ use furrow_model::port::{PortSpec, TapName};
 use furrow_model::reasons::chain;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio::io::DuplexStream;
 
 /// Why a part of the node could not do what a guest needs.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,18 @@ pub(crate) trait Ports: Send + Sync {
 
     /// Every port of a guest on this node.
     fn list(&self) -> BoxFuture<'_, Result<Vec<PortRecord>, HostError>>;
+}
+
+/// The ways to ports of guests that run here.
+pub(crate) trait Dial: Send + Sync {
+    /// A stream to a TCP port of a guest, which answers within this time; dropping it ends the conversation. The error says
+    /// why there is none.
+    fn dial<'a>(
+        &'a self,
+        vmi_uid: &'a str,
+        to: &'a Forward,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<DuplexStream, String>>;
 }
 
 /// The domains of the node.

@@ -1,9 +1,9 @@
-//! Probes of one running guest: a task a probe, which makes the attempts (through the guest's own agent) and says in one
-//! watch channel what they mean; when and how many is `furrow_model::guest::ProbeState`. The guest's owner reads the channel
+//! Probes of one running guest: a task a probe, which makes the attempts (through the guest's own agent, or its network) and
+//! says in one watch channel what they mean; when and how many is `furrow_model::guest::ProbeState`. The guest's owner reads the channel
 //! and decides. Refuses to count what it could not ask: a paused or frozen guest answers nobody.
 //!
-//! Attempts of all guests share a few of libvirt's threads, each until the agent has answered or libvirt gave up, so that
-//! guests whose agents say nothing hold up their own probes and no start.
+//! Attempts by agents share a few of libvirt's threads, each until the agent has answered or libvirt gave up, so that guests
+//! whose agents say nothing hold up their own probes and no start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,18 @@ use furrow_api::VirtualMachineInstance;
 use furrow_api::vmi::{Probe, VmiPhase};
 use furrow_model::guest::{ProbeNumbers, ProbeSchedule, ProbeState, Verdict};
 use furrow_model::reasons::chain;
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::reach::{self, Ask, Place, Way};
 use super::{Context, Key, now_ms, status};
 
 /// Attempts at the same time on this node.
 pub(super) const CONCURRENT_ATTEMPTS: usize = 4;
+/// Attempts at the same time through guests' networks; each keeps up to 128 KiB.
+pub(super) const CONCURRENT_CONNECTIONS: usize = 32;
 /// Between looks at a command that runs in the guest: the first, and the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub(super) struct Probes {
     pub(super) health: watch::Receiver<Health>,
     /// Whether the guest can answer: it runs, and its file systems are not frozen.
     pub(super) answering: watch::Sender<bool>,
+    /// Where it is reached, once that is known.
+    pub(super) place: watch::Sender<Option<Place>>,
     _end: DropGuard,
 }
 
@@ -53,6 +59,7 @@ pub(super) fn start(context: &Arc<Context>, key: &Key, vmi: &Arc<VirtualMachineI
     let ready = readiness.is_none() || status::says(vmi, "Ready");
     let (health, reader) = watch::channel(Health { ready, alive: true });
     let (answering, can_answer) = watch::channel(true);
+    let (place, seen_at) = watch::channel(Place::of(vmi));
     let stop = context.stop.child_token();
     let health = Arc::new(health);
     for (probe, kind) in [(readiness, Kind::Readiness), (liveness, Kind::Liveness)] {
@@ -63,14 +70,15 @@ pub(super) fn start(context: &Arc<Context>, key: &Key, vmi: &Arc<VirtualMachineI
             key: key.clone(),
             vmi: Arc::clone(vmi),
             kind,
-            action: Action::of(probe),
+            action: Action::of(vmi, probe),
             health: Arc::clone(&health),
             answering: can_answer.clone(),
+            place: seen_at.clone(),
         };
         let begin = if kind == Kind::Liveness || ready { Verdict::Passing } else { Verdict::Failing };
         tokio::spawn(runner.run(schedule(probe), begin, started_ms(vmi), stop.clone()));
     }
-    Some(Probes { health: reader, answering, _end: stop.drop_guard() })
+    Some(Probes { health: reader, answering, place, _end: stop.drop_guard() })
 }
 
 fn schedule(probe: &Probe) -> ProbeSchedule {
@@ -97,18 +105,23 @@ enum Kind {
     Liveness,
 }
 
-/// What an attempt does. TCP and HTTP are refused before a guest gets here: a node has no way to a guest's address.
+/// What an attempt does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
     Ping,
     Exec(Vec<String>),
+    Reach(Ask),
+    /// It cannot be made, for this reason. Admission refuses such probes.
+    Never(String),
 }
 
 impl Action {
-    fn of(probe: &Probe) -> Self {
-        match &probe.exec {
-            Some(exec) => Self::Exec(exec.command.clone().unwrap_or_default()),
-            None => Self::Ping,
+    fn of(vmi: &VirtualMachineInstance, probe: &Probe) -> Self {
+        match (&probe.exec, Ask::of(vmi, probe)) {
+            (Some(exec), _) => Self::Exec(exec.command.clone().unwrap_or_default()),
+            (None, Some(Ok(ask))) => Self::Reach(ask),
+            (None, Some(Err(why))) => Self::Never(why),
+            (None, None) => Self::Ping,
         }
     }
 }
@@ -122,6 +135,7 @@ struct Runner {
     action: Action,
     health: Arc<watch::Sender<Health>>,
     answering: watch::Receiver<bool>,
+    place: watch::Receiver<Option<Place>>,
 }
 
 impl Runner {
@@ -139,7 +153,11 @@ impl Runner {
                 continue;
             }
             // Not cancelled when the guest ends: the call under way ends by its own limit, and nobody waits for it.
-            let Ok(permit) = self.context.probes.acquire().await else { return };
+            let permits = match &self.action {
+                Action::Reach(_) => &self.context.reaching,
+                Action::Ping | Action::Exec(_) | Action::Never(_) => &self.context.probes,
+            };
+            let Ok(permit) = permits.acquire().await else { return };
             let began_ms = now_ms();
             let outcome = self.attempt(Duration::from_millis(u64::try_from(schedule.timeout_ms).unwrap_or(0))).await;
             drop(permit);
@@ -170,7 +188,17 @@ impl Runner {
                 }
             }
             Action::Exec(command) => self.exec(command, limit).await,
+            Action::Reach(ask) => self.reach(ask, limit).await,
+            Action::Never(why) => Err(why.clone()),
         }
+    }
+
+    async fn reach(&self, ask: &Ask, limit: Duration) -> Result<(), String> {
+        let place = self.place.borrow().clone().ok_or("the guest has no address of IPv4 yet")?;
+        let uid = self.vmi.uid().unwrap_or_default();
+        let way = Way { dial: &self.context.dial, uid: &uid, place: &place, limit };
+        let attempt = tokio::time::timeout(limit, reach::attempt(&way, ask)).await;
+        attempt.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
     }
 
     async fn exec(&self, command: &[String], limit: Duration) -> Result<(), String> {
@@ -230,22 +258,28 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_a_ping_or_a_command() {
-        assert_eq!(Action::of(&probe(json!({"guestAgentPing": {}}))), Action::Ping);
+    fn a_probe_is_a_ping_a_command_or_a_port() {
+        let of = |probe: &Probe| Action::of(&running_since_7(), probe);
+        assert_eq!(of(&probe(json!({"guestAgentPing": {}}))), Action::Ping);
+        assert_eq!(of(&probe(json!({"tcpSocket": {"port": 22}}))), Action::Reach(Ask::Tcp(22)));
+        assert!(matches!(of(&probe(json!({"tcpSocket": {"port": "ssh"}}))), Action::Never(_)));
         let exec = probe(json!({"exec": {"command": ["cat", "/x"]}, "periodSeconds": 3}));
-        assert_eq!(Action::of(&exec), Action::Exec(vec!["cat".into(), "/x".into()]));
+        assert_eq!(of(&exec), Action::Exec(vec!["cat".into(), "/x".into()]));
         assert_eq!(schedule(&exec).period_ms, 3_000);
     }
 
-    #[test]
-    fn a_guest_started_when_it_came_to_run() {
-        let vmi: VirtualMachineInstance = serde_json::from_value(json!({
+    fn running_since_7() -> VirtualMachineInstance {
+        serde_json::from_value(json!({
             "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "a"},
             "spec": {"domain": {"devices": {}}},
             "status": {"phaseTransitionTimestamps":
                 [{"phase": "Running", "phaseTransitionTimestamp": "1970-01-01T00:00:07Z"}]},
         }))
-        .expect("a vmi");
-        assert_eq!(started_ms(&vmi), 7_000);
+        .expect("a vmi")
+    }
+
+    #[test]
+    fn a_guest_started_when_it_came_to_run() {
+        assert_eq!(started_ms(&running_since_7()), 7_000);
     }
 }

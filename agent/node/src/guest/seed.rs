@@ -17,6 +17,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
+use super::names;
+
 /// Name of the seed in the guest's directory.
 pub(crate) const SEED_FILE: &str = "seed.iso";
 /// Most that user data and network data may take, decoded, in bytes: as much as one Kubernetes object holds.
@@ -238,17 +240,8 @@ impl Identity {
     fn of(vmi: &VirtualMachineInstance) -> Self {
         let name = vmi.name_any();
         let instance_id = format!("{name}.{}", vmi.namespace().unwrap_or_default());
-        Self { instance_id, hostname: hostname(vmi), keys: Vec::new() }
+        Self { instance_id, hostname: names::full_name(vmi), keys: Vec::new() }
     }
-}
-
-/// The guest's host name: the spec's, or the VMI's name up to its first dot.
-pub(crate) fn hostname(vmi: &VirtualMachineInstance) -> String {
-    vmi.spec
-        .hostname
-        .clone()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| vmi.name_any().split('.').next().unwrap_or_default().chars().take(63).collect())
 }
 
 fn lay_out(

@@ -14,8 +14,11 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
     check(!spec.resource_claims.is_empty(), "resourceClaims");
     for (probe, name) in [(&spec.liveness_probe, "livenessProbe"), (&spec.readiness_probe, "readinessProbe")] {
         let Some(probe) = probe else { continue };
-        check(probe.http_get.is_some(), &format!("{name}.httpGet"));
-        check(probe.tcp_socket.is_some(), &format!("{name}.tcpSocket"));
+        let asked = |host: Option<&String>| host.is_some_and(|host| !host.is_empty());
+        let get = probe.http_get.as_ref().is_some_and(|get| asked(get.host.as_ref()));
+        check(get, &format!("{name}.httpGet.host"));
+        let socket = probe.tcp_socket.as_ref().is_some_and(|socket| asked(socket.host.as_ref()));
+        check(socket, &format!("{name}.tcpSocket.host"));
     }
     check(spec.start_strategy.as_ref().is_some_and(|strategy| *strategy != StartStrategy::Paused), "startStrategy");
     check(spec.architecture.as_deref().is_some_and(|arch| !arch.is_empty() && arch != "amd64"), "architecture");
@@ -58,7 +61,6 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (devices.use_virtio_transitional == Some(true), "useVirtioTransitional"),
         (devices.autoattach_vsock == Some(true), "autoattachVSOCK"),
         (!devices.gpus.is_empty(), "gpus"),
-        (devices.downward_metrics.is_some(), "downwardMetrics"),
         (!devices.filesystems.is_empty(), "filesystems"),
         (!devices.host_devices.is_empty(), "hostDevices"),
         (devices.client_passthrough.is_some(), "clientPassthrough"),

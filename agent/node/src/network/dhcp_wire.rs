@@ -169,6 +169,11 @@ fn asked_for(lease: &Lease) -> Vec<DhcpOption> {
     if !asked.ntp_servers.is_empty() {
         options.push(DhcpOption::NtpServers(asked.ntp_servers.clone()));
     }
+    options.extend(asked.domain.clone().map(DhcpOption::DomainName));
+    if !asked.searches.is_empty() {
+        let searches = furrow_model::dns::encode(&asked.searches);
+        options.push(DhcpOption::Unknown(UnknownOption::new(OptionCode::DomainSearch, searches)));
+    }
     let private = asked.private.iter();
     options.extend(
         private.map(|(code, text)| DhcpOption::Unknown(UnknownOption::new(OptionCode::from(*code), bytes(text)))),

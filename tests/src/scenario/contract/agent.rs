@@ -33,7 +33,7 @@ const NOTICED: Duration = Duration::from_secs(90);
 /// A session by SSH is silent for no longer.
 const SESSION: Duration = Duration::from_secs(60);
 
-/// What the guest's agent does besides: a user's keys and password, and a probe.
+/// What the guest's agent does besides, a user's keys and password and a probe, and a probe that needs no agent.
 const BY_AGENT: &str = "      accessCredentials:
         - sshPublicKey:
             source: {secret: {secretName: report-keys}}
@@ -41,11 +41,8 @@ const BY_AGENT: &str = "      accessCredentials:
         - userPassword:
             source: {secret: {secretName: report-passwords}}
             propagationMethod: {qemuGuestAgent: {}}
-      readinessProbe:
-        exec: {command: [test, '!', -e, /root/not-ready]}
-        periodSeconds: 3
-        timeoutSeconds: 10
-        failureThreshold: 1
+      readinessProbe: {httpGet: {port: 8080, path: /etc/hostname}, periodSeconds: 2, failureThreshold: 2}
+      livenessProbe: {exec: {command: [touch, /root/probed]}, periodSeconds: 5, timeoutSeconds: 30, failureThreshold: 100}
 ";
 
 /// Keys that come and go; nobody has their other halves.
@@ -92,14 +89,13 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         story.check(checks, "agent: keys and a password of Secrets are put into place, and follow them", || {
             credentials(story, &debian)
         });
-        story.check(checks, "agent: a guest that fails its readiness probe is not ready until it passes", || {
-            probed(story, &debian)
-        });
+        story.check(checks, "agent: a liveness probe runs its command in the guest", || commanded(story, &debian));
         story.check(checks, "agent: memory grows in the guest, in whole blocks, and does not shrink", || {
             grows(story, &debian)
         });
         story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
         story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
+        story.check(checks, "agent: it is ready as long as its HTTP server answers", || probed(story, &debian));
     }
     story.check(checks, "agent: its VM is deleted", || {
         story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
@@ -238,57 +234,10 @@ fn credentials(story: &Story<'_>, debian: &Debian) -> Result<()> {
     shell.shell("true").map(|_| ())
 }
 
-fn probed(story: &Story<'_>, debian: &Debian) -> Result<()> {
+/// A probe is a command in the guest.
+fn commanded(story: &Story<'_>, debian: &Debian) -> Result<()> {
     let shell = ssh(story, debian)?;
-    let ready = |wanted: &str| {
-        host::until(&format!("Ready to be {wanted}"), NOTICED, || {
-            let vmi = story.cluster.get("vmi", NAME)?;
-            let ready = condition(&vmi, "Ready").context("no condition Ready")?;
-            ensure!(ready["status"] == wanted, "it says {ready}");
-            Ok(())
-        })
-    };
-    ready("True")?;
-    shell.shell("touch /root/not-ready")?;
-    ready("False")?;
-    shell.shell("rm /root/not-ready")?;
-    ready("True")
-/// Memory is plugged in: the guest takes it in and its status says so. What is not whole blocks is refused, and less waits for
-/// a restart.
-fn grows(story: &Story<'_>, debian: &Debian) -> Result<()> {
-    let shell = ssh(story, debian)?;
-    let total = || -> Result<u64> {
-        let told = shell.shell("awk '/MemTotal/ {print $2}' /proc/meminfo")?;
-        told.trim().parse().with_context(|| format!("the guest's memory is {told}"))
-    };
-    let ask = |guest: &str| {
-        let patch = format!(r#"{{"spec":{{"template":{{"spec":{{"domain":{{"memory":{{"guest":"{guest}"}}}}}}}}}}}}"#);
-        story.cluster.kubectl(&["patch", "vm", NAME, "--type=merge", "-p", &patch]).map(|_| ())
-    };
-    // What is plugged in stays offline in a Debian guest that nobody has told to use it.
-    shell.shell("echo online > /sys/devices/system/memory/auto_online_blocks")?;
-    let before = total()?;
-    ask("1536Mi")?;
-    host::until("the guest's memory to have grown", Duration::from_secs(180), || {
-        let vmi = story.cluster.get("vmi", NAME)?;
-        let memory = &vmi["status"]["memory"];
-        let told = (&memory["guestAtBoot"], &memory["guestRequested"], &memory["guestCurrent"]);
-        ensure!(told == (&"1024Mi".into(), &"1536Mi".into(), &"1536Mi".into()), "its status is {memory}");
-        ensure!(condition(&vmi, "HotMemoryChange").is_none(), "HotMemoryChange is still there");
-        let grown = total()?.saturating_sub(before);
-        ensure!(grown >= 500 << 10, "the guest has {grown} KiB more than the {before} KiB before");
-        Ok(())
-    })?;
-    let refusal = ask("1537Mi").err().context("a size of half a block was let in")?;
-    ensure!(format!("{refusal:#}").contains("Guest memory must be 2Mi aligned"), "it was refused: {refusal:#}");
-    ask("1Gi")?;
-    host::until("less memory to wait for a restart", NOTICED, || {
-        let vm = story.cluster.get("vm", NAME)?;
-        let told = condition(&vm, "RestartRequired").map(|told| text_of(&told["message"])).unwrap_or_default();
-        ensure!(told == "Reduction of guest memory requires a restart", "it says {told:?}");
-        Ok(())
-    })?;
-    ask("1536Mi")
+    host::until("the probe's mark", NOTICED, || shell.shell("test -e /root/probed").map(|_| ()))
 }
 
 /// A guest that was stopped for a while goes on with the node's time.
@@ -307,6 +256,24 @@ fn clock(story: &Story<'_>, debian: &Debian) -> Result<()> {
         ensure!(late < STOPPED.as_secs() / 2, "it is {late} s late");
         Ok(())
     })
+}
+
+/// The node asks through the guest's tap, and no agent has a part in it.
+fn probed(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let ready = |wanted: bool| {
+        host::until(&format!("Ready: {wanted}"), NOTICED, || {
+            let vmi = story.cluster.get("vmi", NAME)?;
+            let told = condition(&vmi, "Ready").is_some_and(|c| c["status"] == "True");
+            ensure!(told == wanted, "Ready is {told}");
+            Ok(())
+        })
+    };
+    let shell = ssh(story, debian)?;
+    ready(false).context("before there is a server")?;
+    shell.shell("systemd-run --unit probed python3 -m http.server --directory / 8080")?;
+    ready(true).context("its server answers")?;
+    shell.shell("systemctl stop probed")?;
+    ready(false).context("its server is gone")
 }
 
 /// What `virtctl ssh` does: a session whose connection is a port-forward.

@@ -26,6 +26,7 @@ pub(super) const FIELDS: &[(&str, Set)] = &[
     ("clock", clock),
     ("clock.timer", timer),
     ("devices.rng", rng),
+    ("devices.downwardMetrics", host_metrics),
     ("devices.watchdog", watchdog),
     ("devices.inputs", tablet),
     ("devices.panicDevices", panic_device),
@@ -217,6 +218,11 @@ fn timer(random: &mut Random, spec: &mut Value) -> Vec<Expect> {
 fn rng(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
     spec["domain"]["devices"]["rng"] = json!({});
     vec![has("rng", &["model='virtio", "/dev/urandom"])]
+}
+
+fn host_metrics(_: &mut Random, spec: &mut Value) -> Vec<Expect> {
+    spec["domain"]["devices"]["downwardMetrics"] = json!({});
+    vec![has("channel", &["org.github.vhostmd.1", "host-metrics.sock"])]
 }
 
 fn watchdog(random: &mut Random, spec: &mut Value) -> Vec<Expect> {

@@ -21,8 +21,9 @@ const fn row(pointer: &'static str, value: &'static str, below: &'static str) ->
 pub(super) const REFUSED: &[Refused] = &[
     // Not realised yet, or never.
     row("/dnsPolicy", r#""ClusterFirst""#, ""),
-    row("/subdomain", r#""rooms""#, ""),
-    row("/livenessProbe", r#"{"tcpSocket":{"port":22}}"#, "tcpSocket"),
+    row("/subdomain", r#""two.rooms""#, ""),
+    row("/dnsConfig", r#"{"options":[{"name":"ndots","value":"1"}]}"#, "options"),
+    row("/livenessProbe", r#"{"tcpSocket":{"port":22,"host":"192.0.2.1"}}"#, "tcpSocket.host"),
     row("/domain/cpu/dedicatedCpuPlacement", "true", ""),
     row("/domain/cpu/isolateEmulatorThread", "true", ""),
     row("/domain/cpu/numa", r#"{"guestMappingPassthrough":{}}"#, ""),
@@ -33,7 +34,7 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/tpm", r#"{"persistent":true}"#, "persistent"),
     row("/domain/devices/autoattachVSOCK", "true", ""),
     row("/domain/devices/clientPassthrough", "{}", ""),
-    row("/domain/devices/downwardMetrics", "{}", ""),
+    row("/volumes/-", r#"{"name":"x","downwardMetrics":{}}"#, "downwardMetrics"),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, ""),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
     row("/volumes/-", r#"{"name":"x","containerPath":{"path":"/x"}}"#, "containerPath"),

@@ -5,6 +5,7 @@ pub(in crate::admission) mod compute;
 mod credentials;
 mod devices;
 mod disks;
+mod dns;
 mod networks;
 mod objects;
 mod ports;
@@ -49,6 +50,7 @@ pub(crate) fn check(
     objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
     probes::check(base, spec, causes);
+    dns::check(base, spec, identity.namespace, causes);
     credentials::check(base, spec, causes);
     networks::check_hardware_addresses(base, spec, identity, holders, causes);
 }

@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
+use furrow_api::channel::Forward;
 use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{
     DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, LiveMemory, OffReason, PauseReason,
@@ -19,8 +21,11 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::io::DuplexStream;
 
-use super::super::ports::{Domains, HostError, PortRecord, Ports, Volumes};
+use crate::metrics::{AllStats, Statistics};
+
+use super::super::ports::{Dial, Domains, HostError, PortRecord, Ports, Volumes};
 
 /// Everything there is.
 #[derive(Debug, Default)]
@@ -54,6 +59,8 @@ pub(super) struct State {
     pub(super) answers: BTreeMap<String, Value>,
     /// Times that a guest was asked to let go of a disk.
     pub(super) unplugs: u32,
+    /// Ports of the guest on which somebody listens.
+    pub(super) listening: BTreeSet<u16>,
     /// Guests do not let go of their disks.
     pub(super) holds_disks: bool,
     /// Operations that fail, by name.
@@ -229,6 +236,21 @@ impl Ports for World {
             Some(PortRecord { tap: TapName::recognise(tap)?, vmi_uid: vmi_uid.clone(), vmi: vmi.clone() })
         });
         ready(Ok(ports.collect()))
+    }
+}
+
+impl Statistics for World {
+    fn all(&self) -> BoxFuture<'_, Result<AllStats, LibvirtError>> {
+        let stats = HashMap::from([("vcpu.0.time".to_owned(), "4000000000".to_owned())]);
+        ready(Ok(HashMap::from([("default_vm".to_owned(), stats)])))
+    }
+}
+
+impl Dial for World {
+    fn dial<'a>(&'a self, _: &'a str, to: &'a Forward, _: Duration) -> BoxFuture<'a, Result<DuplexStream, String>> {
+        assert_eq!((to.nic.as_str(), to.address), ("default", [192, 168, 10, 2].into()));
+        let listens = self.state().listening.contains(&to.port);
+        ready(if listens { Ok(tokio::io::duplex(1).0) } else { Err("connection refused".to_owned()) })
     }
 }
 

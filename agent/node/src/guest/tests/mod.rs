@@ -12,11 +12,13 @@ use furrow_host::libvirt::{DomainState, OffReason, PauseReason};
 use furrow_model::port::TapName;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bound::BoundPod;
 use super::dispatch::Snapshot;
+use super::host_metrics::RecentStats;
 use super::images::Images;
 use super::owner::{Artefacts, Owner};
 use super::record::Events;
@@ -163,12 +165,15 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         volumes: Arc::new(world.clone()),
         ports: Arc::new(world.clone()),
         domains: Arc::new(world.clone()),
+        dial: Arc::new(world.clone()),
+        stats: RecentStats::new(Arc::new(world.clone())),
         facts,
         shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
         images: Images::default(),
         starts: Semaphore::new(1),
         probes: Semaphore::new(1),
+        reaching: Semaphore::new(1),
         stop: stop.clone(),
     };
     Owner::new(Arc::new(context), Key { namespace: "default".to_owned(), name: "vm".to_owned() }, Artefacts::default())
@@ -438,6 +443,48 @@ async fn a_guest_with_a_readiness_probe_is_ready_when_that_says_so() {
         }
     }
     panic!("its probe passes and it never gets ready");
+}
+
+#[tokio::test]
+async fn a_guest_is_ready_as_long_as_its_port_answers() {
+    let mut bench = Bench::new();
+    let probe = json!({"tcpSocket": {"port": 22}, "periodSeconds": 1, "failureThreshold": 1});
+    bench.world.change(VMI, |vmi| vmi["spec"]["readinessProbe"] = probe);
+    bench.pass().await;
+    for (listening, expected) in [(false, "False"), (true, "True"), (false, "False")] {
+        if listening {
+            bench.world.state().listening.insert(22);
+        } else {
+            bench.world.state().listening.clear();
+        }
+        let mut turns = 0;
+        while bench.condition("Ready")["status"] != expected {
+            turns += 1;
+            assert!(turns < 200, "its port listens: {listening}, and it is not {expected}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            bench.pass().await;
+        }
+    }
+    assert!(bench.world.state().events.iter().any(|reason| reason == "Unhealthy"));
+}
+
+#[tokio::test]
+async fn a_guest_that_asks_is_told_of_the_nodes_metrics() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["downwardMetrics"] = json!({}));
+    bench.pass().await;
+    let socket = bench.guests.path().join("uid-1").join(furrow_model::domain::HOST_METRICS_SOCKET);
+    let listener = tokio::net::UnixListener::bind(&socket).expect("QEMU listens");
+    let connected = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+    let (mut guest, _) = connected.expect("within its time").expect("the agent connects");
+    guest.write_all(b"GET /metrics/XML\n\n").await.expect("written");
+    let mut told = String::new();
+    while !told.ends_with("\n\n") {
+        let mut chunk = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(10), guest.read(&mut chunk)).await;
+        told.push_str(&String::from_utf8_lossy(&chunk[..read.expect("within its time").expect("read")]));
+    }
+    assert!(told.contains("<value>node-1</value>") && told.contains("<value>4.000000</value>"), "{told}");
 }
 
 #[tokio::test]

@@ -108,6 +108,8 @@ fn an_answer_says_what_the_guest_asked_for() {
         private: vec![(230, "mine")],
     };
     let options = furrow_model::dhcp_options::DhcpOptions::parse(&asked).expect("they can be said");
+    let (domain, searches) = (Some("db.shop.svc.cluster.local".to_owned()), vec!["a.bc".to_owned(), "d".to_owned()]);
+    let options = furrow_model::dhcp_options::DhcpOptions { domain, searches, ..options };
     let told = Lease { options, ..lease() };
     let heard = read(&frame(&client(MessageType::Discover).to_vec().expect("it encodes"))).expect("it is read");
     let Answer::Reply(reply) = answer(&told, &heard.request) else { panic!("it is answered") };
@@ -117,6 +119,10 @@ fn an_answer_says_what_the_guest_asked_for() {
     assert_eq!(options.get(OptionCode::BootfileName), Some(&DhcpOption::BootfileName(b"boot.efi".to_vec())));
     assert_eq!(options.get(OptionCode::TFTPServerName), Some(&DhcpOption::TFTPServerName(b"10.0.0.1".to_vec())));
     assert_eq!(options.get(OptionCode::NtpServers), Some(&DhcpOption::NtpServers(vec![Ipv4Addr::new(10, 0, 0, 2)])));
+    let domain = DhcpOption::DomainName("db.shop.svc.cluster.local".to_owned());
+    assert_eq!(options.get(OptionCode::DomainName), Some(&domain));
+    let searches = b"\x77\x09\x01a\x02bc\x00\x01d\x00";
+    assert!(frame.windows(searches.len()).any(|bytes| bytes == searches), "the domains to search are told");
     let private = options.get(OptionCode::from(230));
     assert_eq!(private, Some(&DhcpOption::Unknown(UnknownOption::new(OptionCode::from(230), b"mine".to_vec()))));
 }
