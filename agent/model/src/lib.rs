@@ -9,6 +9,7 @@ pub mod dhcp_options;
 pub mod domain;
 pub mod downward;
 pub mod eviction;
+pub mod flash;
 pub mod flows;
 pub mod guest;
 pub mod host_disk;

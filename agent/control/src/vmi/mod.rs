@@ -4,6 +4,7 @@
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
 mod scratch;
+mod state;
 mod status;
 mod volumes;
 
@@ -163,7 +164,8 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
-        match scratch::ensure(&self.cluster, vmi).await {
+        let own = scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await);
+        match own {
             Ok(()) => {}
             Err(ScratchError::Call(error)) => return Err(error.into()),
             Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
