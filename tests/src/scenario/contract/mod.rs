@@ -2,7 +2,7 @@
 //! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
 //!
 //! ```text
-//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> words -> python -> hostile -> random -> agent
+//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> state -> words -> python -> hostile -> random -> agent
 //! ```
 //! Parts do not depend on each other: one that fails leaves the others to say what they have to say. What the API answers
 //! with 501 is no failure; it is listed (`beyond`). Refuses to look into control or the agent, but for their memory.
@@ -22,6 +22,7 @@ mod python;
 mod random_guests;
 mod refused;
 mod rfb;
+mod state;
 mod vnc;
 mod words;
 
@@ -80,6 +81,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     vnc::run(&story, checks);
     beyond::run(&story, checks);
     lifecycle::run(&story, checks);
+    state::run(&story, checks);
     words::run(&story, &words, checks);
     python::run(&story, checks);
     hostile::run(&story, checks);
