@@ -164,8 +164,7 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
-        let own = scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await);
-        match own {
+        match scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await) {
             Ok(()) => {}
             Err(ScratchError::Call(error)) => return Err(error.into()),
             Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
