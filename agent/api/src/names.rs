@@ -28,6 +28,10 @@ pub const LABEL_NODE_NAME: &str = "kubevirt.io/nodeName";
 pub const LABEL_VMI_NAME: &str = "kubevirt.io/vmi-name";
 /// Subnet of an IP object.
 pub const LABEL_SUBNET: &str = "ovn.kubernetes.io/subnet";
+/// Name of the VM whose machine's state a claim keeps (KubeVirt's label).
+pub const LABEL_STATE_FOR: &str = "persistent-state-for";
+/// Which part of the machine's state a claim keeps: `nvram`.
+pub const LABEL_STATE: &str = "furrow.io/state";
 /// Node that imports a DataVolume; its agent watches by it.
 pub const LABEL_IMPORT_NODE: &str = "furrow.io/import-node";
 

@@ -4,6 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Name of the reserved volume that keeps the variables of a guest's UEFI firmware. A volume of a spec is named by a DNS
+/// label, which has no slash.
+pub const STATE_NVRAM: &str = "state/nvram";
+
 /// Value of [`crate::names::ANNOTATION_RESERVATION`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -13,7 +17,7 @@ pub struct Reservation {
     /// NICs in the order of `spec.domain.devices.interfaces`.
     #[serde(default)]
     pub nics: Vec<ReservedNic>,
-    /// Volumes that are claims, by volume name.
+    /// Volumes that are claims, by volume name; and those of the machine's own state, see [`ReservedVolume::is_state`].
     #[serde(default)]
     pub volumes: Vec<ReservedVolume>,
 }
@@ -85,4 +89,12 @@ pub struct ReservedVolume {
     pub read_only: bool,
     /// Capacity of the claim, bytes.
     pub capacity_bytes: i64,
+}
+
+impl ReservedVolume {
+    /// Whether it keeps a part of the machine itself, which no disk shows.
+    #[must_use]
+    pub fn is_state(&self) -> bool {
+        self.name == STATE_NVRAM
+    }
 }

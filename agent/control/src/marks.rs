@@ -140,6 +140,10 @@ fn of_claim_named(cluster: &Cluster, namespace: &str, name: &str) -> Vec<Mark> {
     let owner = find(&cluster.claims, namespace, name);
     let owner = owner.and_then(|claim| controller::<VirtualMachineInstance>(claim.as_ref()).map(|o| o.name.clone()));
     marks.extend(owner.map(|owner| Mark::Vmi(Key::new(namespace, &owner))));
+    // The state of a guest's machine, see `vmi::state`. A guest has its machine's name.
+    let machine = find(&cluster.claims, namespace, name);
+    let machine = machine.and_then(|claim| controller::<VirtualMachine>(claim.as_ref()).map(|o| o.name.clone()));
+    marks.extend(machine.map(|machine| Mark::Vmi(Key::new(namespace, &machine))));
     let uses = |volume: &Volume| volume.claim_name() == Some(name) || copies_claim(volume, name);
     for vmi in cluster.vmis.state() {
         if vmi.namespace().as_deref() == Some(namespace) && vmi.spec.volumes.iter().any(uses) {

@@ -65,10 +65,14 @@ struct Taken {
 /// second one.
 pub(crate) fn name(vmi: &VirtualMachineInstance) -> String {
     let digest = Sha256::digest(vmi.uid().unwrap_or_default());
-    let suffix: String =
-        digest.iter().take(5).map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect();
+    let suffix: String = digest.iter().take(5).map(|byte| letter(*byte)).collect();
     let name: String = vmi.name_any().chars().take(NAME_MAX).collect();
     format!("virt-launcher-{}-{suffix}", name.trim_end_matches(['-', '.']))
+}
+
+/// A letter of generated names.
+pub(crate) fn letter(byte: u8) -> char {
+    char::from(LETTERS[usize::from(byte) % LETTERS.len()])
 }
 
 /// The pod. `provider_networks`: what the node must have. `annotations`: Kube-OVN's, for people.

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod domain;
 pub mod downward;
 pub mod eviction;
+pub mod flash;
 pub mod flows;
 pub mod guest;
 pub mod host_disk;

@@ -7,6 +7,7 @@ mod features;
 mod networks;
 mod probes;
 mod spec;
+mod state;
 mod status;
 mod volumes;
 

@@ -385,6 +385,14 @@ pub(super) const GUEST: &[Realised] = &[
         Golden("firmware-bios", &["<bios useserial=\"yes\"/>"]),
     ),
     row(
+        "domain.firmware.bootloader.efi.persistent",
+        "`<nvram>` in an RBD image of the VM's own, which begins as OVMF's template and is deleted with the VM",
+        Golden(
+            "firmware-persistent",
+            &["<nvram type=\"network\" format=\"raw\">", "<source protocol=\"rbd\" name=\"volumes/csi-vol-nvram\">"],
+        ),
+    ),
+    row(
         "domain.firmware.bootloader.efi.secureBoot",
         "OVMF, with Secure Boot unless turned off",
         Golden("firmware-secure-boot", &["OVMF_CODE_4M.secboot.fd", "secure=\"yes\"", "OVMF_VARS_4M.ms.fd"]),

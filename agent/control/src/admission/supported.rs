@@ -69,10 +69,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.cpu.realtime", NO_PINNING),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
     set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
-    set(
-        "domain.firmware.bootloader.efi.persistent",
-        "UEFI variables are not kept over a stop yet: without this field they begin anew at each start",
-    ),
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),

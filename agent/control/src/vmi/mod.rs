@@ -7,6 +7,7 @@ mod container_disk;
 mod pull;
 mod recall;
 mod scratch;
+mod state;
 mod status;
 mod volumes;
 
@@ -188,7 +189,7 @@ impl Guests {
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
         let made = match Box::pin(container_disk::ensure(&self.cluster, &self.pulls, vmi)).await {
-            Ok(()) => scratch::ensure(&self.cluster, vmi).await,
+            Ok(()) => scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await),
             Err(error) => Err(error),
         };
         match made {

@@ -10,6 +10,7 @@ use furrow_api::{DataVolume, VirtualMachineInstance, names, quantity};
 use furrow_model::vmi::{ClaimState, Filling, VolumeState, volume_state};
 
 use super::scratch;
+use super::state;
 use super::status::HeldUp;
 use crate::cluster::{Cluster, controller, find, find_cluster};
 
@@ -21,14 +22,16 @@ pub(crate) fn reserved(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Resul
     let namespace = vmi.namespace().unwrap_or_default();
     let mut reserved = Vec::new();
     let mut worst: Option<(Wait, String)> = None;
-    for volume in &vmi.spec.volumes {
+    let machine = state::volumes(cluster, vmi);
+    for volume in vmi.spec.volumes.iter().chain(&machine) {
         let own = scratch::claim_name(vmi, volume);
         let Some(claim) = volume.claim_name().or(own.as_deref()) else { continue };
         let (state, found) = judge(cluster, &namespace, volume, claim);
         match found {
             Some((claim, persistent)) => reserved.push(image(volume, &claim, &persistent)?),
             None => {
-                let wait = Wait { state, foreign: own.is_none() };
+                let foreign = own.is_none() && !machine.iter().any(|own| own.name == volume.name);
+                let wait = Wait { state, foreign };
                 if worst.as_ref().is_none_or(|(other, _)| wait > *other) {
                     worst = Some((wait, claim.to_owned()));
                 }
@@ -130,6 +133,9 @@ pub(crate) fn plugged(
 
 /// Whether a guest still has a volume. One of the same name whose claim is another is another volume.
 fn stays(volumes: &[Volume], reserved: &ReservedVolume) -> bool {
+    if reserved.is_state() {
+        return true;
+    }
     let named = volumes.iter().find(|volume| volume.name == reserved.name);
     named.is_some_and(|volume| !volume.is_hotpluggable() || volume.claim_name() == Some(reserved.claim.as_str()))
 }
@@ -259,6 +265,8 @@ mod tests {
         check(claim("other", "a"), false);
         // The claim of an emptyDisk is not named in the spec.
         check(serde_json::json!({"name": "data", "emptyDisk": {"capacity": "1Gi"}}), true);
+        let nvram = ReservedVolume { name: furrow_api::reservation::STATE_NVRAM.to_owned(), ..reserved.clone() };
+        assert!(stays(&[], &nvram), "the machine's state is in no spec");
     }
 
     #[test]

@@ -67,7 +67,20 @@ struct Document {
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
+    os: Os,
+    #[serde(default)]
     devices: Devices,
+}
+
+#[derive(Deserialize, Default)]
+struct Os {
+    nvram: Option<Nvram>,
+}
+
+/// A file by its text, an image by its source.
+#[derive(Deserialize)]
+struct Nvram {
+    source: Option<DiskSource>,
 }
 
 /// How many there is room for; `current` is absent when the domain has them all.
@@ -176,7 +189,7 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         owner: document.metadata.guest,
         agent_connected: false,
         taps: Vec::new(),
-        images: Vec::new(),
+        images: document.os.nvram.and_then(|nvram| nvram.source?.image()).into_iter().collect(),
         vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
         current_memory_kib: document.current_memory.and_then(Memory::kib),
         memory: None,
@@ -205,12 +218,17 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
 
 impl Disk {
     fn writable_image(&self) -> Option<String> {
-        let source = self.source.as_ref().filter(|source| source.protocol.as_deref() == Some("rbd"))?;
-        if self.readonly.is_some() { None } else { source.name.clone() }
+        if self.readonly.is_some() { None } else { self.source.as_ref()?.image() }
     }
 
     fn plugged(self, image: Option<String>) -> Option<LiveDisk> {
         Some(LiveDisk { alias: self.alias?.name, target: self.target?.dev?, image })
+    }
+}
+
+impl DiskSource {
+    fn image(&self) -> Option<String> {
+        self.name.clone().filter(|_| self.protocol.as_deref() == Some("rbd"))
     }
 }
 
@@ -278,6 +296,19 @@ mod tests {
                 }],
             }
         );
+    }
+
+    #[test]
+    fn the_image_of_a_flash_chip_is_written_to() {
+        let images = |nvram: &str| {
+            read(&format!("<domain type='kvm'><os><type>hvm</type><loader>/c</loader>{nvram}</os></domain>"))
+                .expect("XML")
+                .images
+        };
+        let image = "<nvram type='network' format='raw'><source protocol='rbd' name='volumes/n'><host name='m'/></source></nvram>";
+        assert_eq!(images(image), ["volumes/n"]);
+        assert_eq!(images("<nvram template='/t' format='raw'>/guests/u/nvram.fd</nvram>"), [""; 0]);
+        assert_eq!(images("<nvram type='file'><source file='/n'/></nvram>"), [""; 0]);
     }
 
     #[test]

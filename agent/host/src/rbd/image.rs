@@ -118,6 +118,14 @@ impl Image {
         Ok(())
     }
 
+    /// Gives the image this size, also a smaller one: what is beyond it is lost.
+    pub fn set_size(&self, size: u64) -> Result<(), RbdError> {
+        // SAFETY: the progress callback ignores its argument.
+        let code = unsafe { sys::rbd_resize2(self.raw, size, true, Some(no_progress), std::ptr::null_mut()) };
+        self.check(code, "set the size of")?;
+        Ok(())
+    }
+
     /// Copies what the clone still shares with its parent into it, and lets the parent go.
     pub fn flatten(&self) -> Result<(), RbdError> {
         // SAFETY: the progress callback ignores its argument.

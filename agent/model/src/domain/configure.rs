@@ -7,9 +7,9 @@ use super::disks;
 use super::document::{
     AcpiIndex, Alias, Apic, Bios, Boot, Channel, ChannelTarget, Clock, Controller, Cpu, CpuFeature, CpuModel, Domain,
     Empty, Features, Graphics, GuestMetadata, Hyperv, Input, Interface, InterfaceDriver, InterfaceTarget, KvmFeatures,
-    Listen, Loader, Log, MacAddress, Memballoon, Metadata, Model, Mtu, Nvram, Os, OsType, PortTarget, Rng, RngBackend,
-    Rom, Serial, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo, SysinfoEntry, SysinfoSystem, Timer,
-    TlbFlush, Topology, Vcpu, VendorId, Watchdog,
+    Listen, Loader, Log, MacAddress, Memballoon, Metadata, Model, Mtu, Nvram, NvramFile, NvramImage, Os, OsType,
+    PortTarget, Rng, RngBackend, Rom, Serial, Smbios, SocketSource, Spinlocks, Stats, Stimer, Switch, Sysinfo,
+    SysinfoEntry, SysinfoSystem, Timer, TlbFlush, Topology, Vcpu, VendorId, Watchdog,
 };
 use super::memory;
 use super::spec::{
@@ -78,19 +78,22 @@ fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         bios: None,
         smbios: Smbios { mode: "sysinfo" },
     };
-    match spec.firmware {
+    match &spec.firmware {
         Firmware::Bios { use_serial } => os.bios = use_serial.then_some(Bios { useserial: "yes" }),
-        Firmware::Efi { secure_boot } => {
-            let (code, vars) = if secure_boot {
-                ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")
-            } else {
-                ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
-            };
-            let secure = if secure_boot { "yes" } else { "no" };
+        Firmware::Efi { secure_boot, nvram } => {
+            let code = if *secure_boot { "OVMF_CODE_4M.secboot.fd" } else { "OVMF_CODE_4M.fd" };
+            let secure = if *secure_boot { "yes" } else { "no" };
             let path = format!("{}/{code}", facts.firmware_dir);
             os.loader = Some(Loader { readonly: "yes", secure, kind: "pflash", path });
-            let path = facts.guest_dir.join("nvram.fd").display().to_string();
-            os.nvram = Some(Nvram { template: format!("{}/{vars}", facts.firmware_dir), path });
+            os.nvram = Some(match nvram {
+                Some(image) => {
+                    Nvram::Image(NvramImage { kind: "network", format: "raw", source: disks::rbd_source(image) })
+                }
+                None => Nvram::File(NvramFile {
+                    template: format!("{}/{}", facts.firmware_dir, nvram_template(*secure_boot)),
+                    path: facts.guest_dir.join("nvram.fd").display().to_string(),
+                }),
+            });
         }
     }
     domain.os = Some(os);
@@ -104,8 +107,14 @@ fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     domain.sysinfo = Some(Sysinfo { kind: "smbios", system: SysinfoSystem { entries }, chassis: None });
 }
 
+/// The file of OVMF that a machine's variables begin with: with Microsoft's keys where signed loaders are enforced.
+#[must_use]
+pub fn nvram_template(secure_boot: bool) -> &'static str {
+    if secure_boot { "OVMF_VARS_4M.ms.fd" } else { "OVMF_VARS_4M.fd" }
+}
+
 fn features(spec: &DomainSpec, domain: &mut Domain) {
-    let secure_boot = matches!(spec.firmware, Firmware::Efi { secure_boot: true });
+    let secure_boot = matches!(spec.firmware, Firmware::Efi { secure_boot: true, .. });
     domain.features = Some(Features {
         acpi: spec.features.acpi.then_some(Empty {}),
         apic: spec.features.apic.then(|| Apic { eoi: spec.features.apic_eoi.map(|on| Switch::new(on).state) }),

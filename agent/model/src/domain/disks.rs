@@ -76,7 +76,7 @@ struct Driver {
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Source {
+pub(super) struct Source {
     #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     #[serde(rename = "@protocol", skip_serializing_if = "Option::is_none")]
@@ -227,13 +227,18 @@ fn render(disk: &DiskSpec, dev: String, threads: DiskThreads) -> Disk {
 fn source(source: &DiskSource) -> Source {
     match source {
         DiskSource::File(path) => Source { file: Some(path.display().to_string()), ..Source::default() },
-        DiskSource::Rbd(RbdSource { pool, image, monitors, user, secret }) => Source {
-            protocol: Some("rbd"),
-            name: Some(format!("{pool}/{image}")),
-            hosts: monitors.iter().map(|(name, port)| Host { name: name.clone(), port: *port }).collect(),
-            auth: Some(Auth { username: user.clone(), secret: Secret { kind: "ceph", uuid: secret.to_string() } }),
-            ..Source::default()
-        },
+        DiskSource::Rbd(rbd) => rbd_source(rbd),
+    }
+}
+
+/// An image, of a disk or of a flash chip.
+pub(super) fn rbd_source(RbdSource { pool, image, monitors, user, secret }: &RbdSource) -> Source {
+    Source {
+        protocol: Some("rbd"),
+        name: Some(format!("{pool}/{image}")),
+        hosts: monitors.iter().map(|(name, port)| Host { name: name.clone(), port: *port }).collect(),
+        auth: Some(Auth { username: user.clone(), secret: Secret { kind: "ceph", uuid: secret.to_string() } }),
+        ..Source::default()
     }
 }
 

@@ -187,11 +187,29 @@ pub(super) struct Loader {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Nvram {
+#[serde(untagged)]
+pub(super) enum Nvram {
+    /// A file that libvirt makes from the template.
+    File(NvramFile),
+    /// An image that has its content already.
+    Image(NvramImage),
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct NvramFile {
     #[serde(rename = "@template")]
     pub(super) template: String,
     #[serde(rename = "$text")]
     pub(super) path: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct NvramImage {
+    #[serde(rename = "@type")]
+    pub(super) kind: &'static str,
+    #[serde(rename = "@format")]
+    pub(super) format: &'static str,
+    pub(super) source: super::disks::Source,
 }
 
 #[derive(Debug, Serialize)]

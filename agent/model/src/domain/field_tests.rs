@@ -48,11 +48,17 @@ fn firmware_is_bios_or_efi() {
         ["manufacturer", "version", "serial", "asset", "sku"].map(|name| (name, format!("the {name}"))).to_vec();
     check("firmware-bios", &spec, Virtualization::Kvm);
     spec = tiny();
-    spec.firmware = Firmware::Efi { secure_boot: false };
+    spec.firmware = Firmware::Efi { secure_boot: false, nvram: None };
     check("firmware-efi", &spec, Virtualization::Kvm);
-    spec.firmware = Firmware::Efi { secure_boot: true };
+    spec.firmware = Firmware::Efi { secure_boot: true, nvram: None };
     spec.features.smm = true;
     check("firmware-secure-boot", &spec, Virtualization::Kvm);
+    let DiskSource::Rbd(nvram) = rbd("nvram", "csi-vol-nvram").source else { unreachable!("it is an image") };
+    spec.firmware = Firmware::Efi { secure_boot: true, nvram: Some(nvram) };
+    check("firmware-persistent", &spec, Virtualization::Kvm);
+    spec.disks.push(rbd("again", "csi-vol-nvram"));
+    let refused = render(&spec, &facts(Virtualization::Kvm));
+    assert_eq!(refused, Err(DomainError::ImageTwice { image: "volumes/csi-vol-nvram".to_owned() }));
 }
 
 #[test]

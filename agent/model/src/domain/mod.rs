@@ -12,7 +12,9 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use configure::{CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, HOST_METRICS_SOCKET, METADATA_NAMESPACE};
+pub use configure::{
+    CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, HOST_METRICS_SOCKET, METADATA_NAMESPACE, nvram_template,
+};
 pub use devices::{
     BlockSizeError, BlockSizeSpec, DeviceSpec, DiskTuning, NicPlace, PANIC_MODELS, PciAddress, PciAddressError,
     SOUND_MODELS, SoundSpec, VIDEO_MODELS,

@@ -132,6 +132,8 @@ pub enum Firmware {
     Efi {
         /// Enforce signed loaders; needs SMM.
         secure_boot: bool,
+        /// The image that keeps its variables; without one they begin anew at each start.
+        nvram: Option<RbdSource>,
     },
 }
 
@@ -542,6 +544,12 @@ impl DomainSpec {
 
     fn validate_images(&self) -> Result<(), DomainError> {
         let mut images = HashSet::new();
+        if let Firmware::Efi { nvram: Some(rbd), .. } = &self.firmware {
+            if rbd.monitors.is_empty() {
+                return Err(DomainError::NoMonitors { disk: "nvram".to_owned() });
+            }
+            images.insert(format!("{}/{}", rbd.pool, rbd.image));
+        }
         for disk in &self.disks {
             let DiskSource::Rbd(rbd) = &disk.source else { continue };
             if rbd.monitors.is_empty() {

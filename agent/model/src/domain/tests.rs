@@ -124,7 +124,7 @@ fn windows() -> DomainSpec {
         model: CpuModelSpec::Named("Skylake-Server".to_owned()),
         features: vec![("vmx".to_owned(), "disable".to_owned())],
     };
-    spec.firmware = Firmware::Efi { secure_boot: true };
+    spec.firmware = Firmware::Efi { secure_boot: true, nvram: None };
     spec.features.hyperv = Some(HypervSpec {
         relaxed: Some(true),
         spinlocks: Some((true, 8191)),

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::quantity;
-use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume};
+use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume, STATE_NVRAM};
 use furrow_api::vmi::{self, Disk, Interface};
 use furrow_model::domain::{
     CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, Extras, Firmware, InputSpec, NicSpec,
-    Owner, RbdSource, WatchdogAction, WatchdogSpec,
+    Owner, RbdSource, WatchdogAction, WatchdogSpec, nvram_template,
 };
 use furrow_model::guest::WantedDisk;
 use furrow_model::port::{PortRequest, PortSpec, PortSpecError};
@@ -123,6 +123,9 @@ impl GuestRequest {
     pub(crate) fn new(mut vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
         unsupported::refuse(&vmi)?;
         let ports = ports(&vmi, &reservation)?;
+        if vmi.spec.domain.keeps_nvram() && !reservation.volumes.iter().any(|volume| volume.name == STATE_NVRAM) {
+            return Err(ConvertError::NotReserved { kind: "volume", name: STATE_NVRAM.to_owned() });
+        }
         let volumes = vmi.spec.volumes.iter().filter(|volume| volume.is_hotpluggable());
         let reserved = |name: &String| reservation.volumes.iter().any(|volume| volume.name == *name);
         let pending: Vec<_> = volumes.map(|volume| volume.name.clone()).filter(|name| !reserved(name)).collect();
@@ -162,14 +165,25 @@ impl GuestRequest {
         format!("{}/{}", self.vmi.namespace().unwrap_or_default(), self.vmi.name_any())
     }
 
-    /// The volumes that disks show and that must be checked, each once.
+    /// The volumes that disks show, or that keep the machine's state, and that must be checked, each once.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = &ReservedVolume> {
         let disks = &self.vmi.spec.domain.devices.disks;
-        self.reservation.volumes.iter().filter(|volume| disks.iter().any(|disk| disk.name == volume.name))
+        let volumes = self.reservation.volumes.iter();
+        volumes.filter(|volume| volume.is_state() || disks.iter().any(|disk| disk.name == volume.name))
+    }
+
+    /// The template that the firmware's variables begin with, where this volume keeps them.
+    pub(crate) fn flash_template(&self, volume: &ReservedVolume) -> Option<&'static str> {
+        let firmware = self.vmi.spec.domain.firmware.as_ref()?;
+        let efi = firmware.bootloader.as_ref()?.efi.as_ref()?;
+        (volume.name == STATE_NVRAM).then(|| nvram_template(efi.secure_boot != Some(false)))
     }
 
     /// Whether a volume may be written by this guest alone.
     pub(crate) fn is_exclusive(&self, volume: &ReservedVolume) -> bool {
+        if volume.is_state() {
+            return true;
+        }
         let disk = self.vmi.spec.domain.devices.disks.iter().find(|disk| disk.name == volume.name);
         disk.is_some_and(|disk| disk.shareable != Some(true) && !is_read_only(disk, volume))
     }
@@ -215,7 +229,7 @@ impl GuestRequest {
             memory_kib: memory_kib(spec)?,
             max_memory_kib: max_memory_kib(spec)?,
             hugepage_kib: platform::hugepage_kib(spec)?,
-            firmware: bootloader(&firmware),
+            firmware: bootloader(&firmware, sources.get(STATE_NVRAM))?,
             machine: machine.or_else(|| defaults.machine_type.clone()),
             features: platform::features(spec.features.as_ref())?,
             ends_on_reboot: spec.reboot_policy == Some(vmi::RebootPolicy::Terminate),
@@ -475,13 +489,18 @@ fn count_option(count: Option<i32>, path: &'static str) -> Result<Option<u32>, C
     count.map(|count| u32::try_from(count).ok().filter(|c| *c > 0).ok_or(ConvertError::Count { path })).transpose()
 }
 
-fn bootloader(firmware: &vmi::Firmware) -> Firmware {
+fn bootloader(firmware: &vmi::Firmware, nvram: Option<&RbdSource>) -> Result<Firmware, ConvertError> {
     let bootloader = firmware.bootloader.clone().unwrap_or_default();
-    match bootloader.efi {
-        // KubeVirt: secure boot unless it is turned off.
-        Some(efi) => Firmware::Efi { secure_boot: efi.secure_boot != Some(false) },
-        None => Firmware::Bios { use_serial: bootloader.bios.and_then(|bios| bios.use_serial) == Some(true) },
-    }
+    let Some(efi) = bootloader.efi else {
+        return Ok(Firmware::Bios { use_serial: bootloader.bios.and_then(|bios| bios.use_serial) == Some(true) });
+    };
+    let missing = || ConvertError::NotReserved { kind: "volume", name: STATE_NVRAM.to_owned() };
+    let nvram = match efi.persistent {
+        Some(true) => Some(nvram.cloned().ok_or_else(missing)?),
+        _ => None,
+    };
+    // KubeVirt: secure boot unless it is turned off.
+    Ok(Firmware::Efi { secure_boot: efi.secure_boot != Some(false), nvram })
 }
 
 fn inputs(devices: &vmi::Devices) -> Vec<InputSpec> {

@@ -302,6 +302,10 @@ impl Pass<'_> {
         request: &GuestRequest,
         volume: &ReservedVolume,
     ) -> Result<(String, RbdSource), Failure> {
+        if let Some(template) = request.flash_template(volume) {
+            let template = Path::new(&self.context.facts.firmware_dir).join(template);
+            within("VolumeTimeout", self.context.volumes.fill_flash(volume, &template)).await?;
+        }
         let check = self.context.volumes.open_check(volume, request.is_exclusive(volume));
         Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
     }

@@ -10,6 +10,7 @@ use furrow_model::port::{PortSpec, TapName};
 use furrow_model::reasons::chain;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::DuplexStream;
 
@@ -46,6 +47,11 @@ pub(crate) trait Volumes: Send + Sync {
         volume: &'a ReservedVolume,
         exclusive: bool,
     ) -> BoxFuture<'a, Result<RbdSource, HostError>>;
+
+    /// Makes an image the flash chip of a guest's UEFI firmware: one that is new gets the variables of the template. Doing
+    /// it twice is no error.
+    fn fill_flash<'a>(&'a self, volume: &'a ReservedVolume, template: &'a Path)
+    -> BoxFuture<'a, Result<(), HostError>>;
 
     /// Lets go of what `open_check` took, after QEMU has ended. Doing it twice is no error.
     fn release<'a>(&'a self, volume: &'a ReservedVolume) -> BoxFuture<'a, Result<(), HostError>>;

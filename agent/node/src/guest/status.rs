@@ -230,10 +230,20 @@ fn volumes(guest: &RunningGuest<'_>, old: &[VolumeStatus]) -> Vec<VolumeStatus> 
         let target = plugged(guest, name).or_else(|| targets.get(name).cloned()).unwrap_or_default();
         shown(status, target, guest)
     });
-    let mut volumes: Vec<_> =
-        volumes.chain(leaving(guest).map(|(name, live)| detaching(known(name), name, live))).collect();
+    let leaving = leaving(guest).map(|(name, live)| detaching(known(name), name, live));
+    let mut volumes: Vec<_> = volumes.chain(leaving).chain(machine_state(guest)).collect();
     volumes.sort_by(|one, other| one.name.cmp(&other.name));
     volumes
+}
+
+/// The claims that keep the machine's state, which KubeVirt shows by their names.
+fn machine_state(guest: &RunningGuest<'_>) -> impl Iterator<Item = VolumeStatus> {
+    let state = guest.request.reservation.volumes.iter().filter(|volume| volume.is_state());
+    state.map(|volume| VolumeStatus {
+        name: volume.claim.clone(),
+        persistent_volume_claim_info: Some(claim_info(volume)),
+        ..VolumeStatus::default()
+    })
 }
 
 /// The device name of a disk that the guest has.

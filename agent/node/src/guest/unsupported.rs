@@ -43,7 +43,6 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
 fn domain(spec: &DomainSpec) -> Vec<&'static str> {
     let cpu = spec.cpu.clone().unwrap_or_default();
     let firmware = spec.firmware.clone().unwrap_or_default();
-    let efi = firmware.bootloader.as_ref().and_then(|bootloader| bootloader.efi.as_ref());
     used([
         (cpu.dedicated_cpu_placement, "cpu.dedicatedCpuPlacement"),
         (cpu.isolate_emulator_thread, "cpu.isolateEmulatorThread"),
@@ -51,7 +50,6 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
         (cpu.realtime.is_some(), "cpu.realtime"),
         (firmware.kernel_boot.is_some(), "firmware.kernelBoot"),
         (firmware.acpi.is_some(), "firmware.acpi"),
-        (efi.is_some_and(|efi| efi.persistent == Some(true)), "firmware.bootloader.efi.persistent"),
         (spec.launch_security.is_some(), "launchSecurity"),
     ])
 }

@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod contract;
 mod csi;
+mod flash;
 mod images;
 mod import;
 mod volumes;

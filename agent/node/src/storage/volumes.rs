@@ -9,7 +9,7 @@
 //! admits one writer, and QEMU's librbd asks for it. The check is there to say who is in the way
 //! before a guest starts, instead of letting two guests fight over the lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furrow_api::names::{CEPH_SECRET_UUID, CEPH_USER_QEMU};
@@ -21,6 +21,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
+use super::flash;
 use super::images::NOTE_IMPORT;
 use crate::guest::ports::{HostError, Volumes};
 
@@ -143,6 +144,14 @@ impl Volumes for NodeVolumes {
         exclusive: bool,
     ) -> BoxFuture<'a, Result<RbdSource, HostError>> {
         self.check(volume, exclusive).map(|result| result.map_err(HostError::from)).boxed()
+    }
+
+    fn fill_flash<'a>(
+        &'a self,
+        volume: &'a ReservedVolume,
+        template: &'a Path,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        flash::fill(&self.ceph, volume, template).boxed()
     }
 
     /// Nothing is held between `open_check` and QEMU's own open, so there is nothing to let go.

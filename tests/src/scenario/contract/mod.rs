@@ -2,8 +2,8 @@
 //! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
 //!
 //! ```text
-//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> words -> container disks -> conditions
-//!           -> shaped -> settings -> python -> hostile -> random -> agent
+//! discovery -> operations -> streams (console, vnc, beyond) -> lifecycle -> state -> words -> container disks
+//!           -> conditions -> shaped -> settings -> python -> hostile -> random -> agent
 //! ```
 //! Parts do not depend on each other: one that fails leaves the others to say what they have to say. What the API answers
 //! with 501 is no failure; it is listed (`beyond`). Refuses to look into control or the agent, but for their memory.
@@ -27,6 +27,7 @@ mod refused;
 mod rfb;
 mod settings;
 mod shaped;
+mod state;
 mod vnc;
 mod words;
 
@@ -85,6 +86,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     vnc::run(&story, checks);
     beyond::run(&story, checks);
     lifecycle::run(&story, checks);
+    state::run(&story, checks);
     words::run(&story, &words, checks);
     container_disk::run(&story, &tiny, checks);
     conditions::run(&story, checks);

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(super) struct State {
     pub(super) ensured: u32,
     /// Images that were opened.
     pub(super) open: BTreeSet<String>,
+    /// Images that are flash chips, and the template that each was made from.
+    pub(super) flashes: BTreeMap<String, String>,
     /// What guests' agents were asked, in order.
     pub(super) questions: Vec<String>,
     /// What guests' agents answer, by command.
@@ -261,6 +264,23 @@ impl Volumes for World {
         let monitors = vec![("10.0.0.1".to_owned(), 3300)];
         let source = RbdSource { pool, image, monitors, user: "u".into(), secret: uuid::Uuid::nil() };
         ready(self.check("open a volume").map(|()| source))
+    }
+
+    fn fill_flash<'a>(
+        &'a self,
+        volume: &'a ReservedVolume,
+        template: &'a Path,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        let image = format!("{}/{}", volume.pool, volume.image);
+        let name = template.display().to_string();
+        let result = self.check("prepare UEFI variables");
+        let mut state = self.state();
+        assert!(!state.open.contains(&image), "it is written while somebody has it open");
+        if result.is_ok() {
+            state.flashes.entry(image).or_insert(name);
+        }
+        drop(state);
+        ready(result)
     }
 
     fn release<'a>(&'a self, volume: &'a ReservedVolume) -> BoxFuture<'a, Result<(), HostError>> {

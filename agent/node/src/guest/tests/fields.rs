@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use furrow_api::VirtualMachineInstance;
-use furrow_api::reservation::Reservation;
+use furrow_api::reservation::{Reservation, ReservedVolume, STATE_NVRAM};
 use furrow_model::domain::{HostFacts, RbdSource, Virtualization, render};
 use serde_json::{Value, json};
 
@@ -22,8 +22,24 @@ fn request(vmi: Value) -> Result<GuestRequest, ConvertError> {
     GuestRequest::new(vmi, reservation())
 }
 
+pub(super) fn state_volume(name: &str, image: &str) -> ReservedVolume {
+    ReservedVolume {
+        name: name.to_owned(),
+        claim: "persistent-state-for-vm-abcde".to_owned(),
+        pool: "volumes".to_owned(),
+        image: image.to_owned(),
+        access_modes: vec!["ReadWriteMany".to_owned()],
+        volume_mode: "Block".to_owned(),
+        read_only: false,
+        capacity_bytes: 1 << 20,
+    }
+}
+
 fn xml(vmi: Value) -> Result<String, ConvertError> {
-    let request = request(vmi)?;
+    document(&request(vmi)?)
+}
+
+fn document(request: &GuestRequest) -> Result<String, ConvertError> {
     let source = |pool: &str, image: &str| RbdSource {
         pool: pool.to_owned(),
         image: image.to_owned(),
@@ -83,6 +99,27 @@ fn processors_memory_and_firmware() {
     check("domain.firmware", efi, &["/ovmf/OVMF_CODE_4M.fd</loader>", ">/guests/uid-1/nvram.fd</nvram>"]);
     check("domain.firmware", json!({"bootloader": {"efi": {}}}), &["OVMF_CODE_4M.secboot.fd", "<smm state=\"on\"/>"]);
     check("domain.chassis", json!({"sku": "s"}), &["<entry name=\"sku\">s</entry>"]);
+}
+
+#[test]
+fn variables_of_the_firmware_are_kept_in_an_image_of_their_own() {
+    let guest = with("domain.firmware", json!({"bootloader": {"efi": {"persistent": true}}}));
+    let refused = xml(guest.clone());
+    assert!(matches!(&refused, Err(ConvertError::NotReserved { name, .. }) if name == STATE_NVRAM), "{refused:?}");
+    let vmi: VirtualMachineInstance = serde_json::from_value(guest).expect("a guest");
+    let mut reservation = reservation();
+    reservation.volumes.push(state_volume(STATE_NVRAM, "csi-vol-nvram"));
+    let request = GuestRequest::new(vmi, reservation).expect("a request");
+    assert_eq!(request.exclusive_images(), ["volumes/csi-vol-1", "volumes/csi-vol-nvram"]);
+    let disks: Vec<_> = request.wanted_disks().into_iter().map(|disk| disk.name).collect();
+    assert_eq!(disks, ["root", "seed"], "no disk shows it");
+    let templates: Vec<_> = request.volumes().map(|volume| request.flash_template(volume)).collect();
+    assert_eq!(templates, [None, Some("OVMF_VARS_4M.ms.fd")]);
+    let xml = document(&request).expect("a domain");
+    for text in ["<nvram type=\"network\" format=\"raw\">", "name=\"volumes/csi-vol-nvram\"", "secure=\"yes\""] {
+        assert!(xml.contains(text), "no {text} in\n{xml}");
+    }
+    assert!(!xml.contains("nvram.fd"), "{xml}");
 }
 
 #[test]

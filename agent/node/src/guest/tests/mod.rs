@@ -3,6 +3,7 @@
 mod fakes;
 mod fields;
 mod plug;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,13 @@
+//! Which parts of a guest's machine are kept over its stops: what a spec asks for, said once for control, which makes the
+//! claims, and the agent, which fills them.
+
+use super::DomainSpec;
+
+impl DomainSpec {
+    /// Whether the variables of its UEFI firmware are kept.
+    #[must_use]
+    pub fn keeps_nvram(&self) -> bool {
+        let bootloader = self.firmware.as_ref().and_then(|firmware| firmware.bootloader.as_ref());
+        bootloader.and_then(|bootloader| bootloader.efi.as_ref()).is_some_and(|efi| efi.persistent == Some(true))
+    }
+}
