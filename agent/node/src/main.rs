@@ -130,12 +130,7 @@ struct Served {
     images: storage::Images,
 }
 
-fn start_channel(
-    options: &Options,
-    parts: &Parts,
-    (libvirt, served): (Libvirt, Served),
-    stop: &CancellationToken,
-) {
+fn start_channel(options: &Options, parts: &Parts, (libvirt, served): (Libvirt, Served), stop: &CancellationToken) {
     let channel = channel::Parts {
         client: parts.client.clone(),
         guests: Arc::new(libvirt),

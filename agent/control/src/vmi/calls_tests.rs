@@ -31,11 +31,7 @@ fn vmi(version: &str) -> VirtualMachineInstance {
 struct NoRegistry;
 
 impl pull::Lookout for NoRegistry {
-    fn look<'a>(
-        &'a self,
-        _: &'a Place,
-        question: &'a ImageQuestion,
-    ) -> BoxFuture<'a, Result<ImageAnswer, AgentError>> {
+    fn look<'a>(&'a self, _: &'a Place, question: &'a ImageQuestion) -> BoxFuture<'a, Result<ImageAnswer, AgentError>> {
         panic!("asked for {}", question.image)
     }
 }
