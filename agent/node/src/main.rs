@@ -112,6 +112,7 @@ async fn parts(
         volumes: Arc::new(volumes),
         ports: Arc::new(ports.clone()),
         domains: Arc::new(libvirt.clone()),
+        kernels: Arc::new(images.clone()),
         shown: Arc::default(),
         client,
     };

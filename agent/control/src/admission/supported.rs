@@ -71,7 +71,11 @@ pub(crate) const GUEST: &[Refused] = &[
         "adding memory while running is not supported: a change of memory.guest waits for a restart",
     ),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
-    set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
+    only(
+        "domain.firmware.kernelBoot.container.imagePullPolicy",
+        &["Always", "IfNotPresent"],
+        "nodes keep no images: the kernel is fetched at each start",
+    ),
     set(
         "domain.firmware.bootloader.efi.persistent",
         "UEFI variables are not kept over a stop yet: without this field they begin anew at each start",

@@ -20,8 +20,8 @@ pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
-    Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,
-    Virtualization, WatchdogAction, WatchdogSpec,
+    Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, KernelSpec, NicSpec, Owner, RbdSource, TimerName,
+    TimerSpec, Virtualization, WatchdogAction, WatchdogSpec,
 };
 
 /// Writes the domain XML of a guest.

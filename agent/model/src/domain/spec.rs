@@ -26,6 +26,8 @@ pub struct DomainSpec {
     pub cpu: CpuSpec,
     /// Firmware.
     pub firmware: Firmware,
+    /// A kernel that the firmware hands over to at once.
+    pub kernel: Option<KernelSpec>,
     /// QEMU machine type; `q35` unless given.
     pub machine: Option<String>,
     /// ACPI, APIC, Hyper-V and the like.
@@ -130,6 +132,17 @@ pub enum Firmware {
         /// Enforce signed loaders; needs SMM.
         secure_boot: bool,
     },
+}
+
+/// A kernel in files of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSpec {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial file system.
+    pub initrd: Option<PathBuf>,
+    /// Command line.
+    pub arguments: Option<String>,
 }
 
 /// CPU and platform features.

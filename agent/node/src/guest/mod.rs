@@ -20,6 +20,7 @@ mod guest_info;
 mod host_disk;
 mod images;
 mod inside;
+pub(crate) mod kernel;
 mod media;
 mod observe;
 mod owner;
@@ -123,6 +124,8 @@ pub(crate) struct Parts {
     pub(crate) ports: Arc<dyn Ports>,
     /// Domains.
     pub(crate) domains: Arc<dyn Domains>,
+    /// Registries that have kernels.
+    pub(crate) kernels: Arc<dyn kernel::FetchesFiles>,
     /// The node.
     pub(crate) facts: NodeFacts,
     /// Where the guests are shown.
@@ -135,6 +138,7 @@ struct Context {
     volumes: Arc<dyn Volumes>,
     ports: Arc<dyn Ports>,
     domains: Arc<dyn Domains>,
+    kernels: Arc<dyn kernel::FetchesFiles>,
     facts: NodeFacts,
     shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
@@ -157,7 +161,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, facts, shown } = parts;
+    let Parts { client, volumes, ports, domains, kernels, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -165,6 +169,7 @@ pub(crate) async fn run(
         volumes,
         ports,
         domains,
+        kernels,
         facts,
         shown,
         settings,

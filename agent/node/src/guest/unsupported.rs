@@ -46,7 +46,6 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
         (cpu.isolate_emulator_thread, "cpu.isolateEmulatorThread"),
         (cpu.numa.is_some(), "cpu.numa"),
         (cpu.realtime.is_some(), "cpu.realtime"),
-        (firmware.kernel_boot.is_some(), "firmware.kernelBoot"),
         (firmware.acpi.is_some(), "firmware.acpi"),
         (efi.is_some_and(|efi| efi.persistent == Some(true)), "firmware.bootloader.efi.persistent"),
         (spec.launch_security.is_some(), "launchSecurity"),

@@ -6,6 +6,7 @@ use furrow_api::quantity;
 use furrow_api::vmi::{DomainSpec, VirtualMachineInstanceSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::kernel;
 use crate::admission::causes::Causes;
 
 /// QEMU's q35 takes no more.
@@ -130,6 +131,9 @@ fn firmware(base: &str, domain: &DomainSpec, causes: &mut Causes) {
         && uuid::Uuid::parse_str(text).is_err()
     {
         causes.invalid(format!("{base}.firmware.uuid"), format!("{text:?} is not a UUID"));
+    }
+    if let Some(boot) = &firmware.kernel_boot {
+        kernel::check(&format!("{base}.firmware.kernelBoot"), boot, causes);
     }
     let Some(bootloader) = &firmware.bootloader else { return };
     let field = format!("{base}.firmware.bootloader");

@@ -5,6 +5,7 @@ pub(in crate::admission) mod compute;
 mod credentials;
 mod devices;
 mod disks;
+mod kernel;
 mod networks;
 mod objects;
 mod ports;
