@@ -20,6 +20,20 @@ pub struct Reservation {
     /// Volumes that are claims, by volume name; and those of the machine's own state, see [`ReservedVolume::is_state`].
     #[serde(default)]
     pub volumes: Vec<ReservedVolume>,
+    /// The image that the guest's kernel is in, where its spec names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<ReservedImage>,
+}
+
+/// An image of a registry, as control found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReservedImage {
+    /// Repository and digest: what the reference of the spec meant when the guest was made.
+    pub image: String,
+    /// The registry may be asked without TLS.
+    #[serde(default)]
+    pub plain_http: bool,
 }
 
 /// One VMI object, of this very creation.

@@ -118,6 +118,7 @@ async fn parts(
         domains: Arc::new(libvirt.clone()),
         statistics: Arc::new(libvirt.clone()),
         dial: Arc::clone(&forwards) as Arc<dyn guest::ports::Dial>,
+        kernels: Arc::new(images.clone()),
         shown: Arc::default(),
         client,
     };

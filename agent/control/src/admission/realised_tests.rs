@@ -398,6 +398,31 @@ pub(super) const GUEST: &[Realised] = &[
         Golden("firmware-secure-boot", &["OVMF_CODE_4M.secboot.fd", "secure=\"yes\"", "OVMF_VARS_4M.ms.fd"]),
     ),
     row(
+        "domain.firmware.kernelBoot.container.image",
+        "the image at the digest that it has when the guest is made; its files are verified and kept with the guest",
+        Test("node/src/storage/import/registry_tests.rs", "files_come_from_the_topmost_layer_that_has_them"),
+    ),
+    row(
+        "domain.firmware.kernelBoot.container.imagePullSecret",
+        "user and password for the registry, or for its tokens",
+        Test("node/src/storage/import/registry_tests.rs", "a_password_or_a_token_is_given_to_who_asks_for_it"),
+    ),
+    row(
+        "domain.firmware.kernelBoot.container.initrdPath",
+        "`<initrd>`",
+        Golden("firmware-kernel-boot", &["<initrd>/var/lib/furrow/guests/uid-1/initrd</initrd>"]),
+    ),
+    row(
+        "domain.firmware.kernelBoot.container.kernelPath",
+        "`<kernel>`",
+        Golden("firmware-kernel-boot", &["<kernel>/var/lib/furrow/guests/uid-1/kernel</kernel>"]),
+    ),
+    row(
+        "domain.firmware.kernelBoot.kernelArgs",
+        "`<cmdline>`",
+        Golden("firmware-kernel-boot", &["<cmdline>console=ttyS0 quiet</cmdline>"]),
+    ),
+    row(
         "domain.firmware.serial",
         "`serial` of `<system>`",
         Golden("firmware-bios", &["<entry name=\"serial\">e4686d2c-6e8d</entry>"]),

@@ -68,7 +68,11 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.cpu.numa", NO_PINNING),
     set("domain.cpu.realtime", NO_PINNING),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
-    set("domain.firmware.kernelBoot", "direct kernel boot is not supported yet"),
+    only(
+        "domain.firmware.kernelBoot.container.imagePullPolicy",
+        &["Always", "IfNotPresent"],
+        "nodes keep no images: the kernel is fetched at each start",
+    ),
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),

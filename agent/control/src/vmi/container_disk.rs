@@ -24,6 +24,7 @@ use kube::api::ObjectMeta;
 use furrow_api::channel::{ImageAnswer, ImageQuestion};
 use furrow_api::datavolume::{DataVolumePhase, DataVolumeSource, DataVolumeSpec, ObjectSource};
 use furrow_api::import::PullSecret;
+use furrow_api::reservation::ReservedImage;
 use furrow_api::vmi::{ContainerDisk, Volume};
 use furrow_api::{DataVolume, VirtualMachineInstance, names};
 use furrow_model::oci::{self, Choice, DISK_MAX_BYTES, Digest, PullPolicy, Reference};
@@ -60,6 +61,30 @@ pub(super) async fn ensure(cluster: &Cluster, pulls: &Pulls, vmi: &VirtualMachin
         }
     }
     worst.map_or(Ok(()), |held_up| Err(ScratchError::HeldUp(held_up)))
+}
+
+/// The image that the guest's kernel is in, at the digest that it has now. Nodes keep no images: each start fetches what it
+/// needs of it.
+///
+/// # Errors
+/// As [`ensure`].
+pub(super) async fn kernel(
+    cluster: &Cluster,
+    pulls: &Pulls,
+    vmi: &VirtualMachineInstance,
+) -> Result<Option<ReservedImage>, ScratchError> {
+    let boot = vmi.spec.domain.firmware.as_ref().and_then(|firmware| firmware.kernel_boot.as_ref());
+    let Some(container) = boot.and_then(|boot| boot.container.as_ref()) else { return Ok(None) };
+    let disk = ContainerDisk {
+        image: container.image.clone(),
+        image_pull_secret: container.image_pull_secret.clone(),
+        ..ContainerDisk::default()
+    };
+    let work = Work { cluster, pulls, vmi, disk: &disk };
+    let reference = Reference::parse(&disk.image).map_err(|error| invalid(error.to_string()))?;
+    let (digest, question) = work.digest(&reference).await?;
+    pulls.succeeded(&work.pull());
+    Ok(Some(ReservedImage { image: reference.at(&digest).to_string(), plain_http: question.plain_http }))
 }
 
 /// One volume of one guest.
@@ -145,7 +170,6 @@ impl Work<'_> {
 
     async fn begin(&self, name: &str) -> Result<(), ScratchError> {
         let image = &self.disk.image;
-        let invalid = |why: String| held_up(HeldUp::until_change("InvalidImageName", why));
         let reference = Reference::parse(image).map_err(|error| invalid(error.to_string()))?;
         let policy = PullPolicy::parse(self.disk.image_pull_policy.as_deref(), &reference);
         let policy = policy.ok_or_else(|| invalid("the pull policy is none of Always, IfNotPresent, Never".into()))?;
@@ -175,13 +199,13 @@ impl Work<'_> {
         }
     }
 
-    /// Asks the registry, and has a copy made unless there is one; gives the copy's name.
-    async fn resolve(&self, reference: &Reference) -> Result<String, ScratchError> {
+    /// Asks the registry what the reference means; gives the question, too, for another.
+    async fn digest(&self, reference: &Reference) -> Result<(Digest, ImageQuestion), ScratchError> {
         if let Some((wait, why)) = self.pulls.backing_off(&self.pull()) {
             return Err(held_up(HeldUp::back_off(&self.disk.image, &why).again(wait)));
         }
         let plain_http = golden::plain_http(self.cluster, reference).await.map_err(ScratchError::Call)?;
-        let mut question = ImageQuestion {
+        let question = ImageQuestion {
             image: reference.to_string(),
             path: self.path().map(str::to_owned),
             plain_http,
@@ -190,6 +214,12 @@ impl Work<'_> {
         };
         let answer = self.ask(&question).await?;
         let digest = Digest::parse(&answer.digest).map_err(|error| self.failed(&error.to_string()))?;
+        Ok((digest, question))
+    }
+
+    /// Asks the registry, and has a copy made unless there is one; gives the copy's name.
+    async fn resolve(&self, reference: &Reference) -> Result<String, ScratchError> {
+        let (digest, mut question) = self.digest(reference).await?;
         let image = reference.at(&digest);
         let name = oci::golden_name(reference, &digest, self.path());
         if let Some(copy) = find(&self.cluster.data_volumes, names::SYSTEM_NAMESPACE, &name) {
@@ -283,6 +313,10 @@ impl Work<'_> {
         let api = self.cluster.api::<DataVolume>(&volume.namespace().unwrap_or_default());
         calls::delete(&api, volume).await.map_err(ScratchError::Call)
     }
+}
+
+fn invalid(why: String) -> ScratchError {
+    held_up(HeldUp::until_change("InvalidImageName", why))
 }
 
 fn held_up(held_up: HeldUp) -> ScratchError {

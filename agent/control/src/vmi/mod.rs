@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
-use furrow_api::reservation::{Reservation, ReservedNic, VmiRef};
+use furrow_api::reservation::{Reservation, ReservedImage, ReservedNic, VmiRef};
 use furrow_api::vmi::VmiPhase;
 use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
 use furrow_model::ipam::{Assigned, Owner, Request};
@@ -188,15 +188,11 @@ impl Guests {
     /// Volumes, addresses, pod, phase Scheduling.
     async fn reserve(&self, vmi: &VirtualMachineInstance) -> Result<Next, VmiError> {
         let begun = Instant::now();
-        let made = match Box::pin(container_disk::ensure(&self.cluster, &self.pulls, vmi)).await {
-            Ok(()) => scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await),
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(()) => {}
+        let kernel = match Box::pin(self.made(vmi)).await {
+            Ok(kernel) => kernel,
             Err(ScratchError::Call(error)) => return Err(error.into()),
             Err(ScratchError::HeldUp(held_up)) => return self.hold_up(vmi, held_up).await,
-        }
+        };
         let volumes = match volumes::reserved(&self.cluster, vmi) {
             Ok(volumes) => volumes,
             Err(held_up) => return self.hold_up(vmi, held_up).await,
@@ -219,7 +215,7 @@ impl Guests {
         let mut provider_networks: Vec<_> = networks.into_iter().map(|network| network.provider_network).collect();
         provider_networks.sort_unstable();
         provider_networks.dedup();
-        let reservation = Reservation { vmi: reference(vmi), nics, volumes };
+        let reservation = Reservation { vmi: reference(vmi), nics, volumes, kernel };
         let settings = crate::kubevirt::settings(&self.cluster.kubevirts);
         let rendered = pod::render(vmi, &reservation, &provider_networks, annotations, settings.as_deref());
         let pod = match rendered {
@@ -229,6 +225,13 @@ impl Guests {
         let elapsed_ms = begun.elapsed().as_millis();
         tracing::info!(vm = %key_of(vmi), pod = pod.name_any(), addresses_ms, elapsed_ms, "reservation made");
         self.schedule(vmi, &pod).await
+    }
+
+    /// The guest's own disks are made, and it is known which image its kernel is in.
+    async fn made(&self, vmi: &VirtualMachineInstance) -> Result<Option<ReservedImage>, ScratchError> {
+        container_disk::ensure(&self.cluster, &self.pulls, vmi).await?;
+        scratch::ensure(&self.cluster, vmi).await.and(state::ensure(&self.cluster, vmi).await)?;
+        container_disk::kernel(&self.cluster, &self.pulls, vmi).await
     }
 
     /// The address of one interface.

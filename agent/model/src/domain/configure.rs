@@ -75,6 +75,9 @@ fn firmware(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         kind: OsType { arch: "x86_64", machine, kind: "hvm" },
         loader: None,
         nvram: None,
+        kernel: spec.kernel.as_ref().map(|boot| boot.kernel.display().to_string()),
+        initrd: spec.kernel.as_ref().and_then(|boot| Some(boot.initrd.as_ref()?.display().to_string())),
+        cmdline: spec.kernel.as_ref().and_then(|boot| boot.arguments.clone()),
         bios: None,
         smbios: Smbios { mode: "sysinfo" },
     };

@@ -160,6 +160,12 @@ pub(super) struct Os {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nvram: Option<Nvram>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kernel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) initrd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cmdline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bios: Option<Bios>,
     pub(super) smbios: Smbios,
 }

@@ -62,6 +62,18 @@ fn firmware_is_bios_or_efi() {
 }
 
 #[test]
+fn a_kernel_is_booted_with_its_initrd_and_arguments() {
+    let mut spec = tiny();
+    let dir = PathBuf::from("/var/lib/furrow/guests/uid-1");
+    spec.kernel = Some(KernelSpec {
+        kernel: dir.join("kernel"),
+        initrd: Some(dir.join("initrd")),
+        arguments: Some("console=ttyS0 quiet".to_owned()),
+    });
+    check("firmware-kernel-boot", &spec, Virtualization::Kvm);
+}
+
+#[test]
 fn clocks_have_an_offset_and_timers() {
     let mut spec = tiny();
     let timer = |name, policy: Option<&str>, track: Option<&str>, present| TimerSpec {

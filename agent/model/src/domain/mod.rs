@@ -24,8 +24,8 @@ pub use io_threads::IoThreadPolicy;
 pub use memory::{MEMORY_ALIAS, MEMORY_BLOCK_KIB};
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
-    Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, NicSpec, Owner, RbdSource, TimerName, TimerSpec,
-    Virtualization, WatchdogAction, WatchdogSpec,
+    Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, KernelSpec, NicSpec, Owner, RbdSource, TimerName,
+    TimerSpec, Virtualization, WatchdogAction, WatchdogSpec,
 };
 
 /// Writes the domain XML of a guest.

@@ -29,6 +29,8 @@ pub struct DomainSpec {
     pub cpu: CpuSpec,
     /// Firmware.
     pub firmware: Firmware,
+    /// A kernel that the firmware hands over to at once.
+    pub kernel: Option<KernelSpec>,
     /// QEMU machine type; `q35` unless given.
     pub machine: Option<String>,
     /// ACPI, APIC, Hyper-V and the like.
@@ -135,6 +137,17 @@ pub enum Firmware {
         /// The image that keeps its variables; without one they begin anew at each start.
         nvram: Option<RbdSource>,
     },
+}
+
+/// A kernel in files of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSpec {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial file system.
+    pub initrd: Option<PathBuf>,
+    /// Command line.
+    pub arguments: Option<String>,
 }
 
 /// CPU and platform features.

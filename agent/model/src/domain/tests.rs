@@ -79,6 +79,7 @@ fn tiny() -> DomainSpec {
             features: Vec::new(),
         },
         firmware: Firmware::Bios { use_serial: false },
+        kernel: None,
         machine: None,
         features: FeatureSpec {
             acpi: true,

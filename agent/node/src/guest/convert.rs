@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::devices;
 use super::host_disk::{self, HostDiskFileError};
+use super::kernel;
 use super::media;
 use super::names;
 use super::platform;
@@ -114,6 +115,8 @@ pub(crate) struct GuestRequest {
     pub(crate) reservation: Reservation,
     /// The ports of its interfaces, in their order.
     pub(crate) ports: Vec<PortSpec>,
+    /// Files of an image that it is booted with.
+    pub(crate) kernel: Option<kernel::KernelFiles>,
     /// Disks of the spec that may be plugged in while it runs, and for which control has reserved nothing yet.
     pub(crate) pending: Vec<String>,
 }
@@ -126,11 +129,12 @@ impl GuestRequest {
         if vmi.spec.domain.keeps_nvram() && !reservation.volumes.iter().any(|volume| volume.name == STATE_NVRAM) {
             return Err(ConvertError::NotReserved { kind: "volume", name: STATE_NVRAM.to_owned() });
         }
+        let kernel = kernel::wanted(&vmi, &reservation)?;
         let volumes = vmi.spec.volumes.iter().filter(|volume| volume.is_hotpluggable());
         let reserved = |name: &String| reservation.volumes.iter().any(|volume| volume.name == *name);
         let pending: Vec<_> = volumes.map(|volume| volume.name.clone()).filter(|name| !reserved(name)).collect();
         vmi.spec.domain.devices.disks.retain(|disk| !pending.contains(&disk.name));
-        Ok(Self { vmi, reservation, ports, pending })
+        Ok(Self { vmi, reservation, ports, kernel, pending })
     }
 
     /// The disks that the guest should have. Those that are pending stay where they are: in no guest, or in this one.
@@ -230,6 +234,7 @@ impl GuestRequest {
             max_memory_kib: max_memory_kib(spec)?,
             hugepage_kib: platform::hugepage_kib(spec)?,
             firmware: bootloader(&firmware, sources.get(STATE_NVRAM))?,
+            kernel: kernel::spec(&firmware, guest_dir),
             machine: machine.or_else(|| defaults.machine_type.clone()),
             features: platform::features(spec.features.as_ref())?,
             ends_on_reboot: spec.reboot_policy == Some(vmi::RebootPolicy::Terminate),

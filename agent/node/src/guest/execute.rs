@@ -24,6 +24,7 @@ use super::convert::GuestRequest;
 use super::credentials;
 use super::host_metrics;
 use super::inside;
+use super::kernel;
 use super::observe::Subject;
 use super::owner::Known;
 use super::plug;
@@ -262,7 +263,12 @@ impl Pass<'_> {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
             within("PortTimeout", try_join_all(ensure)).await
         });
-        let seed = timed(self.write_media(vmi, uid));
+        let seed = timed(async {
+            self.write_media(vmi, uid).await?;
+            let dir = self.context.facts.guests_dir.join(uid);
+            let fetched = kernel::ensure(&*self.context.kernels, request.kernel.as_ref(), &dir).await;
+            fetched.map_err(Failure::from)
+        });
         // Nothing is cancelled when one fails: the others finish, so that what they made is known.
         let (claim, volumes, ports, seed) = tokio::join!(claim, volumes, ports, seed);
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };

@@ -21,6 +21,7 @@ mod host_disk;
 mod host_metrics;
 mod images;
 mod inside;
+pub(crate) mod kernel;
 mod media;
 mod names;
 mod observe;
@@ -131,6 +132,8 @@ pub(crate) struct Parts {
     pub(crate) dial: Arc<dyn Dial>,
     /// Statistics of the domains.
     pub(crate) statistics: Arc<dyn crate::metrics::Statistics>,
+    /// Registries that have kernels.
+    pub(crate) kernels: Arc<dyn kernel::FetchesFiles>,
     /// The node.
     pub(crate) facts: NodeFacts,
     /// Where the guests are shown.
@@ -145,6 +148,7 @@ struct Context {
     domains: Arc<dyn Domains>,
     dial: Arc<dyn Dial>,
     stats: RecentStats,
+    kernels: Arc<dyn kernel::FetchesFiles>,
     facts: NodeFacts,
     shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
@@ -168,7 +172,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, dial, statistics, facts, shown } = parts;
+    let Parts { client, volumes, ports, domains, dial, statistics, kernels, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -178,6 +182,7 @@ pub(crate) async fn run(
         domains,
         dial,
         stats: RecentStats::new(statistics),
+        kernels,
         facts,
         shown,
         settings,

@@ -48,7 +48,6 @@ fn domain(spec: &DomainSpec) -> Vec<&'static str> {
         (cpu.isolate_emulator_thread, "cpu.isolateEmulatorThread"),
         (cpu.numa.is_some(), "cpu.numa"),
         (cpu.realtime.is_some(), "cpu.realtime"),
-        (firmware.kernel_boot.is_some(), "firmware.kernelBoot"),
         (firmware.acpi.is_some(), "firmware.acpi"),
         (spec.launch_security.is_some(), "launchSecurity"),
     ])

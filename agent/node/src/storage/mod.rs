@@ -23,7 +23,7 @@ use furrow_host::rbd::{Ceph, ClusterConfig};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use import::{Images, LookError, import_child};
+pub(crate) use import::{Images, LookError, WantedFile, import_child};
 pub(crate) use volumes::NodeVolumes;
 
 /// Why the storage does not start. A Ceph that does not answer is no reason: it is waited for.

@@ -7,6 +7,7 @@ use furrow_api::vmi::{DomainSpec, VirtualMachineInstanceSpec};
 use furrow_model::vm::memory;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::kernel;
 use crate::admission::causes::Causes;
 use crate::room;
 
@@ -140,6 +141,9 @@ fn firmware(base: &str, domain: &DomainSpec, causes: &mut Causes) {
         && uuid::Uuid::parse_str(text).is_err()
     {
         causes.invalid(format!("{base}.firmware.uuid"), format!("{text:?} is not a UUID"));
+    }
+    if let Some(boot) = &firmware.kernel_boot {
+        kernel::check(&format!("{base}.firmware.kernelBoot"), boot, causes);
     }
     let Some(bootloader) = &firmware.bootloader else { return };
     let field = format!("{base}.firmware.bootloader");

@@ -6,6 +6,7 @@ mod credentials;
 mod devices;
 mod disks;
 mod dns;
+mod kernel;
 mod networks;
 mod objects;
 mod ports;

@@ -220,6 +220,20 @@ fn firmware_and_machine_are_possible() {
         &["spec.domain.firmware.bootloader"],
     );
     check_change("/domain/machine", json!({"type": "pc"}), &["spec.domain.machine.type"]);
+    let field = "spec.domain.firmware.kernelBoot";
+    let kernel =
+        |container: serde_json::Value| json!({"kernelBoot": {"kernelArgs": "console=ttyS0", "container": container}});
+    let image = "r.example/kernel:1";
+    let check = |value, tails: &[&str]| {
+        let fields: Vec<_> = tails.iter().map(|tail| format!("{field}.{tail}")).collect();
+        check_change("/domain/firmware", value, &fields.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    check(kernel(json!({"image": image, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"})), &[]);
+    check(kernel(json!({"image": image, "kernelPath": "/k", "imagePullPolicy": "Always"})), &[]);
+    check(kernel(json!({"image": image, "initrdPath": "/boot/initrd"})), &["container.kernelPath"]);
+    check(kernel(json!({"image": "", "kernelPath": "boot/vmlinuz"})), &["container.image", "container.kernelPath"]);
+    check(json!({"kernelBoot": {"kernelArgs": "quiet"}}), &["kernelArgs"]);
+    check(json!({"kernelBoot": {}}), &[]);
     check_change("/domain/machine", json!({"type": "pc-q35-9.2"}), &[]);
     check_change("/domain/cpu", json!({"sockets": 16, "cores": 16}), &["spec.domain.cpu"]);
     check_change("/domain/clock", json!({"utc": {}, "timezone": "Europe/Berlin"}), &["spec.domain.clock"]);

@@ -168,6 +168,7 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         domains: Arc::new(world.clone()),
         dial: Arc::new(world.clone()),
         stats: RecentStats::new(Arc::new(world.clone())),
+        kernels: Arc::new(world.clone()),
         facts,
         shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
@@ -316,6 +317,29 @@ async fn a_guest_that_never_started_leaves_nothing_when_deleted() {
     bench.pass().await;
     assert_eq!(bench.phase(), "Succeeded");
     bench.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_kernel_is_fetched_before_the_guest_starts() {
+    let mut bench = Bench::new();
+    let container = json!({"image": "r.example/k:1", "kernelPath": "/boot/k", "initrdPath": "/boot/i"});
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["firmware"] = json!({"kernelBoot": {"container": container}}));
+    bench.pass().await;
+    assert!(bench.world.state().started.is_empty(), "control has not said which image it is");
+    bench.world.change(POD, |pod| {
+        let annotation = &mut pod["metadata"]["annotations"]["furrow.io/reservation"];
+        let mut reservation: Value = serde_json::from_str(annotation.as_str().expect("a text")).expect("a document");
+        reservation["kernel"] = json!({"image": "r.example/k@sha256:1"});
+        *annotation = json!(reservation.to_string());
+    });
+    bench.world.state().failing.insert("fetch a kernel");
+    bench.pass().await;
+    assert!(bench.world.state().started.is_empty(), "nothing starts without its kernel");
+    bench.world.state().failing.clear();
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running");
+    let file = |name: &str| std::fs::read_to_string(bench.guests.path().join("uid-1").join(name)).expect("a file");
+    assert_eq!((file("kernel").as_str(), file("initrd").as_str()), ("/boot/k", "/boot/i"));
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use super::Place;
 use super::protocol::{MAX_REPORT_BYTES, Origin, Report, Spec, Task};
 use super::spool;
 use super::status::Failure;
+use super::take;
 
 /// The user that imports run as, and what stands in where the image has none.
 const USERS: [&str; 2] = ["furrow-import", "nobody"];
@@ -102,6 +103,11 @@ pub(super) async fn start(place: &Place, name: &str, mut task: Task) -> Result<R
             look.directory.clone_from(&directory);
             LOOK_FILE_BYTES
         }
+        Task::Take(take) => {
+            take.origin.proxies = proxies;
+            take.directory.clone_from(&directory);
+            take::FILE_MAX_BYTES
+        }
     };
     let sandbox = Sandbox {
         program: std::env::current_exe().map_err(|e| failed(&e))?,
@@ -121,12 +127,18 @@ pub(super) async fn start(place: &Place, name: &str, mut task: Task) -> Result<R
             tracing::info!(datavolume_uid = name, pid = child.pid(), image = %spec.image, "import started");
         }
         Task::Look(_) => tracing::debug!(name, pid = child.pid(), "look at an image started"),
+        Task::Take(_) => tracing::info!(name, pid = child.pid(), "fetching files of an image"),
     }
     run.child = Some(child);
     Ok(run)
 }
 
 impl Run {
+    /// Its directory, there as long as the run is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Waits for what the child says.
     pub(super) async fn next(&mut self) -> Outcome {
         let Some(child) = self.child.as_mut() else { return Outcome::Broken("the import has ended".to_owned()) };

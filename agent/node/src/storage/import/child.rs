@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::error::ImportError;
 use super::fetch::{Auth, Net, Source};
 use super::layers;
-use super::protocol::{Location, Look, Origin, Report, Spec, Task};
+use super::protocol::{Location, Look, Origin, Report, Spec, Take, Task};
 use super::registry::{Image, Registry};
 use super::stream::{Copied, Progress, copy};
+use super::take;
 use super::target::Target;
 
 /// A task is a few KiB; certificates make it longer.
@@ -60,6 +61,7 @@ pub(crate) fn import_child() -> anyhow::Result<()> {
             peak_kib: peak_kib(),
         }),
         Task::Look(look) => self::look(look),
+        Task::Take(take) => self::take(take),
     };
     say(&report.unwrap_or_else(|error| Report::Failed {
         reason: error.reason().to_owned(),
@@ -126,6 +128,21 @@ fn look(look: &Look) -> Result<Report, ImportError> {
     let size = look.measure.then(|| layers::measure(&registry, &image, path.as_deref())).transpose()?;
     runtime.shutdown_background();
     Ok(Report::Seen { digest: image.digest.to_string(), disk_bytes: size })
+}
+
+fn take(take: &Take) -> Result<Report, ImportError> {
+    let (runtime, stop) = shut_in(&take.directory)?;
+    let net = Net::new(&take.origin, (runtime.handle().clone(), stop))?;
+    let (registry, image) = resolve(net, &take.origin)?;
+    let progress = Arc::new(Progress::default());
+    while_reporting(&progress, || {
+        let mut files = take.files.iter();
+        files.try_for_each(|(path, name)| {
+            take::write(&registry, (&image, path.as_str()), &take.directory.join(name), &progress)
+        })
+    })?;
+    runtime.shutdown_background();
+    Ok(Report::Taken {})
 }
 
 fn resolve(net: Net, origin: &Origin) -> Result<(Registry, Image), ImportError> {

@@ -34,6 +34,12 @@ pub(super) enum ImportError {
     /// The disk in an image's layers.
     #[error(transparent)]
     Disk(#[from] SearchError),
+    /// A file that is not in an image.
+    #[error("the image has no file {path}")]
+    NoFile { path: String },
+    /// A file of an image that is larger than any that is taken.
+    #[error("{path} of the image has more than {limit} bytes")]
+    FileTooLarge { path: String, limit: u64 },
     /// The registry sent something else than was asked for.
     #[error("{what} has {found}, {expected} was expected")]
     Mismatch { what: String, expected: String, found: String },
@@ -91,6 +97,7 @@ impl ImportError {
             Self::Login { .. } => "LoginFailed",
             Self::Mismatch { .. } => "DigestMismatch",
             Self::Reference(_) | Self::Manifest(_) | Self::Disk(_) => "ImageInvalid",
+            Self::NoFile { .. } | Self::FileTooLarge { .. } => "ImageInvalid",
             Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => "ImageInvalid",
             Self::TooLarge { .. } | Self::TooLong { .. } => "ImageTooLarge",
             Self::Spool(_) => "SpoolFailed",
@@ -109,6 +116,7 @@ impl ImportError {
             Self::Setup(_) | Self::Format { .. } | Self::Empty | Self::Qcow2(_) | Self::Damaged(_) => true,
             Self::TooLarge { .. } | Self::TooLong { .. } => true,
             Self::Reference(_) | Self::Manifest(_) | Self::Disk(_) => true,
+            Self::NoFile { .. } | Self::FileTooLarge { .. } => true,
             Self::Mismatch { .. } | Self::Login { .. } => true,
             Self::Target(error) => error.kind() == RbdErrorKind::Denied,
             Self::Transfer { .. } | Self::Changed { .. } | Self::NoRanges { .. } | Self::Spool(_) => false,

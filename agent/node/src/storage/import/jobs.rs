@@ -226,7 +226,7 @@ impl Job {
                 Outcome::Ended(Report::Failed { reason, message, severity }) => {
                     return Err((Failure { reason, message }, severity));
                 }
-                Outcome::Ended(Report::Progress { .. } | Report::Seen { .. }) => {}
+                Outcome::Ended(Report::Progress { .. } | Report::Seen { .. } | Report::Taken {}) => {}
                 Outcome::Broken(message) => {
                     return Err((Failure { reason: "ImportFailed".to_owned(), message }, Severity::Passing));
                 }

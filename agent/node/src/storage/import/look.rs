@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use furrow_api::channel::{ImageAnswer, ImageQuestion};
+use furrow_api::import::PullSecret;
 use furrow_model::proxy::Proxies;
 use kube::Client;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Place;
-use super::attempt::{self, Outcome};
+use super::attempt::{self, Outcome, Run};
 use super::inputs;
 use super::protocol::{Location, Look, Origin, Report, Task};
 
-/// Children at a time.
+/// Children at a time, of each kind.
 const LOOKS: usize = 4;
 /// Control waits a little longer.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -44,12 +45,15 @@ pub(crate) struct Images {
     client: Client,
     place: Place,
     turns: Arc<Semaphore>,
-    looks: Arc<AtomicU64>,
+    /// Of those that take files: a look must not wait for a large one.
+    pub(super) fetches: Arc<Semaphore>,
+    started: Arc<AtomicU64>,
 }
 
 impl Images {
     pub(in crate::storage) fn new(client: Client, place: Place) -> Self {
-        Self { client, place, turns: Arc::new(Semaphore::new(LOOKS)), looks: Arc::default() }
+        let turns = || Arc::new(Semaphore::new(LOOKS));
+        Self { client, place, turns: turns(), fetches: turns(), started: Arc::default() }
     }
 
     /// Looks at one.
@@ -62,21 +66,33 @@ impl Images {
         seen.unwrap_or_else(|_| Err(LookError::Timeout { image: question.image.clone() }))
     }
 
+    /// The login for an image in a pull secret, if there is one.
+    pub(super) async fn login(
+        &self,
+        secret: Option<&PullSecret>,
+        image: &str,
+    ) -> Result<Option<(String, String)>, LookError> {
+        let Some(secret) = secret else { return Ok(None) };
+        let login = inputs::pull_login(&self.client, secret, image).await;
+        login.map_err(|(failure, _)| LookError::Failed(failure.message))
+    }
+
+    /// A child of its own.
+    pub(super) async fn start(&self, task: Task) -> Result<Run, LookError> {
+        let name = format!("look-{}", self.started.fetch_add(1, Ordering::Relaxed));
+        let started = attempt::start(&self.place, &name, task).await;
+        started.map_err(|(failure, _)| LookError::Failed(failure.message))
+    }
+
     async fn see(&self, question: &ImageQuestion) -> Result<ImageAnswer, LookError> {
         let failed = |message: &str| LookError::Failed(message.to_owned());
-        let _turn = self.turns.acquire().await.map_err(|_| failed("the agent is ending"))?;
-        let login = match &question.pull_secret {
-            Some(secret) => inputs::pull_login(&self.client, secret, &question.image).await,
-            None => Ok(None),
-        };
-        let login = login.map_err(|(failure, _)| LookError::Failed(failure.message))?;
+        let _turn = turn(&self.turns).await?;
+        let login = self.login(question.pull_secret.as_ref(), &question.image).await?;
         let ImageQuestion { image, path, plain_http, measure, .. } = question.clone();
         let location = Location::Registry { image, path, plain_http };
         let origin = Origin { location, login, certificates: Vec::new(), proxies: Proxies::default() };
         let look = Look { origin, measure, directory: std::path::PathBuf::new() };
-        let name = format!("look-{}", self.looks.fetch_add(1, Ordering::Relaxed));
-        let started = attempt::start(&self.place, &name, Task::Look(Box::new(look))).await;
-        let mut run = started.map_err(|(failure, _)| LookError::Failed(failure.message))?;
+        let mut run = self.start(Task::Look(Box::new(look))).await?;
         loop {
             match run.next().await {
                 Outcome::Ended(Report::Seen { digest, disk_bytes }) => return Ok(ImageAnswer { digest, disk_bytes }),
@@ -88,4 +104,9 @@ impl Images {
             }
         }
     }
+}
+
+/// A turn, held for as long as a child runs.
+pub(super) async fn turn(turns: &Semaphore) -> Result<SemaphorePermit<'_>, LookError> {
+    turns.acquire().await.map_err(|_| LookError::Failed("the agent is ending".to_owned()))
 }

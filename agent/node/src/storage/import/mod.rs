@@ -27,6 +27,7 @@ mod registry;
 mod spool;
 mod status;
 mod stream;
+mod take;
 mod target;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use std::time::Duration;
 pub(crate) use child::import_child;
 pub(super) use jobs::run;
 pub(crate) use look::{Images, LookError};
+pub(crate) use take::WantedFile;
 
 /// The API server answers within this time, or is asked again.
 const API_TIMEOUT: Duration = Duration::from_secs(15);

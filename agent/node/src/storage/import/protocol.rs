@@ -15,6 +15,8 @@ pub(super) enum Task {
     Import(Box<Spec>),
     /// See what a reference points to.
     Look(Box<Look>),
+    /// Take files out of an image.
+    Take(Box<Take>),
 }
 
 /// Where bytes come from, and how they are reached.
@@ -57,6 +59,17 @@ pub(super) struct Look {
     pub(super) directory: PathBuf,
 }
 
+/// Files of an image of a registry.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Take {
+    pub(super) origin: Origin,
+    /// Path in the image, and name in the child's directory.
+    pub(super) files: Vec<(String, String)>,
+    /// The child's directory.
+    pub(super) directory: PathBuf,
+}
+
 /// The whole of an import.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +101,8 @@ pub(super) enum Report {
     Done { read: u64, written: u64, virtual_size: u64, peak_kib: u64 },
     /// What a look has seen: the digest, and the disk's size in bytes if that was asked.
     Seen { digest: String, disk_bytes: Option<u64> },
+    /// The files are in the directory, and are what the image's digest says.
+    Taken {},
     /// It ended without success.
     Failed { reason: String, message: String, severity: Severity },
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::layers::{self, Flow};
 use super::super::protocol::{Location, Origin};
+use super::super::take;
 use super::*;
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -351,6 +352,24 @@ fn a_blob_that_broke_off_is_taken_up_where_it_was() {
     fake.content().breaks_at = Some(50_000);
     assert_eq!(fake.pull(":1", None).unwrap().0, disk(7));
     assert_eq!(fake.asked("/blobs/"), 2);
+}
+
+#[test]
+fn files_come_from_the_topmost_layer_that_has_them() {
+    let fake = Fake::start(Lock::Open);
+    let below = gzip(&tar(&[("boot/vmlinuz", b"old"), ("boot/initrd", &disk(1))]));
+    fake.publish("1", &[(GZIP, below), (PLAIN, tar(&[("boot/vmlinuz", b"new")]))]);
+    let mut registry = fake.registry(":1", None);
+    let image = registry.image().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let take = |path: &str| {
+        let to = dir.path().join("file");
+        take::write(&registry, (&image, path), &to, &Arc::default())?;
+        Ok::<_, ImportError>(std::fs::read(to).unwrap())
+    };
+    assert_eq!(take("/boot/vmlinuz").unwrap(), b"new");
+    assert_eq!(take("/boot/initrd").unwrap(), disk(1));
+    assert_eq!(take("/boot/other").unwrap_err().to_string(), "the image has no file /boot/other");
 }
 
 #[test]
