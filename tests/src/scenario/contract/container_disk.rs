@@ -1,5 +1,4 @@
-//! Disks in images of a registry: the tiny guest's image in a layer, as files that the test LAN's server gives out below
-//! `/v2`, which is all that pulling needs of a registry. How often the layer was fetched, the server's log says.
+//! Disks and kernels in images of a registry: the tiny guest's. How often the layer was fetched, the server's log says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::super::{Checks, guests};
+use super::registry::{Published, allow, publish};
 use super::{START_S, Story};
 use crate::cluster::{condition, text_of};
 use crate::host;
-use crate::layout::Layout;
 
 const REPOSITORY: &str = "disks/tiny";
 /// Furrow's own namespace, where the cluster's copies are.
@@ -23,20 +22,10 @@ const REFUSED_S: u64 = 60;
 /// Words for an image that cannot be had, of a guest's condition and of its VM.
 const PULL_FAILED: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
-/// What stands in the registry.
-struct Published {
-    /// `HOST:PORT/REPOSITORY`.
-    repository: String,
-    /// Of the manifest.
-    digest: String,
-    /// Of the layer.
-    layer: String,
-}
-
 pub(super) fn run(story: &Story<'_>, tiny: &Path, checks: &mut Checks) {
     let mut published = None;
     let ready = story.check(checks, "an image with the tiny guest's disk is in a registry without TLS", || {
-        published = Some(publish(story, tiny)?);
+        published = Some(publish(story, REPOSITORY, "disk", &[(tiny, "tiny.qcow2")])?);
         allow(story)
     });
     let Some(published) = published.filter(|_| ready) else { return };
@@ -44,52 +33,7 @@ pub(super) fn run(story: &Story<'_>, tiny: &Path, checks: &mut Checks) {
     story.check(checks, "a second guest starts from the cluster's copy", || second(story, &published));
     story.check(checks, "an image by a digest that is not there is refused by name", || wrong(story, &published));
     story.check(checks, "a DataVolume is filled from a registry", || imported(story, &published));
-}
-
-/// Lays an image out as a registry's files.
-fn publish(story: &Story<'_>, tiny: &Path) -> Result<Published> {
-    let work = story.bed.layout().part("registry")?;
-    let disk = work.join("disk");
-    fs::create_dir_all(&disk)?;
-    fs::copy(tiny, disk.join("tiny.qcow2")).context("the tiny guest's image")?;
-    let archive = work.join("layer.tar");
-    host::run(&["tar", "-C", &shown(&work), "--owner=107", "--group=107", "-cf", &shown(&archive), "disk"])?;
-    let root = story.bed.layout().part("http")?.join("v2").join(REPOSITORY);
-    fs::create_dir_all(root.join("manifests"))?;
-    fs::create_dir_all(root.join("blobs"))?;
-    let layer = digest(&archive)?;
-    fs::copy(&archive, root.join("blobs").join(&layer))?;
-    let size = fs::metadata(&archive)?.len();
-    let kind = "application/vnd.oci.image.layer.v1.tar";
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": layer, "size": size},
-        "layers": [{"mediaType": kind, "digest": layer, "size": size}],
-    });
-    let by_tag = root.join("manifests/1");
-    fs::write(&by_tag, manifest.to_string())?;
-    let digest = digest(&by_tag)?;
-    fs::copy(&by_tag, root.join("manifests").join(&digest))?;
-    Ok(Published { repository: format!("{}/{REPOSITORY}", Layout::http_address()), digest, layer })
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn digest(file: &Path) -> Result<String> {
-    let text = host::run(&["sha256sum", &shown(file)])?;
-    let hex = text.split_whitespace().next().context("sha256sum said nothing")?;
-    Ok(format!("sha256:{hex}"))
-}
-
-/// CDI's list of registries without TLS.
-fn allow(story: &Story<'_>) -> Result<()> {
-    let config = json!({
-        "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDIConfig", "metadata": {"name": "config"},
-        "spec": {"insecureRegistries": [Layout::http_address().to_string()]},
-    });
-    story.cluster.apply(&config.to_string()).map(drop)
+    story.check(checks, "a guest boots a kernel out of an image, with its own arguments", || kernel(story, tiny));
 }
 
 /// What a guest is: the tiny one, from an image.
@@ -224,4 +168,35 @@ fn imported(story: &Story<'_>, published: &Published) -> Result<()> {
     story.cluster.apply(&guests::data_volume("container-disk", "from-registry", &source, "64Mi"))?;
     story.cluster.wait(("datavolume", "from-registry"), "/status/phase", &["Succeeded"], START_S)?;
     story.cluster.kubectl(&["delete", "datavolume", "from-registry"]).map(drop)
+}
+
+/// The tiny guest's kernel and initrd, from the boot partition of its disk, which begins at the first MiB.
+fn kernel(story: &Story<'_>, tiny: &Path) -> Result<()> {
+    let name = "kernel-boot";
+    let work = story.bed.layout().part("kernel")?;
+    let partition = format!("{}@@1M", tiny.with_extension("raw").display());
+    let files = ["vmlinuz", "initrd"].map(|file| (work.join(file), file));
+    for (path, file) in &files {
+        host::run(&["mcopy", "-n", "-i", &partition, &format!("::/{file}"), &path.display().to_string()])?;
+    }
+    let files = files.each_ref().map(|(path, file)| (path.as_path(), *file));
+    let published = publish(story, "kernels/tiny", "boot", &files)?;
+    let mut spec = spec(name, "");
+    spec["volumes"] = json!([spec["volumes"][1]]);
+    spec["domain"]["devices"]["disks"] = json!([spec["domain"]["devices"]["disks"][1]]);
+    spec["domain"]["memory"]["guest"] = json!("128Mi");
+    spec["domain"]["firmware"] = json!({"kernelBoot": {
+        "kernelArgs": "console=ttyS0 quiet loglevel=3 random.trust_cpu=on panic=1 furrow.test=kernel-boot",
+        "container": {"image": format!("{}:1", published.repository),
+            "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
+    }});
+    let vmi = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+    });
+    story.cluster.apply(&vmi.to_string())?;
+    story.booted(name)?;
+    let document = story.domain(name)?;
+    ensure!(document.contains("furrow.test=kernel-boot"), "its domain has other arguments");
+    remove(story, name)
 }

@@ -24,6 +24,7 @@ mod operations;
 mod python;
 mod random_guests;
 mod refused;
+mod registry;
 mod rfb;
 mod settings;
 mod shaped;
@@ -70,7 +71,7 @@ pub(crate) fn run(bed: &Testbed, checks: &mut Checks) -> Result<()> {
     let source = &bed.layout().source;
     let (tiny, debian) = (Images::tiny(source)?, Images::debian(source)?);
     let need = source.join("image/need").display().to_string();
-    host::run_with(&[&need, "curl", "openssl", "python3-kubernetes"], "", Duration::from_secs(600))?
+    host::run_with(&[&need, "curl", "mtools", "openssl", "python3-kubernetes"], "", Duration::from_secs(600))?
         .ok("image/need")?;
     checks.require("the node boots as a box and bootstraps", || bed.boot())?;
     let cluster = bed.cluster();
