@@ -22,7 +22,8 @@ const REFUSED_S: u64 = 60;
 /// Words for an image that cannot be had, of a guest's condition and of its VM.
 const PULL_FAILED: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
-pub(super) fn run(story: &Story<'_>, tiny: &Path, checks: &mut Checks) {
+pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
+    let tiny = story.tiny.as_path();
     let mut published = None;
     let ready = story.check(checks, "an image with the tiny guest's disk is in a registry without TLS", || {
         published = Some(publish(story, REPOSITORY, "disk", &[(tiny, "tiny.qcow2")])?);

@@ -96,7 +96,8 @@ type Bring = fn(&Story<'_>, &Words) -> Result<()>;
 /// Words that take more than a manifest.
 const OTHERS: &[(&str, Bring)] = &[("WaitingForVolumeBinding", unbound), ("CrashLoopBackOff", crashing)];
 
-pub(super) fn run(story: &Story<'_>, words: &Words, checks: &mut Checks) {
+pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
+    let words = &story.words;
     for (name, expected) in LIVES {
         story.check(checks, &format!("words: {name} went through {}", expected.join(", ")), || {
             let seen = words.of(name);
