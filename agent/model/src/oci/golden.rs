@@ -206,7 +206,7 @@ mod tests {
         let name = filling.name.clone();
         check(PullPolicy::IfNotPresent, ASKED, &[failed.clone(), filling.clone()], Choice::Use(name));
         check(PullPolicy::IfNotPresent, ASKED, &[filling.clone(), old.clone()], Choice::Use(old.name));
-        check(PullPolicy::Never, ASKED, &[filling.clone()], Choice::NeverPulled);
+        check(PullPolicy::Never, ASKED, std::slice::from_ref(&filling), Choice::NeverPulled);
         check(PullPolicy::Always, ASKED, &[filling], Choice::Ask);
         check(PullPolicy::IfNotPresent, ASKED, &[failed], Choice::Ask);
     }
