@@ -34,7 +34,7 @@ const NOTICED: Duration = Duration::from_secs(90);
 /// A session by SSH is silent for no longer.
 const SESSION: Duration = Duration::from_secs(60);
 
-/// What the guest's agent does besides, a user's keys and password and a probe, and a probe that needs no agent.
+/// What the guest's agent does besides, a user's keys and password, and a probe that needs no agent.
 const BY_AGENT: &str = "      accessCredentials:
         - sshPublicKey:
             source: {secret: {secretName: report-keys}}
@@ -43,7 +43,6 @@ const BY_AGENT: &str = "      accessCredentials:
             source: {secret: {secretName: report-passwords}}
             propagationMethod: {qemuGuestAgent: {}}
       readinessProbe: {httpGet: {port: 8080, path: /etc/hostname}, periodSeconds: 2, failureThreshold: 2}
-      livenessProbe: {exec: {command: [touch, /root/probed]}, periodSeconds: 5, timeoutSeconds: 30, failureThreshold: 100}
 ";
 
 /// Keys that come and go; nobody has their other halves.
@@ -90,7 +89,6 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         story.check(checks, "agent: keys and a password of Secrets are put into place, and follow them", || {
             credentials(story, &debian)
         });
-        story.check(checks, "agent: a liveness probe runs its command in the guest", || commanded(story, &debian));
         story.check(checks, "agent: it has room for more memory, in whole blocks", || has_room(story));
         story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
         story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
@@ -228,12 +226,6 @@ fn credentials(story: &Story<'_>, debian: &Debian) -> Result<()> {
     has_key(KEYS[1], KEYS[0])?;
     // Keys of others stay: this session's own.
     shell.shell("true").map(|_| ())
-}
-
-/// A probe is a command in the guest.
-fn commanded(story: &Story<'_>, debian: &Debian) -> Result<()> {
-    let shell = ssh(story, debian)?;
-    host::until("the probe's mark", NOTICED, || shell.shell("test -e /root/probed").map(|_| ()))
 }
 
 /// The guest has room for more memory, and none of it yet; what is not whole blocks is refused. Adding some is not among it:
