@@ -59,7 +59,7 @@ impl Reconcile for Certificates {
     }
 
     fn disposition(error: &CallError) -> Disposition {
-        if error.is_conflict() || error.is_gone() { Disposition::Stale } else { Disposition::Retry }
+        Disposition::of_call(error)
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::calls::CallError;
+
 /// Keys on their way to a queue. Whoever marks waits when it is full; the queue takes them within microseconds.
 pub(crate) const MARKS: usize = 1024;
 
@@ -69,6 +71,13 @@ pub(crate) enum Disposition {
     Retry,
     /// Nothing helps but a change: another on it, or at the resync.
     OnChange,
+}
+
+impl Disposition {
+    /// What follows a pass whose call to the API server did not succeed.
+    pub(crate) fn of_call(error: &CallError) -> Self {
+        if error.is_conflict() || error.is_gone() { Self::Stale } else { Self::Retry }
+    }
 }
 
 /// A controller.

@@ -50,7 +50,7 @@ impl Reconcile for Settings {
     }
 
     fn disposition(error: &CallError) -> Disposition {
-        if error.is_conflict() || error.is_gone() { Disposition::Stale } else { Disposition::Retry }
+        Disposition::of_call(error)
     }
 }
 

@@ -61,7 +61,7 @@ impl Reconcile for Migrations {
     }
 
     fn disposition(error: &CallError) -> Disposition {
-        if error.is_conflict() || error.is_gone() { Disposition::Stale } else { Disposition::Retry }
+        Disposition::of_call(error)
     }
 }
 

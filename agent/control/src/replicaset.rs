@@ -71,7 +71,7 @@ impl Reconcile for ReplicaSets {
     }
 
     fn disposition(error: &CallError) -> Disposition {
-        if error.is_conflict() || error.is_gone() { Disposition::Stale } else { Disposition::Retry }
+        Disposition::of_call(error)
     }
 }
 

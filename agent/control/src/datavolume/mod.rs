@@ -91,8 +91,7 @@ impl Reconcile for DataVolumes {
 
     fn disposition(error: &DataVolumeError) -> Disposition {
         match error {
-            DataVolumeError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
-            DataVolumeError::Call(_) => Disposition::Retry,
+            DataVolumeError::Call(error) => Disposition::of_call(error),
             DataVolumeError::Job { .. } => Disposition::OnChange,
         }
     }

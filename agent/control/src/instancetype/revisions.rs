@@ -63,8 +63,7 @@ impl Reconcile for Revisions {
 
     fn disposition(error: &TypesError) -> Disposition {
         match error {
-            TypesError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
-            TypesError::Call(_) => Disposition::Retry,
+            TypesError::Call(error) => Disposition::of_call(error),
             _ => Disposition::OnChange,
         }
     }

@@ -106,8 +106,7 @@ impl Reconcile for Pools {
 
     fn disposition(error: &PoolError) -> Disposition {
         match error {
-            PoolError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
-            PoolError::Call(_) => Disposition::Retry,
+            PoolError::Call(error) => Disposition::of_call(error),
             PoolError::Template { .. } => Disposition::OnChange,
         }
     }

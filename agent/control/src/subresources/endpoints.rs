@@ -66,7 +66,7 @@ impl Reconcile for Endpoints {
     }
 
     fn disposition(error: &CallError) -> Disposition {
-        if error.is_conflict() || error.is_gone() { Disposition::Stale } else { Disposition::Retry }
+        Disposition::of_call(error)
     }
 }
 

@@ -107,9 +107,8 @@ impl Reconcile for Machines {
 
     fn disposition(error: &VmError) -> Disposition {
         match error {
-            VmError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
+            VmError::Call(error) => Disposition::of_call(error),
             VmError::Behind { .. } => Disposition::Stale,
-            VmError::Call(_) => Disposition::Retry,
             VmError::Template { .. } | VmError::Rename { .. } => Disposition::OnChange,
         }
     }

@@ -104,8 +104,7 @@ impl Reconcile for Guests {
 
     fn disposition(error: &VmiError) -> Disposition {
         match error {
-            VmiError::Call(error) if error.is_conflict() || error.is_gone() => Disposition::Stale,
-            VmiError::Call(_) => Disposition::Retry,
+            VmiError::Call(error) => Disposition::of_call(error),
             VmiError::HeldUp(held_up) if held_up.passing => Disposition::Retry,
             VmiError::HeldUp(_) => Disposition::OnChange,
         }
