@@ -146,17 +146,17 @@ impl Work<'_> {
                 tracing::warn!(copy = name, "copy of a container disk made anew: the node that filled it is gone");
                 self.delete(&copy).await?;
                 self.delete(own).await?;
-                Err(held_up(HeldUp::pulling(&self.disk.image).again(SOON)))
+                Err(self.pulling(SOON))
             }
             // It was deleted meanwhile: another is made, of what the reference points to then.
             None => {
                 self.delete(own).await?;
-                Err(held_up(HeldUp::pulling(&self.disk.image).again(SOON)))
+                Err(self.pulling(SOON))
             }
             // The agent tries again by itself.
             Some(copy) => match failure(&copy).filter(|_| phase(&copy) == DataVolumePhase::ImportInProgress) {
                 Some(why) => Err(held_up(HeldUp::pull_failed(&self.disk.image, &why).again(LOOK_AGAIN))),
-                None => Err(held_up(HeldUp::pulling(&self.disk.image).again(LOOK_AGAIN))),
+                None => Err(self.pulling(LOOK_AGAIN)),
             },
         }
     }
@@ -184,7 +184,7 @@ impl Work<'_> {
         };
         self.note_use(&copy).await?;
         self.create(&self.own(name, copy)).await?;
-        Err(held_up(HeldUp::pulling(image).again(LOOK_AGAIN)))
+        Err(self.pulling(LOOK_AGAIN))
     }
 
     /// Keeps a copy that is used from being the first to go.
@@ -245,14 +245,14 @@ impl Work<'_> {
     /// Whether a copy of the right name is one of the right image, and none that is about to go.
     async fn check(&self, copy: &DataVolume, image: &Reference) -> Result<(), ScratchError> {
         let Some(found) = golden::read(copy) else {
-            return Err(held_up(HeldUp::pulling(&self.disk.image).again(SOON)));
+            return Err(self.pulling(SOON));
         };
         if found.image != *image || found.path.as_deref() != self.path() {
             return Err(self.failed(&format!("DataVolume {} is of {}, not of {image}", found.name, found.image)));
         }
         if phase(copy) == DataVolumePhase::Failed {
             self.delete(copy).await?;
-            return Err(held_up(HeldUp::pulling(&self.disk.image).again(SOON)));
+            return Err(self.pulling(SOON));
         }
         Ok(())
     }
@@ -260,9 +260,14 @@ impl Work<'_> {
     async fn ask(&self, question: &ImageQuestion) -> Result<ImageAnswer, ScratchError> {
         let answer = Box::pin(self.pulls.ask(self.cluster, question)).await;
         answer.map_err(|why| match why {
-            Unanswered::Busy => held_up(HeldUp::pulling(&self.disk.image).again(SOON)),
+            Unanswered::Busy => self.pulling(SOON),
             Unanswered::Failed(why) => self.failed(&why),
         })
+    }
+
+    /// It is on its way: the guest waits, and is looked at again.
+    fn pulling(&self, again: Duration) -> ScratchError {
+        held_up(HeldUp::pulling(&self.disk.image).again(again))
     }
 
     /// Remembers the failure, for every guest with this image.
@@ -302,11 +307,7 @@ impl Work<'_> {
     /// Of two passes, or two guests, that make the same one, the first counts.
     async fn create(&self, volume: &DataVolume) -> Result<(), ScratchError> {
         let api = self.cluster.api::<DataVolume>(&volume.namespace().unwrap_or_default());
-        match calls::create(&api, volume).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_refusal() => Err(held_up(HeldUp::passing("FailedCreate", error.message()))),
-            Err(error) => Err(ScratchError::Call(error)),
-        }
+        calls::create(&api, volume).await.map(drop).map_err(ScratchError::of_create)
     }
 
     async fn delete(&self, volume: &DataVolume) -> Result<(), ScratchError> {

@@ -58,6 +58,16 @@ pub(crate) enum ScratchError {
     HeldUp(HeldUp),
 }
 
+impl ScratchError {
+    /// Something of the guest could not be made: what the API server refuses, as by a quota, is waited for.
+    pub(crate) fn of_create(error: CallError) -> Self {
+        if error.is_refusal() {
+            return Self::HeldUp(HeldUp::passing("FailedCreate", error.message()));
+        }
+        Self::Call(error)
+    }
+}
+
 /// Makes the claims that are missing.
 pub(crate) async fn ensure(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Result<(), ScratchError> {
     let namespace = vmi.namespace().unwrap_or_default();
@@ -79,10 +89,7 @@ pub(crate) async fn ensure(cluster: &Cluster, vmi: &VirtualMachineInstance) -> R
         let claim = render(vmi, &name, &content, below.as_deref()).map_err(ScratchError::HeldUp)?;
         match calls::create(&api, &claim).await {
             Ok(_) => made = Some(name),
-            Err(error) if error.is_refusal() => {
-                return Err(ScratchError::HeldUp(HeldUp::passing("FailedCreate", error.message())));
-            }
-            Err(error) => return Err(ScratchError::Call(error)),
+            Err(error) => return Err(ScratchError::of_create(error)),
         }
     }
     // The cache will tell of it; until then it would look as if it were missing.

@@ -86,10 +86,7 @@ pub(super) async fn ensure(cluster: &Cluster, vmi: &VirtualMachineInstance) -> R
             Ok(Some(_)) => made = Some(waits),
             // One of this name is on its way into the cache, or being deleted, or somebody else's.
             Ok(None) => return Err(ScratchError::HeldUp(HeldUp { passing: true, ..waits })),
-            Err(error) if error.is_refusal() => {
-                return Err(ScratchError::HeldUp(HeldUp::passing("FailedCreate", error.message())));
-            }
-            Err(error) => return Err(ScratchError::Call(error)),
+            Err(error) => return Err(ScratchError::of_create(error)),
         }
     }
     made.map_or(Ok(()), |waits| Err(ScratchError::HeldUp(waits)))
