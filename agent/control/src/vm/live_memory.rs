@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::live_update::is_migrating;
+use super::live_update::{grow, is_migrating};
 use super::status::conditions_of;
 use crate::room;
 use crate::vmi::condition;
@@ -46,17 +46,9 @@ pub(super) fn add(vmi: &mut VirtualMachineInstance, template: &DomainSpec) {
     let added = room::bytes(Some(&guest)).unwrap_or_default().saturating_sub(current);
     let domain = &mut vmi.spec.domain;
     domain.memory.get_or_insert_default().guest = Some(guest);
-    let lists = [
-        (&template.resources.requests, &mut domain.resources.requests),
-        (&template.resources.limits, &mut domain.resources.limits),
-    ];
-    for (named, list) in lists {
-        if named.contains_key("memory")
-            && let Some(Ok(before)) = list.get("memory").map(quantity::units)
-        {
-            list.insert("memory".to_owned(), written(before.saturating_add(added)));
-        }
-    }
+    grow(&mut domain.resources, &template.resources, "memory", |before| {
+        Some(written(quantity::units(before).ok()?.saturating_add(added)))
+    });
     let conditions = &mut vmi.status.get_or_insert_default().conditions;
     condition(HOT_MEMORY_CHANGE, true, "", "").set(conditions, Time(Timestamp::now()));
 }

@@ -12,7 +12,7 @@
 
 use furrow_api::meta::Condition;
 use furrow_api::quantity;
-use furrow_api::vmi::{Cpu, DomainSpec};
+use furrow_api::vmi::{Cpu, DomainSpec, ResourceRequirements};
 use furrow_api::{KubeVirt, VirtualMachine, VirtualMachineInstance, names};
 use furrow_model::vm::{change, plug};
 use jiff::Timestamp;
@@ -186,6 +186,24 @@ pub(super) fn is_migrating(vmi: &VirtualMachineInstance) -> bool {
     migration.is_some_and(|state| state.start_timestamp.is_some() && state.end_timestamp.is_none())
 }
 
+/// Lets requests and limits of a resource grow where the template names some. `grown`: what becomes of an amount.
+pub(super) fn grow(
+    own: &mut ResourceRequirements,
+    template: &ResourceRequirements,
+    resource: &str,
+    grown: impl Fn(&Quantity) -> Option<Quantity>,
+) {
+    let lists = [(&template.requests, &mut own.requests), (&template.limits, &mut own.limits)];
+    for (named, list) in lists {
+        if named.contains_key(resource)
+            && let Some(amount) = list.get_mut(resource)
+            && let Some(more) = grown(amount)
+        {
+            *amount = more;
+        }
+    }
+}
+
 /// Sockets as the template has them, requests and limits of CPU along with them where the template names some, and the
 /// condition that the agent takes away when the guest has got them.
 fn add_sockets(vmi: &mut VirtualMachineInstance, template: &DomainSpec, ratio: i64) {
@@ -195,16 +213,11 @@ fn add_sockets(vmi: &mut VirtualMachineInstance, template: &DomainSpec, ratio: i
     let added = i64::from(wanted - cpu.sockets.unwrap_or(1)) * each;
     cpu.sockets = Some(wanted);
     let millis = added * 1000 / ratio.max(1);
-    let resources = &mut vmi.spec.domain.resources;
-    let lists =
-        [(&template.resources.requests, &mut resources.requests), (&template.resources.limits, &mut resources.limits)];
-    for (named, list) in lists {
-        if named.contains_key("cpu")
-            && let Some(Ok(before)) = list.get("cpu").map(quantity::millis)
-        {
-            list.insert("cpu".to_owned(), Quantity(format!("{}m", before.saturating_add(millis))));
-        }
-    }
+    let grown = |before: &Quantity| {
+        let before = quantity::millis(before).ok()?;
+        Some(Quantity(format!("{}m", before.saturating_add(millis))))
+    };
+    grow(&mut vmi.spec.domain.resources, &template.resources, "cpu", grown);
     let conditions = &mut vmi.status.get_or_insert_default().conditions;
     condition("HotVCPUChange", true, "", "").set(conditions, Time(Timestamp::now()));
 }
