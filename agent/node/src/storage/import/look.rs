@@ -66,15 +66,19 @@ impl Images {
         seen.unwrap_or_else(|_| Err(LookError::Timeout { image: question.image.clone() }))
     }
 
-    /// The login for an image in a pull secret, if there is one.
-    pub(super) async fn login(
+    /// Where an image is, its path and whether without TLS, with the login in a pull secret if there is one.
+    pub(super) async fn origin(
         &self,
+        (image, path, plain_http): (String, Option<String>, bool),
         secret: Option<&PullSecret>,
-        image: &str,
-    ) -> Result<Option<(String, String)>, LookError> {
-        let Some(secret) = secret else { return Ok(None) };
-        let login = inputs::pull_login(&self.client, secret, image).await;
-        login.map_err(|(failure, _)| LookError::Failed(failure.message))
+    ) -> Result<Origin, LookError> {
+        let login = match secret {
+            Some(secret) => inputs::pull_login(&self.client, secret, &image).await,
+            None => Ok(None),
+        };
+        let login = login.map_err(|(failure, _)| LookError::Failed(failure.message))?;
+        let location = Location::Registry { image, path, plain_http };
+        Ok(Origin { location, login, certificates: Vec::new(), proxies: Proxies::default() })
     }
 
     /// A child of its own.
@@ -85,23 +89,27 @@ impl Images {
     }
 
     async fn see(&self, question: &ImageQuestion) -> Result<ImageAnswer, LookError> {
-        let failed = |message: &str| LookError::Failed(message.to_owned());
         let _turn = turn(&self.turns).await?;
-        let login = self.login(question.pull_secret.as_ref(), &question.image).await?;
-        let ImageQuestion { image, path, plain_http, measure, .. } = question.clone();
-        let location = Location::Registry { image, path, plain_http };
-        let origin = Origin { location, login, certificates: Vec::new(), proxies: Proxies::default() };
+        let ImageQuestion { image, path, plain_http, measure, pull_secret } = question.clone();
+        let origin = self.origin((image, path, plain_http), pull_secret.as_ref()).await?;
         let look = Look { origin, measure, directory: std::path::PathBuf::new() };
         let mut run = self.start(Task::Look(Box::new(look))).await?;
-        loop {
-            match run.next().await {
-                Outcome::Ended(Report::Seen { digest, disk_bytes }) => return Ok(ImageAnswer { digest, disk_bytes }),
-                Outcome::Ended(Report::Failed { message, .. }) | Outcome::Broken(message) => {
-                    return Err(LookError::Failed(message));
-                }
-                Outcome::Ended(_) => return Err(failed("the look ended without an answer")),
-                Outcome::Progress { .. } => {}
+        match ended(&mut run).await? {
+            Report::Seen { digest, disk_bytes } => Ok(ImageAnswer { digest, disk_bytes }),
+            _ => Err(LookError::Failed("the look ended without an answer".to_owned())),
+        }
+    }
+}
+
+/// Waits until a child has ended, and gives its last report.
+pub(super) async fn ended(run: &mut Run) -> Result<Report, LookError> {
+    loop {
+        match run.next().await {
+            Outcome::Ended(Report::Failed { message, .. }) | Outcome::Broken(message) => {
+                return Err(LookError::Failed(message));
             }
+            Outcome::Ended(report) => return Ok(report),
+            Outcome::Progress { .. } => {}
         }
     }
 }

@@ -10,14 +10,12 @@ use std::sync::Arc;
 
 use furrow_api::import::PullSecret;
 use furrow_api::reservation::ReservedImage;
-use furrow_model::proxy::Proxies;
 use nix::fcntl::OFlag;
 
-use super::attempt::Outcome;
 use super::error::ImportError;
 use super::layers::{self, Flow};
 use super::look::{self, Images, LookError};
-use super::protocol::{Location, Origin, Report, Take, Task};
+use super::protocol::{Report, Take, Task};
 use super::registry::{Image, Registry};
 use super::stream::Progress;
 
@@ -46,24 +44,14 @@ impl Images {
         files: &[WantedFile],
         into: &Path,
     ) -> Result<(), LookError> {
-        let failed = |message: &str| LookError::Failed(message.to_owned());
         let _turn = look::turn(&self.fetches).await?;
-        let location = Location::Registry { image: image.image.clone(), path: None, plain_http: image.plain_http };
-        let login = self.login(secret, &image.image).await?;
-        let origin = Origin { location, login, certificates: Vec::new(), proxies: Proxies::default() };
+        let origin = self.origin((image.image.clone(), None, image.plain_http), secret).await?;
         let named = files.iter().map(|file| (file.path.clone(), file.name.to_owned())).collect();
         let task = Task::Take(Box::new(Take { origin, files: named, directory: std::path::PathBuf::new() }));
         let mut run = self.start(task).await?;
-        loop {
-            match run.next().await {
-                Outcome::Ended(Report::Taken {}) => break,
-                Outcome::Ended(Report::Failed { message, .. }) | Outcome::Broken(message) => {
-                    return Err(LookError::Failed(message));
-                }
-                Outcome::Ended(_) => return Err(failed("the child ended without the files")),
-                Outcome::Progress { .. } => {}
-            }
-        }
+        let Report::Taken {} = look::ended(&mut run).await? else {
+            return Err(LookError::Failed("the child ended without the files".to_owned()));
+        };
         let (files, into) = (files.to_vec(), into.to_owned());
         // The directory goes with the run, which is kept until the copy is over.
         let copied = tokio::task::spawn_blocking(move || {
