@@ -107,9 +107,7 @@ fn says(story: &Story<'_>, name: &str, (kind, status, reason): (&str, &str, &str
 
 /// Asks for the eviction of a guest's pod, as a drain does.
 fn evict(story: &Story<'_>, name: &str) -> Result<Answer> {
-    let uid = story.uid(name)?.context("there is no guest")?;
-    let created_by = format!("kubevirt.io/created-by={uid}");
-    let pod = story.cluster.kubectl(&["get", "pod", "-l", &created_by, "-o", "name"])?;
+    let pod = story.cluster.kubectl(&["get", "pod", "-l", &story.pod_label(name)?, "-o", "name"])?;
     let pod = pod.trim().trim_start_matches("pod/");
     let body =
         json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "default"}});

@@ -191,6 +191,12 @@ impl Story<'_> {
         Ok(Some(text_of(&vmi["metadata"]["uid"])))
     }
 
+    /// The label, with its value, of the pod that reserves for a guest.
+    fn pod_label(&self, name: &str) -> Result<String> {
+        let uid = self.uid(name)?.with_context(|| format!("there is no guest {name}"))?;
+        Ok(format!("kubevirt.io/created-by={uid}"))
+    }
+
     /// libvirt's word for a guest's domain: `running`, `paused`, ...; `none` when there is no domain.
     fn state(&self, name: &str) -> Result<String> {
         let argv = ["virsh", "-c", "qemu:///system", "domstate", &format!("default_{name}")];

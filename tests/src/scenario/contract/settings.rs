@@ -66,10 +66,8 @@ fn defaults(story: &Story<'_>) -> Result<()> {
         story.running(name)?;
         let document = story.domain(name)?;
         let told = has("type", &["machine='pc-q35-9.2'"]).check(&document);
-        let uid = story.uid(name)?.context("there is no guest")?;
-        let created_by = format!("kubevirt.io/created-by={uid}");
         let cpu = "jsonpath={.items[*].spec.containers[*].resources.requests.cpu}";
-        let cpu = story.cluster.kubectl(&["get", "pod", "-l", &created_by, "-o", cpu])?;
+        let cpu = story.cluster.kubectl(&["get", "pod", "-l", &story.pod_label(name)?, "-o", cpu])?;
         story.cluster.kubectl(&["delete", "vmi", name, "--timeout=60s"])?;
         told?;
         ensure!(cpu.trim() == "30m", "its pod requests {cpu} of CPU");

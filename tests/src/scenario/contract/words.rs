@@ -167,9 +167,7 @@ fn crashing(story: &Story<'_>, words: &Words) -> Result<()> {
     let good = guests::tiny(name, &story.tiny_source, "Always");
     story.cluster.apply(&good.replace("      terminationGracePeriodSeconds: 20\n", nowhere))?;
     let result = words.wait(name, "ErrorUnschedulable").and_then(|()| {
-        let uid = story.uid(name)?.context("there is no guest")?;
-        let created_by = format!("kubevirt.io/created-by={uid}");
-        story.cluster.kubectl(&["delete", "pod", "-l", &created_by, "--timeout=60s"])?;
+        story.cluster.kubectl(&["delete", "pod", "-l", &story.pod_label(name)?, "--timeout=60s"])?;
         words.wait(name, "CrashLoopBackOff")?;
         let failure = story.cluster.get("vm", name)?["status"]["startFailure"].clone();
         ensure!(failure["consecutiveFailCount"] == 1, "its failure is {failure}");
