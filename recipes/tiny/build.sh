@@ -17,7 +17,7 @@ boot_start=2048 boot_sectors=$((28 * 2048))
 keep_start=$((boot_start + boot_sectors)) keep_sectors=2048
 modules=(
   virtio_blk virtio_scsi sd_mod sr_mod ahci
-  virtio_net virtio-rng virtio_balloon
+  virtio_net virtio-rng virtio_balloon virtio_mem
   isofs vfat nls_ascii nls_cp437 nls_iso8859-1 nls_utf8
   button evdev
 )
@@ -79,7 +79,7 @@ make_initramfs() {
 # serves BIOS, because it reads the kernel faster than GRUB under emulation; GRUB serves
 # UEFI, where syslinux finds no memory for a kernel of today.
 write_loader_config() {
-  local options="console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on panic=1 8250.nr_uarts=1"
+  local options="console=ttyS0 quiet loglevel=3 mitigations=off random.trust_cpu=on panic=1 8250.nr_uarts=1 memhp_default_state=online"
   cat > "$tools/boot/syslinux.cfg" <<CFG
 DEFAULT tiny
 PROMPT 0

@@ -10,6 +10,7 @@ mod console;
 mod contract;
 mod crowd;
 pub(crate) mod field_report;
+mod growth;
 pub(crate) mod guests;
 mod joining;
 mod journey;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Checks;
+use super::growth;
 use super::guests::{self, Images};
 use crate::cluster::{Cluster, text_of};
 use crate::figures::Figures;
@@ -196,7 +197,7 @@ fn guest(
         let image = Images::tiny(source)?;
         serve(journey, &image)?;
         let url = "http://10.0.2.15:8081/tiny.qcow2";
-        cluster.apply(&guests::tiny("first", &guests::http_source(url), "Always"))?;
+        cluster.apply(&growth::with_room("first", &guests::http_source(url))?)?;
         // An emulator's KVM may end the node's kernel, which comes back by itself.
         cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 900)?;
         figures.record("vm_running_s", journey.spent_s())?;
@@ -218,6 +219,7 @@ fn guest(
         println!("         the node's kernel has started {} times since", kernels(journey));
         Ok(())
     });
+    growth::run(journey, cluster, "first", checks);
     Ok(())
 }
 

@@ -1,0 +1,89 @@
+//! A guest that is given processors and memory while it runs. On a whole machine only: the kubelet of a box keeps no groups
+//! of pods, and cannot change what one has.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Checks;
+use super::guests;
+use super::journey::Journey;
+use crate::cluster::{Cluster, condition, text_of};
+use crate::host;
+
+/// The guest boots under an emulated KVM, and takes memory in block by block.
+const GROWN: Duration = Duration::from_secs(300);
+
+/// The manifest of a tiny VM with room for a second processor, and for as much memory again.
+pub(super) fn with_room(name: &str, source: &str) -> Result<String> {
+    let memory = "        memory:\n          guest: 96Mi\n";
+    let room = "        cpu:\n          sockets: 1\n          maxSockets: 2\n        memory:\n          guest: 1Gi\n          maxGuest: 2Gi\n";
+    let manifest = guests::tiny(name, source, "Always");
+    ensure!(manifest.contains(memory), "the manifest has no memory of 96Mi");
+    Ok(manifest.replace(memory, room))
+}
+
+/// Makes the guest grow, and looks for it at the API, at libvirt and at the kernel.
+pub(super) fn run(journey: &Journey, cluster: &Cluster, name: &str, checks: &mut Checks) {
+    checks.check("a processor and memory join the running guest, and its pod reserves them", || {
+        let before = cluster.get("vmi", name)?;
+        let pod = pod(cluster, &before)?;
+        let lighter = weight(journey, &pod)?;
+        let patch = r#"{"spec":{"template":{"spec":{"domain":{"cpu":{"sockets":2},"memory":{"guest":"1536Mi"}}}}}}"#;
+        cluster.kubectl(&["patch", "vm", name, "--type=merge", "-p", patch])?;
+        host::until("the guest to have grown", GROWN, || grown(cluster, name))?;
+        let after = cluster.get("vmi", name)?;
+        ensure!(after["metadata"]["uid"] == before["metadata"]["uid"], "it is another guest");
+        reserved(cluster, &pod)?;
+        let domain = journey.shell(&format!("virsh -q dumpxml default_{name}"))?;
+        for said in ["current='2'>2</vcpu>", "<current unit='KiB'>524288</current>"] {
+            ensure!(domain.contains(said), "its domain lacks {said}");
+        }
+        let heavier = weight(journey, &pod)?;
+        ensure!(lighter < heavier, "the weight of its pod's group was {lighter} and is {heavier}");
+        Ok(())
+    });
+}
+
+/// Whether its status says that everything has arrived, and nothing waits for a restart.
+fn grown(cluster: &Cluster, name: &str) -> Result<()> {
+    let vmi = cluster.get("vmi", name)?;
+    let status = &vmi["status"];
+    let said = [&status["currentCPUTopology"]["sockets"], &status["memory"]["guestCurrent"]].map(text_of);
+    for kind in ["HotVCPUChange", "HotMemoryChange"] {
+        ensure!(condition(&vmi, kind).is_none(), "{kind} is {:?}; it has {said:?}", condition(&vmi, kind));
+    }
+    ensure!(said == ["2", "1536Mi"], "it has {said:?}");
+    let vm = cluster.get("vm", name)?;
+    ensure!(condition(&vm, "RestartRequired").is_none(), "a restart is required: {}", vm["status"]);
+    Ok(())
+}
+
+/// The guest's pod.
+fn pod(cluster: &Cluster, vmi: &Value) -> Result<Value> {
+    let label = format!("kubevirt.io/created-by={}", text_of(&vmi["metadata"]["uid"]));
+    let text = cluster.kubectl(&["get", "pod", "-l", &label, "-o", "json"])?;
+    let pods: Value = serde_json::from_str(&text).context("kubectl's JSON of the guest's pod")?;
+    Ok(pods["items"][0].clone())
+}
+
+/// Whether the kubelet has granted the pod more than it had.
+fn reserved(cluster: &Cluster, before: &Value) -> Result<()> {
+    let after = cluster.get("pod", &text_of(&before["metadata"]["name"]))?;
+    let requests = |pod: &Value| pod["status"]["containerStatuses"][0]["resources"]["requests"].clone();
+    for resource in ["cpu", "memory"] {
+        let (had, has) = (&requests(before)[resource].clone(), &requests(&after)[resource].clone());
+        ensure!(has.is_string() && had != has, "its {resource} was {had} and is {has}");
+    }
+    Ok(())
+}
+
+/// The weight of the pod's group among those that want the processors.
+fn weight(journey: &Journey, pod: &Value) -> Result<u32> {
+    let uid = text_of(&pod["metadata"]["uid"]);
+    let (plain, slice) = (format!("*pod{uid}*"), format!("*pod{}*", uid.replace('-', "_")));
+    let found = format!("find /sys/fs/cgroup -type d -name '{plain}' -o -type d -name '{slice}' | head -n 1");
+    let weight = journey.shell(&format!("cat \"$({found})/cpu.weight\""))?;
+    weight.trim().parse().with_context(|| format!("the weight of pod {uid}: {weight}"))
+}
