@@ -118,7 +118,9 @@ fn kubernetes(node: &NodeConfig<'_>) -> Result<()> {
     Ok(())
 }
 
-/// No raised limits, no security module, no user or control group switching without CAP_SYS_RESOURCE, one host UUID a box.
+/// No raised limits, no security module and no user switching without CAP_SYS_RESOURCE, one host UUID a box. Guests have groups
+/// of their own for the processors alone: systemd gives no slice a weight under cgroup v1, and a guest is not to weigh what a
+/// daemon does.
 fn libvirt(node: &NodeConfig<'_>) -> Result<()> {
     let path = node.root.join("etc/libvirt/qemu.conf");
     let own = include_str!("inject/qemu.conf");

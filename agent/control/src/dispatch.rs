@@ -192,6 +192,8 @@ pub(crate) async fn run<R: Reconcile>(
             // A finished task stays in the set until it is taken.
             Some(done) = tasks.join_next(), if !tasks.is_empty() => match done {
                 Ok((key, result)) => settle::<R>(&mut queue, key, result),
+                // The process ends, as when it has lost its lease.
+                Err(error) if error.is_cancelled() => return,
                 // A pass that panicked is a defect in an unknown state: the process ends and starts afresh.
                 Err(error) => {
                     tracing::error!(controller = R::NAME, %error, "a pass panicked");

@@ -244,6 +244,22 @@ pub(super) struct Features {
     pub(super) pvspinlock: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) smm: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tcg: Option<TcgFeatures>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TcgFeatures {
+    #[serde(rename = "tb-cache")]
+    pub(super) tb_cache: TbCache,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TbCache {
+    #[serde(rename = "@unit")]
+    pub(super) unit: &'static str,
+    #[serde(rename = "$text")]
+    pub(super) size: u64,
 }
 
 #[derive(Debug, Serialize)]
