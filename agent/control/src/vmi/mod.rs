@@ -87,7 +87,11 @@ impl Reconcile for Guests {
                 let accepted = self.write(&vmi, status::accept(&vmi)).await?;
                 Box::pin(self.reserve(&accepted)).await
             }
-            Stage::Reserve => Box::pin(self.reserve(&vmi)).await,
+            Stage::Reserve => match self.recall.binds(key, Instant::now()) {
+                // The cache is about to tell of the pod.
+                Some(rest) => Ok(Next::After(rest)),
+                None => Box::pin(self.reserve(&vmi)).await,
+            },
             Stage::Schedule => match pod {
                 Some(pod) => self.schedule(&vmi, &pod).await,
                 None => Ok(Next::OnChange),
@@ -298,6 +302,7 @@ impl Guests {
         let api = self.cluster.api::<Pod>(&vmi.namespace().unwrap_or_default());
         match calls::create(&api, &pod).await {
             Ok(Some(created)) => {
+                self.recall.reserved(&key_of(vmi), Instant::now());
                 self.cluster.events.normal(
                     vmi,
                     "SuccessfulCreate",
@@ -346,8 +351,13 @@ impl Guests {
         Ok(held_up.again.map_or(Next::OnChange, Next::After))
     }
 
-    /// Phase Scheduling, and what the scheduler says.
+    /// Phase Scheduling, and what the scheduler says. Where a node is found at once, its agent says so.
     async fn schedule(&self, vmi: &VirtualMachineInstance, pod: &Pod) -> Result<Next, VmiError> {
+        if status::may_bind_unsaid(vmi, pod)
+            && let Some(rest) = self.recall.binds(&key_of(vmi), Instant::now())
+        {
+            return Ok(Next::After(rest));
+        }
         let mut new = status::scheduling(vmi, pod);
         status::show_volumes(&mut new, volumes::shown(&self.cluster, vmi));
         self.write(vmi, new).await?;

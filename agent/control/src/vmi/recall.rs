@@ -1,5 +1,5 @@
-//! What the controller of guests remembers of each between passes: the version that it wrote last, and since when the
-//! guest waits for claims of its own. Owns the answer to "is the cache behind us?". Refuses to be relied on: all of it may
+//! What the controller of guests remembers of each between passes: the version that it wrote last, since when the guest
+//! waits for claims of its own, and when its pod was made. Owns the answer to "is the cache behind us?". Refuses to be relied on: all of it may
 //! be lost, which costs a write that is refused, or a wait that is said later.
 //!
 //! Bounded by the number of guests: a guest that is gone is forgotten in the pass that finds it gone.
@@ -18,6 +18,10 @@ use crate::dispatch::Key;
 /// is longer is worth a write. What goes wrong with a claim is in its own events from the beginning.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// A node is found for a pod within this, and the guest's status is that node's from then on: phase Scheduling is worth a write
+/// only where it takes longer.
+const BINDS: Duration = Duration::from_secs(2);
+
 /// A watch is never so far behind that still works. After a backup of etcd was restored, versions count from an earlier
 /// number again, and what was written before would otherwise keep a guest waiting for ever.
 const TRUSTED: Duration = Duration::from_secs(60);
@@ -33,6 +37,8 @@ struct Entry {
     /// resourceVersion that was written last, and when.
     written: Option<(u64, Instant)>,
     waits_since: Option<Instant>,
+    /// When its pod was made.
+    reserved: Option<Instant>,
 }
 
 impl Recall {
@@ -68,6 +74,18 @@ impl Recall {
         if let Some(entry) = self.guests().get_mut(key) {
             entry.waits_since = None;
         }
+    }
+
+    /// The guest's pod was made just now.
+    pub(super) fn reserved(&self, key: &Key, now: Instant) {
+        self.guests().entry(key.clone()).or_default().reserved = Some(now);
+    }
+
+    /// A node is being found for the guest's pod: how much longer nothing need be said, or made again where the cache does
+    /// not know the pod yet; `None` when it is time to.
+    pub(super) fn binds(&self, key: &Key, now: Instant) -> Option<Duration> {
+        let reserved = self.guests().get(key)?.reserved?;
+        BINDS.checked_sub(now.saturating_duration_since(reserved)).filter(|rest| !rest.is_zero())
     }
 
     /// The guest is gone.
@@ -113,6 +131,17 @@ mod tests {
         recall.forget(&Key::new("shop", "web"));
         assert!(!recall.is_behind(&at("99"), now));
         assert!(recall.guests().is_empty());
+    }
+
+    #[test]
+    fn a_pod_is_given_a_moment_to_be_bound() {
+        let (recall, now, key) = (Recall::default(), Instant::now(), Key::new("shop", "web"));
+        assert_eq!(recall.binds(&key, now), None, "of a pod that another process made nothing is known");
+        recall.reserved(&key, now);
+        assert_eq!(recall.binds(&key, now), Some(BINDS));
+        assert_eq!(recall.binds(&key, now + BINDS), None);
+        recall.reserved(&key, now + BINDS);
+        assert_eq!(recall.binds(&key, now + BINDS), Some(BINDS), "it was made again");
     }
 
     #[test]

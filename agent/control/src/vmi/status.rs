@@ -191,6 +191,12 @@ pub(crate) fn show_volumes(vmi: &mut VirtualMachineInstance, shown: Vec<VolumeSt
     status.volume_status = merged.collect();
 }
 
+/// Whether it need not be said at once that a pod exists: the node that takes it will say more.
+pub(crate) fn may_bind_unsaid(vmi: &VirtualMachineInstance, pod: &Pod) -> bool {
+    let phase = vmi.status.as_ref().map(|status| status.phase.clone()).unwrap_or_default();
+    phase == VmiPhase::Pending && unschedulable(pod).is_none()
+}
+
 /// The pod exists: phase Scheduling, and what the scheduler says of it.
 pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMachineInstance {
     let mut new = vmi.clone();
@@ -283,6 +289,18 @@ mod tests {
             // What the status says of an earlier wait is not true any more.
             assert!(!may_wait_unsaid(&held_up(&accepted, &other), &own), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_without_a_node_is_told_of_at_once() {
+        let pod = |conditions: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"status": {"conditions": conditions}})).unwrap()
+        };
+        let (accepted, fresh) = (accept(&VirtualMachineInstance::default()), pod(serde_json::json!([])));
+        assert!(may_bind_unsaid(&accepted, &fresh));
+        let refused = serde_json::json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]);
+        assert!(!may_bind_unsaid(&accepted, &pod(refused)));
+        assert!(!may_bind_unsaid(&scheduling(&accepted, &fresh), &fresh), "what was said is kept up");
     }
 
     #[test]

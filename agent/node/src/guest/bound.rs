@@ -5,6 +5,7 @@ use furrow_api::names;
 use furrow_api::reservation::Reservation;
 use furrow_model::guest::PodSize;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use tokio::time::Instant;
 
@@ -29,6 +30,10 @@ pub(crate) struct BoundPod {
     resize_pending: Option<PendingResize>,
     /// When the scheduler bound it, in milliseconds since 1970, to the second.
     pub(crate) bound_ms: Option<i64>,
+    /// When control made it.
+    pub(crate) created: Option<Time>,
+    /// Its class of service.
+    pub(crate) qos_class: Option<String>,
     /// When this agent first saw it.
     pub(crate) seen: Instant,
 }
@@ -86,6 +91,8 @@ impl BoundPod {
             bound_ms: scheduled
                 .and_then(|condition| condition.last_transition_time.as_ref())
                 .map(|time| time.0.as_millisecond()),
+            created: pod.metadata.creation_timestamp.clone(),
+            qos_class: status.qos_class,
             seen: Instant::now(),
         })
     }

@@ -444,7 +444,7 @@ impl Pass<'_> {
 
     /// Where the guest is, as its status says it.
     fn here(&self) -> Here<'_> {
-        Here { node: &self.context.facts.node, pod: self.subject.pod.as_ref().map(|pod| pod.uid.as_str()) }
+        Here { node: &self.context.facts.node, pod: self.subject.pod.as_deref() }
     }
 
     async fn seed_bytes(&self) -> Option<i64> {

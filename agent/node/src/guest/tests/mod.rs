@@ -209,6 +209,23 @@ async fn a_bound_guest_is_started_and_described() {
 }
 
 #[tokio::test]
+async fn a_guest_that_is_bound_before_control_says_so_has_the_whole_of_its_way_in_its_status() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| {
+        let waits = json!({"type": "Synchronized", "status": "False", "reason": "PvcNotBound"});
+        vmi["status"] = json!({"phase": "Pending", "conditions": [waits],
+            "phaseTransitionTimestamps": [{"phase": "Pending", "phaseTransitionTimestamp": "2026-01-01T00:00:00Z"}]});
+    });
+    bench.pass().await;
+    let status = bench.world.object(VMI)["status"].clone();
+    let phases: Vec<_> =
+        status["phaseTransitionTimestamps"].as_array().expect("phases").iter().map(|p| &p["phase"]).collect();
+    assert_eq!(phases, ["Pending", "Scheduling", "Scheduled", "Running"]);
+    assert_eq!(bench.condition("DataVolumesReady")["reason"], "AllDVsReady");
+    assert_eq!(bench.condition("Synchronized"), Value::Null);
+}
+
+#[tokio::test]
 async fn a_guest_that_is_to_start_paused_does_not_execute() {
     let mut bench = Bench::new();
     bench.world.change(VMI, |vmi| vmi["spec"]["startStrategy"] = json!("Paused"));
