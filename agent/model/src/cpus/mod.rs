@@ -141,7 +141,11 @@ impl fmt::Display for CpuSet {
             while let Some(next) = rest.next_if(|next| *next == last + 1) {
                 last = next;
             }
-            if first == last { write!(f, "{comma}{first}")? } else { write!(f, "{comma}{first}-{last}")? }
+            if first == last {
+                write!(f, "{comma}{first}")?
+            } else {
+                write!(f, "{comma}{first}-{last}")?
+            }
             comma = ",";
         }
         Ok(())
@@ -178,9 +182,15 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_refused_with_the_part_that_is_wrong() {
-        for (text, part) in
-            [("a", "a"), ("0,,1", ""), ("3-1", "3-1"), ("1-", "1-"), ("-1", "-1"), ("0-3:1/2", "0-3:1/2"), ("8192", "8192")]
-        {
+        for (text, part) in [
+            ("a", "a"),
+            ("0,,1", ""),
+            ("3-1", "3-1"),
+            ("1-", "1-"),
+            ("-1", "-1"),
+            ("0-3:1/2", "0-3:1/2"),
+            ("8192", "8192"),
+        ] {
             let error = text.parse::<CpuSet>().expect_err("it is refused");
             assert_eq!(error.part, part, "{text}");
         }

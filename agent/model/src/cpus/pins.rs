@@ -175,8 +175,8 @@ fn io_threads(count: usize, vcpus: &[u32], own: &CpuSet) -> Vec<CpuSet> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::topology::two_nodes;
     use super::super::cpus;
+    use super::super::topology::two_nodes;
     use super::*;
 
     /// A guest without I/O threads.
@@ -231,7 +231,10 @@ mod tests {
     fn io_threads_share_what_the_vcpus_have_or_have_their_own() {
         let shown = |pins: Pins| pins.io_threads.iter().map(CpuSet::to_string).collect::<Vec<_>>();
         let with = |count, wish: PinWish| PinWish { io_threads: count, ..wish };
-        assert_eq!(shown(check(with(3, wish(8, 1, false)), "0-7", &[0, 4, 1, 5, 2, 6, 3, 7], "0-7")), ["0-1,4", "2,5-6", "3,7"]);
+        assert_eq!(
+            shown(check(with(3, wish(8, 1, false)), "0-7", &[0, 4, 1, 5, 2, 6, 3, 7], "0-7")),
+            ["0-1,4", "2,5-6", "3,7"]
+        );
         assert_eq!(shown(check(with(1, wish(2, 1, false)), "0-1", &[0, 1], "0-1")), ["0-1"]);
         assert_eq!(shown(check(with(3, wish(2, 1, false)), "0-1", &[0, 1], "0-1")), ["1", "0", "1"]);
         assert_eq!(shown(check(with(2, wish(1, 1, true)), "0-1", &[0], "1")), ["1", "1"]);

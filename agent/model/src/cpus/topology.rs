@@ -104,6 +104,9 @@ mod tests {
     #[test]
     fn what_is_offline_or_has_no_processors_is_left_out() {
         let siblings = [cpus("0,2"), cpus("1,3")];
-        check(&HostTopology::new(&cpus("0-1,3"), &[(2, CpuSet::default()), (0, cpus("0-3"))], &siblings), &["0: 0 1,3"]);
+        check(
+            &HostTopology::new(&cpus("0-1,3"), &[(2, CpuSet::default()), (0, cpus("0-3"))], &siblings),
+            &["0: 0 1,3"],
+        );
     }
 }

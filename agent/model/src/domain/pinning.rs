@@ -232,12 +232,8 @@ fn cpu_tune(pinning: &PinningSpec, pins: &Pins, virtualization: Virtualization) 
 
 fn map_nodes(spec: &DomainSpec, nodes: &[GuestNode], domain: &mut Domain) {
     let numbered = || (0_u32..).zip(nodes);
-    let cell = |(id, node): (u32, &GuestNode)| Cell {
-        id,
-        cpus: node.vcpus.to_string(),
-        memory: node.memory_kib,
-        unit: "KiB",
-    };
+    let cell =
+        |(id, node): (u32, &GuestNode)| Cell { id, cpus: node.vcpus.to_string(), memory: node.memory_kib, unit: "KiB" };
     if let Some(cpu) = &mut domain.cpu {
         cpu.numa = Some(Numa { cells: numbered().map(cell).collect() });
     }
