@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::cpus::{CpuManager, TopologyPolicy, kubelet_flags};
+pub(crate) use self::cpus::{DedicatedCpus, TopologyPolicy, kubelet_flags};
 pub(crate) use self::network::{Bond, BondMode, Proxy, SecondAddress, is_mac};
 pub(crate) use self::secret::{Secret, SecretKey, unwrapped};
 
@@ -186,7 +186,7 @@ pub(crate) struct Kubernetes {
     /// Labels of the node.
     pub(crate) node_labels: BTreeMap<String, String>,
     /// Which processors pods and guests may have to themselves.
-    pub(crate) cpu_manager: Option<CpuManager>,
+    pub(crate) cpu_manager: Option<DedicatedCpus>,
     /// `none`, `best-effort`, `restricted` or `single-numa-node`. Absent: the kubelet's own, `none`.
     pub(crate) topology_manager_policy: Option<TopologyPolicy>,
 }

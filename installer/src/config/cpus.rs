@@ -11,7 +11,7 @@ use super::{Kubernetes, Refusal, refuse};
 /// Which processors pods and guests may have to themselves.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CpuManager {
+pub(crate) struct DedicatedCpus {
     /// `static`: those who ask for whole ones get them; `none`: nobody does.
     pub(crate) policy: CpuPolicy,
     /// Those that nobody gets, as Linux lists them (`0-1,8`): the system, pods and guests without their own run there.
@@ -54,11 +54,11 @@ impl TopologyPolicy {
     }
 }
 
-impl CpuManager {
+impl DedicatedCpus {
     /// In the model's words. What `check` let pass is a list.
-    pub(crate) fn settings(&self) -> cpus::CpuManager {
+    pub(crate) fn settings(&self) -> cpus::CpuSettings {
         let reserved = self.reserved_cpus.as_deref().and_then(|list| list.parse().ok()).unwrap_or_default();
-        cpus::CpuManager { is_static: self.policy == CpuPolicy::Static, reserved }
+        cpus::CpuSettings { is_static: self.policy == CpuPolicy::Static, reserved }
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) fn check(kubernetes: &Kubernetes) -> Result<(), Refusal> {
 
 /// The kubelet's flags, `name=value`.
 pub(crate) fn kubelet_flags(kubernetes: &Kubernetes) -> Vec<String> {
-    let manager = kubernetes.cpu_manager.as_ref().map(CpuManager::settings);
+    let manager = kubernetes.cpu_manager.as_ref().map(DedicatedCpus::settings);
     let policy = manager.as_ref().map(|manager| format!("cpu-manager-policy={}", manager.policy()));
     let reserved = manager.filter(|manager| manager.is_static).map(|cpus| format!("reserved-cpus={}", cpus.reserved));
     let topology = kubernetes.topology_manager_policy;

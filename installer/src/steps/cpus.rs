@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use furrow_model::cpus::{CpuManager, CpuSet, KubeletState, must_forget};
+use furrow_model::cpus::{CpuSet, CpuSettings, KubeletState, must_forget};
 
 use super::{Node, StepError, file_error};
 
@@ -21,7 +21,7 @@ pub(super) fn forget_unusable(node: &Node, changed: bool) -> Result<(), StepErro
         read => read.map_err(file_error("read", record))?,
     };
     let online = std::fs::read_to_string(ONLINE).map_err(file_error("read", Path::new(ONLINE)))?;
-    let said = node.config.kubernetes.cpu_manager.as_ref().map(crate::config::CpuManager::settings);
+    let said = node.config.kubernetes.cpu_manager.as_ref().map(crate::config::DedicatedCpus::settings);
     if let Some(why) = unusable(&text, said, changed, &online) {
         node.say(&format!("removing the kubelet's record of dedicated CPUs: {why}"));
         crate::files::remove(record).map_err(file_error("remove", record))?;
@@ -30,8 +30,8 @@ pub(super) fn forget_unusable(node: &Node, changed: bool) -> Result<(), StepErro
 }
 
 /// Why the record must go. `said`: what node.yaml says; `online`: the node's processors, as Linux lists them.
-fn unusable(record: &str, said: Option<CpuManager>, changed: bool, online: &str) -> Option<String> {
-    let wanted = said.or_else(|| changed.then(CpuManager::default))?;
+fn unusable(record: &str, said: Option<CpuSettings>, changed: bool, online: &str) -> Option<String> {
+    let wanted = said.or_else(|| changed.then(CpuSettings::default))?;
     let online: CpuSet = online.parse().ok()?;
     match KubeletState::read(record) {
         Ok(state) => must_forget(&state, &wanted, &online),
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_record_goes_when_the_kubelet_would_not_start_with_it() {
         let check = |record: &str, reserved: Option<&str>, changed: bool, expected: Option<&str>| {
-            let said = reserved.map(|list| CpuManager {
+            let said = reserved.map(|list| CpuSettings {
                 is_static: !list.is_empty(),
                 reserved: list.parse().expect("a list of CPUs"),
             });

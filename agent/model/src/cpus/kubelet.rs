@@ -13,14 +13,14 @@ const STATIC: &str = "static";
 
 /// What a node's administrator says of the CPU manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CpuManager {
+pub struct CpuSettings {
     /// Processors are set aside for pods that ask for whole ones.
     pub is_static: bool,
     /// Those that no pod ever has to itself.
     pub reserved: CpuSet,
 }
 
-impl CpuManager {
+impl CpuSettings {
     /// The policy's name, as the kubelet has it.
     #[must_use]
     pub fn policy(&self) -> &'static str {
@@ -124,7 +124,7 @@ impl KubeletState {
 /// Why a kubelet with these settings would refuse to start with a record, which has to go before then; `None` when it
 /// takes it. `online`: the node's processors. The rules are those of the kubelet (`restoreState`, `validateState`).
 #[must_use]
-pub fn must_forget(state: &KubeletState, wanted: &CpuManager, online: &CpuSet) -> Option<String> {
+pub fn must_forget(state: &KubeletState, wanted: &CpuSettings, online: &CpuSet) -> Option<String> {
     if state.policy != wanted.policy() {
         return Some(format!("it is of policy {:?}, and {:?} is wanted", state.policy, wanted.policy()));
     }
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_record_is_forgotten_where_the_kubelet_would_not_start() {
         let check = |written: &str, reserved: Option<&str>, online: &str, expected: Option<&str>| {
-            let wanted = CpuManager { is_static: reserved.is_some(), reserved: cpus(reserved.unwrap_or_default()) };
+            let wanted = CpuSettings { is_static: reserved.is_some(), reserved: cpus(reserved.unwrap_or_default()) };
             let found = must_forget(&state(written), &wanted, &cpus(online));
             assert_eq!(found.as_deref(), expected, "{wanted:?}");
         };

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-pub use kubelet::{CpuManager, KubeletState, NotAssigned, StateError, must_forget};
+pub use kubelet::{CpuSettings, KubeletState, NotAssigned, StateError, must_forget};
 pub use mask::{MaskError, VcpuMask};
 pub use need::{CpuNeed, PARITY_ANNOTATION};
 pub use pins::{PinError, PinWish, Pins, choose};
