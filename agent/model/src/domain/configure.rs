@@ -123,6 +123,7 @@ fn features(spec: &DomainSpec, domain: &mut Domain) {
     domain.features = Some(Features {
         acpi: spec.features.acpi.then_some(Empty {}),
         apic: spec.features.apic.then(|| Apic { eoi: spec.features.apic_eoi.map(|on| Switch::new(on).state) }),
+        pmu: None,
         hyperv: if spec.features.hyperv_passthrough {
             Some(Hyperv { mode: "passthrough", ..Hyperv::default() })
         } else {
@@ -134,7 +135,6 @@ fn features(spec: &DomainSpec, domain: &mut Domain) {
             .then(|| KvmFeatures { hidden: Some(Switch::new(true)), hint_dedicated: None }),
         pvspinlock: spec.features.pvspinlock.map(Switch::new),
         smm: (spec.features.smm || secure_boot).then(|| Switch::new(true)),
-        pmu: None,
     });
 }
 

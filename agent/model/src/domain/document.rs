@@ -255,6 +255,8 @@ pub(super) struct Features {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) apic: Option<Apic>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pmu: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hyperv: Option<Hyperv>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kvm: Option<KvmFeatures>,
@@ -262,8 +264,6 @@ pub(super) struct Features {
     pub(super) pvspinlock: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) smm: Option<Switch>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pmu: Option<Switch>,
 }
 
 #[derive(Debug, Serialize)]
