@@ -4,6 +4,7 @@
 //! Every key is documented in `installer/node.yaml.md`; a test keeps the two equal. How the node is on its network, and
 //! through what it reaches others, is [`network`]'s; how a secret is written, [`secret`]'s.
 
+mod cpus;
 mod network;
 mod secret;
 
@@ -12,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::cpus::{DedicatedCpus, TopologyPolicy, kubelet_flags};
 pub(crate) use self::network::{Bond, BondMode, Proxy, SecondAddress, is_mac};
 pub(crate) use self::secret::{Secret, SecretKey, unwrapped};
 
@@ -183,6 +185,10 @@ pub(crate) struct Kubernetes {
     pub(crate) tls_sans: Vec<String>,
     /// Labels of the node.
     pub(crate) node_labels: BTreeMap<String, String>,
+    /// Which processors pods and guests may have to themselves.
+    pub(crate) cpu_manager: Option<DedicatedCpus>,
+    /// `none`, `best-effort`, `restricted` or `single-numa-node`. Absent: the kubelet's own, `none`.
+    pub(crate) topology_manager_policy: Option<TopologyPolicy>,
 }
 
 impl Default for Kubernetes {
@@ -193,6 +199,8 @@ impl Default for Kubernetes {
             cluster_dns: Ipv4Addr::new(10, 43, 0, 10),
             tls_sans: Vec::new(),
             node_labels: BTreeMap::new(),
+            cpu_manager: None,
+            topology_manager_policy: None,
         }
     }
 }
@@ -342,6 +350,7 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
             return refuse(key, cidr, "an IPv4 network such as 10.42.0.0/16");
         }
     }
+    cpus::check(&config.kubernetes)?;
     if config.ceph.disks.is_empty() {
         return refuse("ceph.disks", "[]", "at least one selector");
     }
@@ -561,7 +570,7 @@ mod tests {
     #[test]
     fn every_key_is_in_the_reference() {
         let reference = include_str!("../node.yaml.md");
-        let source = [include_str!("config.rs"), include_str!("config/network.rs")];
+        let source = [include_str!("config.rs"), include_str!("config/cpus.rs"), include_str!("config/network.rs")];
         let source = source.map(|text| text.split("#[cfg(test)]").next().unwrap_or("")).concat();
         let fields =
             source.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(f, _)| f));

@@ -5,6 +5,7 @@
 
 mod ceph;
 mod ceph_conf;
+mod cpus;
 mod follow;
 mod identity;
 mod join;

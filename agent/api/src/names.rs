@@ -32,6 +32,10 @@ pub const LABEL_SUBNET: &str = "ovn.kubernetes.io/subnet";
 pub const LABEL_STATE_FOR: &str = "persistent-state-for";
 /// Which part of the machine's state a claim keeps: `nvram`.
 pub const LABEL_STATE: &str = "furrow.io/state";
+/// Label of a node whose kubelet sets CPUs aside: `true` or `false` (KubeVirt's label).
+pub const LABEL_CPU_MANAGER: &str = "cpumanager";
+/// Label of a node where processes in real time may have a CPU whole (KubeVirt's label).
+pub const LABEL_REALTIME: &str = "kubevirt.io/realtime";
 /// Node that imports a DataVolume; its agent watches by it.
 pub const LABEL_IMPORT_NODE: &str = "furrow.io/import-node";
 

@@ -20,6 +20,7 @@ use furrow_api::{KubeVirt, VirtualMachineInstance, names};
 use furrow_model::overhead::{GuestSize, cpu_request_millis, memory_overhead};
 
 mod account;
+mod dedicated;
 
 /// KubeVirt's default of `cpuAllocationRatio`.
 const CPU_ALLOCATION_RATIO: i64 = 10;
@@ -86,7 +87,7 @@ pub(crate) fn render(
     annotations: BTreeMap<String, String>,
     settings: Option<&KubeVirt>,
 ) -> Result<Pod, RenderError> {
-    let taken = taken(&vmi.spec, settings)?;
+    let taken = dedicated::exact(vmi, taken(&vmi.spec, settings)?);
     let mut annotations = annotations;
     annotations.insert(names::ANNOTATION_RESERVATION.to_owned(), serde_json::to_string(reservation)?);
     let mut labels = vmi.labels().clone();
@@ -111,7 +112,7 @@ pub(crate) fn render(
             service_account_name: account.name,
             volumes: account.volumes,
             enable_service_links: Some(false),
-            node_selector: Some(spec.node_selector.clone()).filter(|selector| !selector.is_empty()),
+            node_selector: Some(dedicated::node_selector(vmi)).filter(|selector| !selector.is_empty()),
             priority_class_name: spec.priority_class_name.clone(),
             restart_policy: Some("Always".to_owned()),
             scheduler_name: spec.scheduler_name.clone(),
@@ -143,7 +144,7 @@ pub(crate) fn resources(
     vmi: &VirtualMachineInstance,
     settings: Option<&KubeVirt>,
 ) -> Result<serde_json::Value, RenderError> {
-    let Container { name, resources, .. } = container(&taken(&vmi.spec, settings)?);
+    let Container { name, resources, .. } = container(&dedicated::exact(vmi, taken(&vmi.spec, settings)?));
     Ok(serde_json::json!({"spec": {"containers": [{"name": name, "resources": resources}]}}))
 }
 
@@ -203,7 +204,8 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
     let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
     let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
     let usual = configuration.and_then(|configuration| configuration.cpu_request.as_ref());
-    let percent = developer.and_then(|developer| developer.memory_overcommit).map_or(100, i64::from).max(1);
+    let overcommit = developer.and_then(|developer| developer.memory_overcommit);
+    let percent = overcommit.filter(|_| !dedicated::is_dedicated(domain)).map_or(100, i64::from).max(1);
     let ratio = cpu_ratio(settings);
     let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());

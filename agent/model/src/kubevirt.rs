@@ -68,9 +68,11 @@ pub enum Gate {
 
 /// Gates whose feature is there without being asked for. A gate moves here with its feature.
 const OPEN: &[&str] = &[
+    "CPUManager",
     "CPUNodeDiscovery",
     "DownwardMetrics",
     "DynamicPodInterfaceNaming",
+    "NUMA",
     "NodeRestriction",
     "NonRoot",
     "ObjectGraph",
@@ -82,7 +84,6 @@ const CLOSED: &[&str] = &[
     "AlignCPUs",
     "AutoResourceLimitsGate",
     "BochsDisplayForEFIGuests",
-    "CPUManager",
     "ClusterProfiler",
     "CommonInstancetypesDeploymentGate",
     "DecentralizedLiveMigration",
@@ -112,7 +113,6 @@ const CLOSED: &[&str] = &[
     "Macvtap",
     "MigrationPriorityQueue",
     "MultiArchitecture",
-    "NUMA",
     "NetworkBindingPlugins",
     "PanicDevices",
     "Passt",

@@ -3,6 +3,7 @@
 
 pub mod cephconf;
 pub mod certificate;
+pub mod cpus;
 pub mod datavolume;
 pub mod dhcp;
 pub mod dhcp_options;

@@ -8,6 +8,7 @@ mod identity;
 mod memory;
 mod metrics;
 mod network;
+mod processors;
 mod storage;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -119,6 +120,7 @@ async fn parts(
         statistics: Arc::new(libvirt.clone()),
         dial: Arc::clone(&forwards) as Arc<dyn guest::ports::Dial>,
         kernels: Arc::new(images.clone()),
+        processors: Arc::new(processors::NodeProcessors::new(client.clone(), node.to_owned())),
         shown: Arc::default(),
         client,
     };

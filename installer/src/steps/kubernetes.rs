@@ -10,8 +10,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
 
-use super::{Node, StepError, file_error, is_active, now, systemctl, update};
-use crate::config::{NodeConfig, Role};
+use super::{Node, StepError, cpus, file_error, is_active, now, systemctl, update};
+use crate::config::{NodeConfig, Role, kubelet_flags};
 use crate::files::{differs, replace};
 use crate::join::Joined;
 use crate::pki;
@@ -121,6 +121,10 @@ fn config(config: &NodeConfig, joined: Option<&Joined>, token_file: &Path) -> St
     if !labels.is_empty() {
         keys["node-label"] = json!(labels);
     }
+    let flags = kubelet_flags(&config.kubernetes);
+    if !flags.is_empty() {
+        keys["kubelet-arg"] = json!(flags);
+    }
     // JSON is YAML, one key a line.
     let object: BTreeMap<String, serde_json::Value> = serde_json::from_value(keys).unwrap_or_default();
     let lines: Vec<String> = object.iter().map(|(key, value)| format!("{key}: {value}")).collect();
@@ -172,6 +176,7 @@ pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
         stop(node, "its configuration changed").await?;
     }
     if !is_active(unit).await? {
+        cpus::forget_unusable(node, changed.exists())?;
         systemctl(&["start", "--no-block", unit]).await?;
     }
     crate::files::remove(&changed).map_err(file_error("remove", &changed))
@@ -283,6 +288,14 @@ mod tests {
         let text = lines(Some(Role::Agent));
         assert!(text.contains("\nserver: \"https://10.0.0.9:6443\"\ntoken-file: \"/t\"\n"), "{text}");
         assert!(!text.contains("cidr") && !text.contains("tls-san"), "{text}");
+    }
+
+    #[test]
+    fn the_kubelets_flags_are_there_where_node_yaml_says_something_of_them() {
+        assert!(!lines(None).contains("kubelet-arg"), "{}", lines(None));
+        let text = "apiVersion: furrow.io/v1alpha1\nkind: Node\nhostname: n2\nmanagement: {interface: e, address: 10.0.0.2}\nkubernetes: {cpuManager: {policy: static, reservedCpus: '0-1'}}\nceph: {disks: [{path: /dev/b}]}\n";
+        let text = config(&crate::config::parse(text).expect("good"), None, Path::new("/t"));
+        assert!(text.contains("\nkubelet-arg: [\"cpu-manager-policy=static\",\"reserved-cpus=0-1\"]\n"), "{text}");
     }
 
     #[test]

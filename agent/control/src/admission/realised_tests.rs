@@ -102,6 +102,12 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row("domain.cpu.cores", "`<topology>`", Golden("cpu", &["cores=\"4\""])),
     row(
+        "domain.cpu.dedicatedCpuPlacement",
+        "a pod of whole CPUs on a node with `cpumanager=true`; `<vcpupin>` to one of those that its kubelet sets aside, and \
+         no other guest on them",
+        Golden("cpu-dedicated", &["<vcpupin vcpu=\"1\" cpuset=\"10\"/>", "<partition>/dedicated</partition>"]),
+    ),
+    row(
         "domain.cpu.features",
         "`<feature>` of `<cpu>`, each policy",
         Golden(
@@ -116,6 +122,11 @@ pub(super) const GUEST: &[Realised] = &[
         ),
     ),
     row(
+        "domain.cpu.isolateEmulatorThread",
+        "one CPU more; `<emulatorpin>` and `<iothreadpin>` to it",
+        Golden("cpu-isolated-emulator", &["<emulatorpin cpuset=\"4\"/>", "<iothreadpin iothread=\"1\" cpuset=\"4\"/>"]),
+    ),
+    row(
         "domain.cpu.maxSockets",
         "`<topology>`, with those of `sockets` as `current` of `<vcpu>`: room for more while running",
         Test("model/src/domain/tests.rs", "room_for_more_processors_is_part_of_the_topology"),
@@ -124,6 +135,26 @@ pub(super) const GUEST: &[Realised] = &[
         "domain.cpu.model",
         "`<cpu mode>`; `maximum` where the node has no KVM",
         Golden("cpu", &["<model fallback=\"forbid\">Skylake-Server</model>"]),
+    ),
+    row(
+        "domain.cpu.numa",
+        "`<numa>`, `<numatune>` and huge pages by the NUMA nodes of the guest's CPUs",
+        Golden(
+            "cpu-numa",
+            &[
+                "<memnode cellid=\"1\" mode=\"strict\" nodeset=\"1\"/>",
+                "<cell id=\"1\" cpus=\"2-3\" memory=\"65536\" unit=\"KiB\"/>",
+                "<page size=\"2048\" unit=\"KiB\" nodeset=\"1\"/>",
+            ],
+        ),
+    ),
+    row(
+        "domain.cpu.realtime",
+        "a node with `kubevirt.io/realtime=true`; `<vcpusched>` of the mask, locked memory, no PMU",
+        Golden(
+            "cpu-realtime",
+            &["<vcpusched vcpus=\"1-3\" scheduler=\"fifo\" priority=\"1\"/>", "<locked/>", "<pmu state=\"off\"/>"],
+        ),
     ),
     row("domain.cpu.sockets", "`<topology>`", Golden("cpu", &["sockets=\"2\""])),
     row(

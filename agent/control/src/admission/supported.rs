@@ -38,8 +38,6 @@ const fn only(path: &'static str, words: &'static [&'static str], why: &'static 
 
 const NO_UTILITY: &str = "volumes of the cluster's own, such as for a backup, are not supported yet: use addvolume";
 const NO_PASSTHROUGH: &str = "passing host devices through is not supported yet";
-const NO_PINNING: &str =
-    "no processor of a node is set aside for one guest: a promise of dedicated CPUs could not be kept";
 const NO_OTHER_HOST: &str =
     "a probe asks the guest itself, never another host: use httpHeaders for a name of the guest";
 const NO_TAGS: &str = "device tags are not supported yet";
@@ -63,10 +61,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("networks[].pod.vmNetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].pod.vmIPv6NetworkCIDR", "the address is that of the Subnet, not a private one behind NAT"),
     set("networks[].multus.default", "list the network first instead"),
-    set("domain.cpu.dedicatedCpuPlacement", NO_PINNING),
-    set("domain.cpu.isolateEmulatorThread", NO_PINNING),
-    set("domain.cpu.numa", NO_PINNING),
-    set("domain.cpu.realtime", NO_PINNING),
     set("domain.firmware.acpi", "additional ACPI tables are not supported yet"),
     only(
         "domain.firmware.kernelBoot.container.imagePullPolicy",

@@ -174,7 +174,8 @@ fn sockets(wanted: &DomainSpec, vmi: &VirtualMachineInstance) -> plug::Sockets {
     plug::Sockets {
         wanted: sockets(wanted.cpu.as_ref()).unwrap_or(current),
         current,
-        most: own.and_then(|cpu| cpu.max_sockets).map_or(current, i64::from),
+        // The kubelet gives no more to a pod whose CPUs are its own.
+        most: own.filter(|cpu| !cpu.dedicated_cpu_placement).and_then(|cpu| cpu.max_sockets).map_or(current, i64::from),
         plugging: Condition::find(conditions_of(Some(vmi)), "HotVCPUChange").is_some_and(Condition::is_true),
         migrating: is_migrating(vmi),
     }

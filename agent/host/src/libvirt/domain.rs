@@ -94,6 +94,8 @@ pub struct DomainRecord {
     pub images: Vec<String>,
     /// vCPUs that it has, and has room for.
     pub vcpus: Option<(u32, u32)>,
+    /// Processors of the node that it is kept to, as libvirt writes them; only one that has them to itself is.
+    pub cpus: Option<String>,
     /// Memory that the guest has now, in KiB.
     pub current_memory_kib: Option<u64>,
     /// Its memory, if it has room for more.
@@ -239,6 +241,7 @@ fn record(domain: &Domain) -> Result<DomainRecord, LibvirtError> {
         taps: live.taps,
         images: live.images,
         vcpus: live.vcpus,
+        cpus: live.cpus,
         current_memory_kib: live.current_memory_kib,
         memory: live.memory,
         user: live.user,

@@ -37,6 +37,7 @@ pub(super) struct Live {
     pub(super) taps: Vec<String>,
     pub(super) images: Vec<String>,
     pub(super) vcpus: Option<(u32, u32)>,
+    pub(super) cpus: Option<String>,
     pub(super) current_memory_kib: Option<u64>,
     pub(super) memory: Option<LiveMemory>,
     pub(super) user: Option<u32>,
@@ -86,6 +87,8 @@ struct Nvram {
 /// How many there is room for; `current` is absent when the domain has them all.
 #[derive(Deserialize)]
 struct Vcpu {
+    #[serde(rename = "@cpuset")]
+    cpuset: Option<String>,
     #[serde(rename = "@current")]
     current: Option<u32>,
     #[serde(rename = "$text")]
@@ -190,7 +193,8 @@ pub(super) fn read(xml: &str) -> Result<Live, LibvirtError> {
         agent_connected: false,
         taps: Vec::new(),
         images: document.os.nvram.and_then(|nvram| nvram.source?.image()).into_iter().collect(),
-        vcpus: document.vcpu.map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
+        vcpus: document.vcpu.as_ref().map(|vcpu| (vcpu.current.unwrap_or(vcpu.most), vcpu.most)),
+        cpus: document.vcpu.and_then(|vcpu| vcpu.cpuset),
         current_memory_kib: document.current_memory.and_then(Memory::kib),
         memory: None,
         user: document.labels.iter().find_map(SecurityLabel::user),
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn reads_owner_agent_taps_and_writable_images() {
         let live = read(
-            "<domain type='qemu' id='3'><name>a_b</name><vcpu placement='static' current='2'>8</vcpu>
+            "<domain type='qemu' id='3'><name>a_b</name><vcpu placement='static' cpuset='2-3' current='2'>8</vcpu>
                <currentMemory unit='KiB'>131072</currentMemory>
                <metadata><furrow:guest xmlns:furrow='https://furrow.io/libvirt/1' namespace='a' name='b' uid='u-1' generation='4'/></metadata>
                <devices>
@@ -286,6 +290,7 @@ mod tests {
                 taps: vec!["fw0123456789a".into()],
                 images: vec!["volumes/x".into()],
                 vcpus: Some((2, 8)),
+                cpus: Some("2-3".into()),
                 current_memory_kib: Some(131_072),
                 memory: None,
                 user: Some(64_055),

@@ -12,6 +12,7 @@ use super::document::{
     SysinfoEntry, SysinfoSystem, TbCache, TcgFeatures, Timer, TlbFlush, Topology, Vcpu, VendorId, Watchdog,
 };
 use super::memory;
+use super::pinning;
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
     WatchdogAction,
@@ -49,6 +50,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     inputs(spec, &mut domain);
     platform_devices(spec, &mut domain);
     devices::configure(spec, &mut domain);
+    pinning::configure(spec, facts, &mut domain);
     domain
 }
 
@@ -127,12 +129,16 @@ fn features(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     domain.features = Some(Features {
         acpi: spec.features.acpi.then_some(Empty {}),
         apic: spec.features.apic.then(|| Apic { eoi: spec.features.apic_eoi.map(|on| Switch::new(on).state) }),
+        pmu: None,
         hyperv: if spec.features.hyperv_passthrough {
             Some(Hyperv { mode: "passthrough", ..Hyperv::default() })
         } else {
             spec.features.hyperv.as_ref().map(hyperv)
         },
-        kvm: spec.features.kvm_hidden.then(|| KvmFeatures { hidden: Switch::new(true) }),
+        kvm: spec
+            .features
+            .kvm_hidden
+            .then(|| KvmFeatures { hidden: Some(Switch::new(true)), hint_dedicated: None }),
         pvspinlock: spec.features.pvspinlock.map(Switch::new),
         tcg: (facts.virtualization == Virtualization::Tcg)
             .then(|| TcgFeatures { tb_cache: TbCache { unit: "MiB", size: translations_mib(spec.memory_kib) } }),
@@ -171,7 +177,8 @@ fn hyperv(spec: &HypervSpec) -> Hyperv {
 
 fn cpu(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     let (count, most) = (spec.cpu.count(), spec.cpu.max_count());
-    domain.vcpu = Some(Vcpu { placement: "static", current: Some(count).filter(|count| *count < most), count: most });
+    let current = Some(count).filter(|count| *count < most);
+    domain.vcpu = Some(Vcpu { placement: "static", cpuset: None, current, count: most });
     let (mode, model) = match (&spec.cpu.model, facts.virtualization) {
         (CpuModelSpec::Named(name), _) => ("custom", Some(CpuModel { fallback: "forbid", name: name.clone() })),
         // The translator has no host CPU to copy. Its largest model boots as fast as its smallest (proofs/boot.md).

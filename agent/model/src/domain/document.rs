@@ -43,6 +43,12 @@ pub(super) struct Domain {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) iothreads: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cputune: Option<super::pinning::CpuTune>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) numatune: Option<super::pinning::NumaTune>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resource: Option<super::pinning::ResourceGroup>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sysinfo: Option<Sysinfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) os: Option<Os>,
@@ -86,14 +92,22 @@ pub(super) struct Size {
     pub(super) amount: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct MemoryBacking {
-    pub(super) hugepages: Hugepages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hugepages: Option<Hugepages>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nosharepages: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) locked: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) allocation: Option<super::pinning::Allocation>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Hugepages {
-    pub(super) page: Page,
+    #[serde(rename = "page")]
+    pub(super) pages: Vec<Page>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,12 +116,16 @@ pub(super) struct Page {
     pub(super) size: u64,
     #[serde(rename = "@unit")]
     pub(super) unit: &'static str,
+    #[serde(rename = "@nodeset", skip_serializing_if = "Option::is_none")]
+    pub(super) nodeset: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Vcpu {
     #[serde(rename = "@placement")]
     pub(super) placement: &'static str,
+    #[serde(rename = "@cpuset", skip_serializing_if = "Option::is_none")]
+    pub(super) cpuset: Option<String>,
     #[serde(rename = "@current", skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<u32>,
     #[serde(rename = "$text")]
@@ -237,6 +255,8 @@ pub(super) struct Features {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) apic: Option<Apic>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pmu: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hyperv: Option<Hyperv>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kvm: Option<KvmFeatures>,
@@ -270,7 +290,10 @@ pub(super) struct Apic {
 
 #[derive(Debug, Serialize)]
 pub(super) struct KvmFeatures {
-    pub(super) hidden: Switch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hidden: Option<Switch>,
+    #[serde(rename = "hint-dedicated", skip_serializing_if = "Option::is_none")]
+    pub(super) hint_dedicated: Option<Switch>,
 }
 
 #[derive(Debug, Default, Serialize)]

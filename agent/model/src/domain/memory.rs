@@ -34,19 +34,21 @@ pub(super) struct MaxMemory {
 /// `<numa>` of `<cpu>`.
 #[derive(Debug, Serialize)]
 pub(super) struct Numa {
-    cell: Cell,
+    #[serde(rename = "cell")]
+    pub(super) cells: Vec<Cell>,
 }
 
+/// `<cell>` of `<numa>`.
 #[derive(Debug, Serialize)]
-struct Cell {
+pub(super) struct Cell {
     #[serde(rename = "@id")]
-    id: u32,
+    pub(super) id: u32,
     #[serde(rename = "@cpus")]
-    cpus: String,
+    pub(super) cpus: String,
     #[serde(rename = "@memory")]
-    memory: u64,
+    pub(super) memory: u64,
     #[serde(rename = "@unit")]
-    unit: &'static str,
+    pub(super) unit: &'static str,
 }
 
 /// `<memory>` of `<devices>`.
@@ -93,8 +95,10 @@ pub(super) fn validate(spec: &DomainSpec) -> Result<(), DomainError> {
 /// Memory of the domain. After the processors: the NUMA cell is part of theirs.
 pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     domain.memory = Some(kib(spec.memory_kib));
-    domain.memory_backing =
-        spec.hugepage_kib.map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
+    domain.memory_backing = spec.hugepage_kib.map(|size| {
+        let pages = vec![Page { size, unit: "KiB", nodeset: None }];
+        MemoryBacking { hugepages: Some(Hugepages { pages }), ..MemoryBacking::default() }
+    });
     let pluggable_kib = spec.pluggable_kib();
     if pluggable_kib == 0 {
         return;
@@ -108,7 +112,7 @@ pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     if let Some(cpu) = &mut domain.cpu {
         let last = spec.cpu.max_count().saturating_sub(1);
         let cell = Cell { id: 0, cpus: format!("0-{last}"), memory: spec.memory_kib, unit: "KiB" };
-        cpu.numa = Some(Numa { cell });
+        cpu.numa = Some(Numa { cells: vec![cell] });
     }
     domain.devices.memory = Some(MemoryDevice {
         model: "virtio-mem",

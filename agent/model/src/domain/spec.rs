@@ -6,9 +6,12 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use crate::cpus::PinError;
+
 use super::devices::{self, DeviceSpec, DiskTuning, NicPlace};
 use super::io_threads::IoThreadPolicy;
 use super::memory;
+use super::pinning::{self, PinningSpec};
 
 /// Everything a guest's domain needs to know, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct DomainSpec {
     pub hugepage_kib: Option<u64>,
     /// vCPUs.
     pub cpu: CpuSpec,
+    /// Processors of the node that the guest has to itself.
+    pub pinning: Option<PinningSpec>,
     /// Firmware.
     pub firmware: Firmware,
     /// A kernel that the firmware hands over to at once.
@@ -451,6 +456,20 @@ pub enum DomainError {
     /// Memory in huge pages that is to grow.
     #[error("could not make a domain: memory in huge pages cannot grow while the guest runs")]
     HugePagesGrow,
+    /// Processors that the guest cannot be placed on.
+    #[error("could not make a domain")]
+    Pins(#[from] PinError),
+    /// Memory that cannot be spread over the node's NUMA nodes.
+    #[error(
+        "could not make a domain: {kib} KiB of memory cannot be spread over {nodes} NUMA nodes in huge pages, of which the \
+         guest must have some"
+    )]
+    NodeMemory {
+        /// What the guest has.
+        kib: u64,
+        /// How many nodes its processors are on.
+        nodes: u64,
+    },
     /// Two disks, NICs or other devices with one name.
     #[error("could not make a domain: the device name {name} is used twice")]
     NameTwice {
@@ -538,7 +557,8 @@ impl DomainSpec {
         if self.memory_kib < MIN_MEMORY_KIB {
             return Err(DomainError::NoMemory { kib: self.memory_kib });
         }
-        memory::validate(self)
+        memory::validate(self)?;
+        pinning::validate(self)
     }
 
     fn validate_devices(&self) -> Result<(), DomainError> {

@@ -78,6 +78,7 @@ fn tiny() -> DomainSpec {
             model: CpuModelSpec::HostModel,
             features: Vec::new(),
         },
+        pinning: None,
         firmware: Firmware::Bios { use_serial: false },
         kernel: None,
         machine: None,
@@ -305,3 +306,5 @@ fn a_plugged_disk_has_a_name_of_its_own_and_the_same_document() {
 
 #[path = "field_tests.rs"]
 mod fields;
+#[path = "pinning_tests.rs"]
+mod pinned;

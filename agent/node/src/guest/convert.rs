@@ -10,6 +10,7 @@ use furrow_api::VirtualMachineInstance;
 use furrow_api::quantity;
 use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume, STATE_NVRAM};
 use furrow_api::vmi::{self, Disk, Interface};
+use furrow_model::cpus::CpuNeed;
 use furrow_model::domain::{
     CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainSpec, Extras, Firmware, InputSpec, NicSpec,
     Owner, RbdSource, WatchdogAction, WatchdogSpec, nvram_template,
@@ -25,6 +26,7 @@ use super::host_disk::{self, HostDiskFileError};
 use super::kernel;
 use super::media;
 use super::names;
+use super::pinning;
 use super::platform;
 use super::seed::{self, SeedError};
 use super::unsupported;
@@ -206,6 +208,11 @@ impl GuestRequest {
         found.and_then(|volume| volume.host_disk.as_ref())
     }
 
+    /// How many processors the guest has to itself; `None` when none.
+    pub(crate) fn cpu_need(&self) -> Result<Option<CpuNeed>, ConvertError> {
+        Ok(pinning::need(&self.vmi, &cpu(&self.vmi.spec.domain, &ClusterDefaults::default())?))
+    }
+
     /// The domain's spec, once volumes and ports are there. `guest_dir`: where the files of volumes are.
     pub(crate) fn domain(
         &self,
@@ -231,6 +238,8 @@ impl GuestRequest {
             owner,
             serial_number: firmware.serial.clone().filter(|serial| !serial.is_empty()),
             memory_kib: memory_kib(spec)?,
+            // What is set aside for it is known only when it starts.
+            pinning: None,
             max_memory_kib: max_memory_kib(spec)?,
             hugepage_kib: platform::hugepage_kib(spec)?,
             firmware: bootloader(&firmware, sources.get(STATE_NVRAM))?,
@@ -438,7 +447,8 @@ fn cpu(spec: &vmi::DomainSpec, defaults: &ClusterDefaults) -> Result<CpuSpec, Co
     let implied = if named { None } else { implied_vcpus(spec)? };
     let model = cpu.model.filter(|model| !model.is_empty()).or_else(|| defaults.cpu_model.clone());
     let sockets = sockets.or(implied).unwrap_or(1);
-    let room = count_option(cpu.max_sockets, "domain.cpu.maxSockets")?;
+    // The kubelet sets no more aside for a pod that runs.
+    let room = count_option(cpu.max_sockets, "domain.cpu.maxSockets")?.filter(|_| !cpu.dedicated_cpu_placement);
     Ok(CpuSpec {
         sockets,
         max_sockets: room.unwrap_or(sockets).max(sockets),

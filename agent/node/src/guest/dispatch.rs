@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::bound::BoundPod;
+use super::cpus;
 use super::owner::{self, Artefacts};
 use super::ports::HostError;
 use super::{Context, Key};
@@ -191,6 +192,9 @@ impl Dispatch {
                 Ok(found) => {
                     self.found_uids = found.values().flat_map(|artefacts| artefacts.files.clone()).collect();
                     self.found = found;
+                    // Not before it is known who has which.
+                    let (dedicated, stop) = (Arc::clone(&self.context.cpus), self.context.stop.clone());
+                    tokio::spawn(cpus::follow(dedicated, stop));
                     return true;
                 }
                 Err(error) => tracing::warn!(error = %error, "the guests of this node cannot be listed yet"),
@@ -208,6 +212,9 @@ impl Dispatch {
             if !matches!(domain.state, DomainState::Off(_)) {
                 // Nobody else can have it: these domains run already.
                 let _ = self.context.images.take(&domain.name, &domain.images);
+                if let Some(cpus) = domain.cpus.as_deref().and_then(|list| list.parse().ok()) {
+                    self.context.cpus.hold(&domain.name, cpus);
+                }
             }
         }
         for port in self.context.ports.list().await? {

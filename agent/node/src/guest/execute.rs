@@ -21,12 +21,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
+use super::cpus::Taken;
 use super::credentials;
 use super::host_metrics;
 use super::inside;
 use super::kernel;
 use super::observe::Subject;
 use super::owner::Known;
+use super::pinning;
 use super::plug;
 use super::ports::HostError;
 use super::probes;
@@ -102,6 +104,7 @@ pub(super) struct Pass<'a> {
 pub(super) struct Prepared {
     claimed: VirtualMachineInstance,
     sources: HashMap<String, RbdSource>,
+    cpus: Option<Taken>,
     stages: Stages,
 }
 
@@ -137,7 +140,7 @@ impl Pass<'_> {
             Step::ReleaseVolumes => self.release_volumes().await?,
             Step::Undefine => {
                 domains.remove(&name).await?;
-                self.context.images.release(&name);
+                self.give_back(&name);
             }
             Step::RemoveFiles { uid } => self.remove_files(known, uid).await?,
             Step::Prepare => return self.prepare(known).await,
@@ -234,15 +237,28 @@ impl Pass<'_> {
         known.artefacts.files.insert(uid.clone());
         known.prepared = None;
         let prepared = Box::pin(self.prepare_parts(vmi, request, &uid)).await;
-        let prepared = prepared.inspect_err(|_| self.context.images.release(&name))?;
+        let prepared = prepared.inspect_err(|_| self.give_back(&name))?;
         known.latest = Some(Arc::new(prepared.claimed.clone()));
         known.ports_ensured = true;
         if prepared.claimed.metadata.deletion_timestamp.is_some() || is_over(&prepared.claimed) {
-            self.context.images.release(&name);
+            self.give_back(&name);
             return Ok(ControlFlow::Break(Next::Now));
         }
         known.prepared = Some(prepared);
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Frees what the guest's domain had to itself.
+    fn give_back(&self, domain: &str) {
+        self.context.images.release(domain);
+        self.context.cpus.release(domain);
+    }
+
+    /// Takes the processors that the guest has to itself, if it has any.
+    async fn take_cpus(&self, request: &GuestRequest) -> Result<Option<Taken>, Failure> {
+        let need = request.cpu_need().map_err(|error| Failure::from(&error))?;
+        let (Some(need), Some(pod)) = (need, self.subject.pod.as_ref()) else { return Ok(None) };
+        Ok(Some(self.context.cpus.take(&self.key.domain_name(), &pod.uid, need).await?))
     }
 
     async fn prepare_parts(
@@ -269,12 +285,13 @@ impl Pass<'_> {
             let fetched = kernel::ensure(&*self.context.kernels, request.kernel.as_ref(), &dir).await;
             fetched.map_err(Failure::from)
         });
+        let cpus = self.take_cpus(request);
         // Nothing is cancelled when one fails: the others finish, so that what they made is known.
-        let (claim, volumes, ports, seed) = tokio::join!(claim, volumes, ports, seed);
+        let (claim, volumes, ports, seed, cpus) = tokio::join!(claim, volumes, ports, seed, cpus);
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
         ports.0?;
         seed.0?;
-        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, stages })
+        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, cpus: cpus?, stages })
     }
 
     /// Starts the guest from what was prepared.
@@ -287,16 +304,17 @@ impl Pass<'_> {
         let paused = prepared.claimed.spec.start_strategy == Some(StartStrategy::Paused);
         let started = async {
             let facts = self.context.facts.host_facts(&self.subject.uid().unwrap_or_default(), &settings);
-            let spec = request
-                .domain(&prepared.sources, &facts.guest_dir, &settings.defaults)
-                .map_err(|error| Failure::from(&error))?;
+            let spec = request.domain(&prepared.sources, &facts.guest_dir, &settings.defaults);
+            let mut spec = spec.map_err(|error| Failure::from(&error))?;
+            let pinning = prepared.cpus.map(|taken| pinning::spec(&request.vmi, taken)).transpose();
+            spec.pinning = pinning.map_err(|error| Failure::from(&error))?;
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
             let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
             started?;
             Ok::<_, Failure>((queue, libvirt))
         };
-        let (queue, libvirt) = started.await.inspect_err(|_| self.context.images.release(&name))?;
+        let (queue, libvirt) = started.await.inspect_err(|_| self.give_back(&name))?;
         self.log_start(prepared.stages, queue, libvirt);
         self.context.events.normal(&prepared.claimed, "Created", "VirtualMachineInstance defined.");
         self.context.events.normal(&prepared.claimed, "Started", "VirtualMachineInstance started.");

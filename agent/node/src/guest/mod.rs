@@ -11,6 +11,7 @@
 mod bound;
 mod conditions;
 mod convert;
+mod cpus;
 mod credentials;
 mod devices;
 mod dispatch;
@@ -26,6 +27,7 @@ mod media;
 mod names;
 mod observe;
 mod owner;
+mod pinning;
 mod platform;
 mod plug;
 mod plug_disks;
@@ -53,6 +55,8 @@ use kube::Client;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use cpus::Processors;
+use cpus::{Dedicated, Waits};
 pub(crate) use dispatch::DispatchError;
 use host_metrics::RecentStats;
 use images::Images;
@@ -134,6 +138,8 @@ pub(crate) struct Parts {
     pub(crate) statistics: Arc<dyn crate::metrics::Statistics>,
     /// Registries that have kernels.
     pub(crate) kernels: Arc<dyn kernel::FetchesFiles>,
+    /// The node's processors.
+    pub(crate) processors: Arc<dyn Processors>,
     /// The node.
     pub(crate) facts: NodeFacts,
     /// Where the guests are shown.
@@ -153,6 +159,7 @@ struct Context {
     shown: Arc<Shown>,
     settings: watch::Receiver<Option<Settings>>,
     images: Images,
+    cpus: Arc<Dedicated>,
     events: Events,
     starts: Semaphore,
     /// Attempts of probes that may be under way: through guests' agents, and through their networks.
@@ -172,7 +179,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, dial, statistics, kernels, facts, shown } = parts;
+    let Parts { client, volumes, ports, domains, dial, statistics, kernels, processors, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
@@ -187,6 +194,7 @@ pub(crate) async fn run(
         shown,
         settings,
         images: Images::default(),
+        cpus: Arc::new(Dedicated::new(processors, Waits::default())),
         events,
         starts: Semaphore::new(CONCURRENT_STARTS),
         probes: Semaphore::new(probes::CONCURRENT_ATTEMPTS),

@@ -111,6 +111,18 @@ impl Owner {
         self.context.images.take(domain, &[image.to_owned()]).expect("nobody has it");
     }
 
+    /// Has a domain run on processors of its own.
+    #[cfg(test)]
+    pub(super) fn hold_cpus(&self, domain: &str, list: &str) {
+        self.context.cpus.hold(domain, list.parse().expect("a list of processors"));
+    }
+
+    /// Has it let go of them.
+    #[cfg(test)]
+    pub(super) fn release_cpus(&self, domain: &str) {
+        self.context.cpus.release(domain);
+    }
+
     /// Replaces what is known to be on the node.
     #[cfg(test)]
     pub(super) fn found(&mut self, artefacts: Artefacts) {

@@ -41,16 +41,8 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
 }
 
 fn domain(spec: &DomainSpec) -> Vec<&'static str> {
-    let cpu = spec.cpu.clone().unwrap_or_default();
     let firmware = spec.firmware.clone().unwrap_or_default();
-    used([
-        (cpu.dedicated_cpu_placement, "cpu.dedicatedCpuPlacement"),
-        (cpu.isolate_emulator_thread, "cpu.isolateEmulatorThread"),
-        (cpu.numa.is_some(), "cpu.numa"),
-        (cpu.realtime.is_some(), "cpu.realtime"),
-        (firmware.acpi.is_some(), "firmware.acpi"),
-        (spec.launch_security.is_some(), "launchSecurity"),
-    ])
+    used([(firmware.acpi.is_some(), "firmware.acpi"), (spec.launch_security.is_some(), "launchSecurity")])
 }
 
 fn devices(devices: &Devices) -> Vec<&'static str> {

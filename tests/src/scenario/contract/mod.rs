@@ -18,6 +18,7 @@ mod hostile;
 mod intruder;
 mod lifecycle;
 mod operations;
+mod pinning;
 mod python;
 mod random_guests;
 mod refused;
@@ -86,6 +87,7 @@ const PARTS: &[Part] = &[
     ("conditions", conditions::run),
     ("shaped", shaped::run),
     ("settings", settings::run),
+    ("pinning", pinning::run),
     ("python", python::run),
     ("hostile", hostile::run),
     ("random", random_guests::run),

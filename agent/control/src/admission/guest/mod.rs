@@ -9,6 +9,7 @@ mod dns;
 mod kernel;
 mod networks;
 mod objects;
+mod pinning;
 mod ports;
 mod probes;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub(crate) fn check(
     }
     eviction_strategy(base, spec, causes);
     compute::check(base, spec, causes);
+    pinning::check(&format!("{base}.domain"), &spec.domain, causes);
     devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
     objects::check(base, spec, identity.namespace, causes);

@@ -14,6 +14,7 @@ use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{
     DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, LiveMemory, OffReason, PauseReason,
 };
+use furrow_model::cpus::{CpuSet, HostTopology, KubeletState, Share};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use futures::FutureExt as _;
@@ -26,6 +27,7 @@ use tokio::io::DuplexStream;
 
 use crate::metrics::{AllStats, Statistics};
 
+use super::super::cpus::Processors;
 use super::super::kernel::{FetchesFiles, KernelFiles};
 use super::super::ports::{Dial, Domains, HostError, PortRecord, Ports, Volumes};
 
@@ -67,6 +69,12 @@ pub(super) struct State {
     pub(super) listening: BTreeSet<u16>,
     /// Guests do not let go of their disks.
     pub(super) holds_disks: bool,
+    /// The kubelet's record of CPUs.
+    pub(super) cpu_record: Option<String>,
+    /// What guests without CPUs of their own are kept to; the last is in force.
+    pub(super) shares: Vec<String>,
+    /// What the node's labels say: CPUs are set aside, and real time.
+    pub(super) labels: Option<(bool, bool)>,
     /// Operations that fail, by name.
     pub(super) failing: BTreeSet<&'static str>,
 }
@@ -302,6 +310,35 @@ impl Volumes for World {
     }
 }
 
+impl Processors for World {
+    fn record(&self) -> Result<Option<KubeletState>, HostError> {
+        let record = self.state().cpu_record.clone();
+        Ok(record.map(|text| KubeletState::read(&text).expect("a record")))
+    }
+
+    /// Eight of one thread each, on one NUMA node.
+    fn topology(&self) -> Result<HostTopology, HostError> {
+        Ok(HostTopology::new(&CpuSet::from_iter(0..8), &[], &[]))
+    }
+
+    fn realtime(&self) -> bool {
+        false
+    }
+
+    fn confine<'a>(&'a self, share: &'a Share) -> BoxFuture<'a, Result<(), HostError>> {
+        if let Err(error) = self.check("keep guests off CPUs") {
+            return ready(Err(error));
+        }
+        self.state().shares.push(share.to_string());
+        ready(Ok(()))
+    }
+
+    fn label(&self, dedicated: bool, realtime: bool) -> BoxFuture<'_, Result<(), HostError>> {
+        self.state().labels = Some((dedicated, realtime));
+        ready(Ok(()))
+    }
+}
+
 impl Domains for World {
     fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>> {
         ready(Ok(self.state().domains.values().cloned().collect()))
@@ -444,6 +481,7 @@ fn read_record(xml: &str) -> DomainRecord {
         taps: Vec::new(),
         images: Vec::new(),
         vcpus: Some(vcpus),
+        cpus: xml.contains("<vcpu placement=\"static\" cpuset=").then(|| between(" cpuset=\"", "\"")),
         current_memory_kib: Some(131_072),
         memory: xml.contains("<memory model=").then(|| LiveMemory {
             boot_kib: number64(&between("<currentMemory unit=\"KiB\">", "<")),

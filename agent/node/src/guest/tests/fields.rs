@@ -262,7 +262,6 @@ fn devices() {
 fn what_is_not_realised_is_named() {
     for (pointer, value, path) in [
         ("domain.devices.tpm", json!({"persistent": true}), "spec.domain.devices.tpm.persistent"),
-        ("domain.cpu", json!({"dedicatedCpuPlacement": true}), "spec.domain.cpu.dedicatedCpuPlacement"),
         ("resourceClaims", json!([{"name": "gpu"}]), "spec.resourceClaims"),
         ("volumes.1", json!({"name": "seed", "containerPath": {"path": "/a"}}), "containerPath"),
     ] {

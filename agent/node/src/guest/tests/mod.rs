@@ -2,6 +2,7 @@
 
 mod fakes;
 mod fields;
+mod pinning;
 mod plug;
 mod state;
 
@@ -173,6 +174,7 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         shown: Arc::default(),
         settings: watch::Sender::new(Some(Settings::default())).subscribe(),
         images: Images::default(),
+        cpus: Arc::new(pinning::dedicated(world)),
         starts: Semaphore::new(1),
         probes: Semaphore::new(1),
         reaching: Semaphore::new(1),
