@@ -222,6 +222,7 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
             vcpus,
             graphics: domain.devices.autoattach_graphics_device != Some(false),
             tpm: domain.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
+            shares: i64::try_from(domain.devices.filesystems.len()).unwrap_or(i64::MAX),
             added_bytes: bytes("spec.domain.memory.reservedOverhead.addedOverhead", added)?.unwrap_or_default(),
         })
     };

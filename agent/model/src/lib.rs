@@ -32,6 +32,7 @@ pub mod qcow2;
 pub mod reach;
 pub mod reasons;
 pub mod replicas;
+pub mod share;
 pub mod ssh_keys;
 pub mod vhostmd;
 pub mod vm;

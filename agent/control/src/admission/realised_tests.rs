@@ -333,6 +333,20 @@ pub(super) const GUEST: &[Realised] = &[
         "`<watchdog>`",
         Golden("devices", &["<watchdog model=\"i6300esb\" action=\"poweroff\">"]),
     ),
+    row(
+        "domain.devices.filesystems[].name",
+        "`<target>`: the tag by which the guest mounts the files of a configMap, secret, downwardAPI or serviceAccount \
+         volume; they follow its object within a minute",
+        Golden("shares", &["<target dir=\"settings\"/>", "<source dir=\"/run/furrow/shares/uid-1/settings\"/>"]),
+    ),
+    row(
+        "domain.devices.filesystems[].virtiofs",
+        "`<filesystem>` of virtiofsd, read-only, over memory that both map",
+        Golden(
+            "shares",
+            &["<driver type=\"virtiofs\" queue=\"1024\"/>", "<readonly/>", "<access mode=\"shared\"/>"],
+        ),
+    ),
     row("domain.devices.watchdog.name", "the alias", Golden("devices", &["<alias name=\"ua-dog\"/>"])),
     row("domain.features.acpi", "`<acpi/>`; on unless turned off", Golden("tiny-kvm", &["<acpi/>"])),
     row("domain.features.apic.enabled", "`<apic/>`; on unless turned off", Golden("tiny-kvm", &["<apic/>"])),

@@ -76,10 +76,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
-    set(
-        "domain.devices.filesystems",
-        "no virtiofsd runs on a node: give the guest a disk, or a configMap or secret volume",
-    ),
     set("domain.devices.gpus", "GPUs are not supported yet"),
     set("domain.devices.hostDevices", NO_PASSTHROUGH),
     set(

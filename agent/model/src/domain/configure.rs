@@ -12,6 +12,7 @@ use super::document::{
     SysinfoEntry, SysinfoSystem, Timer, TlbFlush, Topology, Vcpu, VendorId, Watchdog,
 };
 use super::memory;
+use super::shares;
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
     WatchdogAction,
@@ -49,6 +50,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     inputs(spec, &mut domain);
     platform_devices(spec, &mut domain);
     devices::configure(spec, &mut domain);
+    shares::configure(spec, facts, &mut domain);
     domain
 }
 

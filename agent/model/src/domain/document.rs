@@ -88,7 +88,12 @@ pub(super) struct Size {
 
 #[derive(Debug, Serialize)]
 pub(super) struct MemoryBacking {
-    pub(super) hugepages: Hugepages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hugepages: Option<Hugepages>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<super::shares::MemorySource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access: Option<super::shares::MemoryAccess>,
 }
 
 #[derive(Debug, Serialize)]
@@ -397,6 +402,8 @@ pub(super) struct Devices {
     pub(super) disks: Vec<super::disks::Disk>,
     #[serde(rename = "controller")]
     pub(super) controllers: Vec<Controller>,
+    #[serde(rename = "filesystem")]
+    pub(super) filesystems: Vec<super::shares::Filesystem>,
     #[serde(rename = "interface")]
     pub(super) interfaces: Vec<Interface>,
     #[serde(rename = "serial")]

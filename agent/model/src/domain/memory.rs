@@ -93,8 +93,8 @@ pub(super) fn validate(spec: &DomainSpec) -> Result<(), DomainError> {
 /// Memory of the domain. After the processors: the NUMA cell is part of theirs.
 pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     domain.memory = Some(kib(spec.memory_kib));
-    domain.memory_backing =
-        spec.hugepage_kib.map(|size| MemoryBacking { hugepages: Hugepages { page: Page { size, unit: "KiB" } } });
+    let hugepages = spec.hugepage_kib.map(|size| Hugepages { page: Page { size, unit: "KiB" } });
+    domain.memory_backing = hugepages.map(|pages| MemoryBacking { hugepages: Some(pages), source: None, access: None });
     let pluggable_kib = spec.pluggable_kib();
     if pluggable_kib == 0 {
         return;

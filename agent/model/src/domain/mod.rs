@@ -8,6 +8,7 @@ mod disks;
 mod document;
 mod io_threads;
 mod memory;
+mod shares;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use devices::{
 pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;
 pub use memory::{MEMORY_ALIAS, MEMORY_BLOCK_KIB};
+pub use shares::TAG_MAX_BYTES;
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, KernelSpec, NicSpec, Owner, RbdSource, TimerName,

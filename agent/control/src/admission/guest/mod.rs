@@ -6,6 +6,7 @@ mod credentials;
 mod devices;
 mod disks;
 mod dns;
+mod filesystems;
 mod kernel;
 mod networks;
 mod objects;
@@ -48,6 +49,7 @@ pub(crate) fn check(
     compute::check(base, spec, causes);
     devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
+    filesystems::check(base, spec, causes);
     objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
     probes::check(base, spec, causes);

@@ -51,6 +51,7 @@ fn document(request: &GuestRequest) -> Result<String, ConvertError> {
         request.volumes().map(|volume| (volume.name.clone(), source(&volume.pool, &volume.image))).collect();
     let spec = request.domain(&sources, Path::new("/guests/uid-1"), &ClusterDefaults::default())?;
     let facts = HostFacts {
+        shares_dir: "/shares/uid-1".into(),
         virtualization: Virtualization::Kvm,
         emulator: "qemu".to_owned(),
         firmware_dir: "/ovmf".to_owned(),
@@ -237,6 +238,10 @@ fn devices() {
     part("sound", json!({"name": "card"}), &["<sound model=\"ich9\">", "ua-card"]);
     part("panicDevices", json!([{}, {"model": "pvpanic"}]), &["<panic model=\"isa\"/>", "<panic model=\"pvpanic\"/>"]);
     part("tpm", json!({}), &["<tpm model=\"tpm-tis\">"]);
+    let mut shared = with("domain.devices.filesystems", json!([{"name": "map", "virtiofs": {}}]));
+    shared["spec"]["volumes"].as_array_mut().expect("volumes").push(json!({"name": "map", "configMap": {"name": "o"}}));
+    let shared = xml(shared).expect("a domain");
+    assert!(shared.contains("<source dir=\"/shares/uid-1/map\"/>") && !shared.contains("volume-map.iso"), "{shared}");
     part("rng", json!({}), &["<rng model="]);
     part("watchdog", json!({"name": "dog", "i6300esb": {"action": "poweroff"}}), &["action=\"poweroff\"", "ua-dog"]);
     let keyboard = json!([{"name": "keys", "type": "keyboard", "bus": "virtio"}]);
@@ -263,6 +268,11 @@ fn what_is_not_realised_is_named() {
     for (pointer, value, path) in [
         ("domain.devices.tpm", json!({"persistent": true}), "spec.domain.devices.tpm.persistent"),
         ("domain.cpu", json!({"dedicatedCpuPlacement": true}), "spec.domain.cpu.dedicatedCpuPlacement"),
+        (
+            "domain.devices.filesystems",
+            json!([{"name": "root", "virtiofs": {}}]),
+            "spec.domain.devices.filesystems[root]",
+        ),
         ("resourceClaims", json!([{"name": "gpu"}]), "spec.resourceClaims"),
         ("volumes.1", json!({"name": "seed", "containerPath": {"path": "/a"}}), "containerPath"),
     ] {

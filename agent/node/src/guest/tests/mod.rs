@@ -3,6 +3,7 @@
 mod fakes;
 mod fields;
 mod plug;
+mod shares;
 mod state;
 
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use fakes::World;
 const VMI: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/vm";
 const POD: &str = "/api/v1/namespaces/default/pods/virt-launcher-vm-x";
 const DOMAIN: &str = "default_vm";
+/// What guests mount, in the directory of the guests' own.
+const SHARES: &str = ".shares";
 
 /// A world with one VMI that is bound to this node, and the owner of its guest.
 struct Bench {
@@ -146,8 +149,10 @@ impl Bench {
         let state = self.world.state();
         assert!(state.domains.is_empty(), "domains: {:?}", state.domains);
         assert!(state.ports.is_empty(), "ports: {:?}", state.ports);
-        let files = std::fs::read_dir(self.guests.path()).expect("the directory").count();
-        assert_eq!(files, 0, "guest directories");
+        let entries = |dir: std::path::PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let files = entries(self.guests.path().to_owned()).filter(|entry| entry.file_name() != SHARES);
+        assert_eq!(files.count(), 0, "guest directories");
+        assert_eq!(entries(self.guests.path().join(SHARES)).count(), 0, "what guests mounted");
     }
 }
 
@@ -158,6 +163,7 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         emulator: "/usr/bin/qemu".to_owned(),
         firmware_dir: "/usr/share/OVMF".to_owned(),
         guests_dir: guests.path().to_owned(),
+        shares_dir: guests.path().join(SHARES),
         kvm: false,
     };
     let context = Context {
