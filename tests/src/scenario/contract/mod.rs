@@ -16,6 +16,7 @@ mod domain;
 mod fields;
 mod hostile;
 mod intruder;
+mod io_error;
 mod lifecycle;
 mod operations;
 mod python;
@@ -25,6 +26,7 @@ mod registry;
 mod rfb;
 mod settings;
 mod shaped;
+mod shares;
 mod state;
 mod vnc;
 mod words;
@@ -84,6 +86,7 @@ const PARTS: &[Part] = &[
     ("words", words::run),
     ("container-disk", container_disk::run),
     ("conditions", conditions::run),
+    ("io-error", io_error::run),
     ("shaped", shaped::run),
     ("settings", settings::run),
     ("python", python::run),

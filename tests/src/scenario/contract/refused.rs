@@ -34,7 +34,6 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/tpm", r#"{"persistent":true}"#, "persistent"),
     row("/domain/devices/autoattachVSOCK", "true", ""),
     row("/domain/devices/clientPassthrough", "{}", ""),
-    row("/volumes/-", r#"{"name":"x","downwardMetrics":{}}"#, "downwardMetrics"),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, "[0].name"),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
     row("/volumes/-", r#"{"name":"x","containerPath":{"path":"/x"}}"#, "containerPath"),
