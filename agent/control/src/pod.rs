@@ -319,6 +319,8 @@ mod tests {
         check(json!({"devices": {}, "cpu": {"cores": 2, "sockets": 2}, "memory": {"guest": "8Gi"}}), 400, 8192 + 138);
         let headless = json!({"devices": {"autoattachGraphicsDevice": false}, "memory": {"guest": "1Gi"}});
         check(headless, 100, 1024 + 68);
+        let shares = json!([{"name": "a", "virtiofs": {}}, {"name": "b", "virtiofs": {}}]);
+        check(json!({"devices": {"filesystems": shares}, "memory": {"guest": "1Gi"}}), 100, 1024 + 100 + 2 * 16);
     }
 
     #[test]

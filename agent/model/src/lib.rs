@@ -20,6 +20,7 @@ pub mod ipam;
 pub mod kubevirt;
 pub mod mac;
 pub mod metrics;
+pub mod metrics_disk;
 pub mod oci;
 pub mod overhead;
 pub mod podnet;

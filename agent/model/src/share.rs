@@ -52,7 +52,8 @@ pub struct FileNameError(String);
 /// When a file has a name that leads elsewhere, or one of the layout's own.
 pub fn share_steps(found: &FoundShare, wanted: &Files, version: &str) -> Result<Vec<ShareStep>, FileNameError> {
     // Kubernetes lets no key of an object be so; it is not trusted with root's hands.
-    let wrong = |name: &&String| name.is_empty() || *name == "." || name.starts_with("..") || name.contains(['/', '\0']);
+    let wrong =
+        |name: &&String| name.is_empty() || *name == "." || name.starts_with("..") || name.contains(['/', '\0']);
     if let Some(name) = wanted.keys().find(wrong) {
         return Err(FileNameError(name.clone()));
     }
@@ -118,7 +119,12 @@ mod tests {
         // Filled and never pointed to; pointed to, and neither linked nor cleared away.
         let again = [Fill(name("..new")), Point(name("..new")), Remove(name("..half")), Remove(name("..old"))];
         check(&["..half", "..data", "..old", "a"], Some(("..old", old)), &new, &again);
-        check(&["..data", "..old", "..now"], Some(("..now", new.clone())), &new, &[Link(name("a")), Remove(name("..old"))]);
+        check(
+            &["..data", "..old", "..now"],
+            Some(("..now", new.clone())),
+            &new,
+            &[Link(name("a")), Remove(name("..old"))],
+        );
     }
 
     #[test]

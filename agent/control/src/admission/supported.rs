@@ -101,7 +101,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].containerPath", "a guest has no container whose paths it could see"),
     set("volumes[].downwardAPI.fields[].mode", "the volume is read-only and all of it may be read"),
     set("volumes[].downwardAPI.fields[].resourceFieldRef", "a guest sees its own hardware: use fieldRef"),
-    set("volumes[].downwardMetrics", "host metrics are told over a port of the guest: use devices.downwardMetrics"),
     set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
 ];

@@ -270,6 +270,17 @@ fn file_systems_are_shared_read_only_with_memory_that_two_processes_map() {
 }
 
 #[test]
+fn metrics_are_on_a_disk_that_is_read_past_the_page_cache() {
+    let mut spec = tiny();
+    spec.disks.push(DiskSpec {
+        source: DiskSource::File(PathBuf::from("/var/lib/furrow/guests/uid-1/host-metrics.img")),
+        read_only: true,
+        ..rbd("told", "unused")
+    });
+    check("metrics-disk", &spec, Virtualization::Kvm);
+}
+
+#[test]
 fn two_devices_have_two_places() {
     let mut spec = tiny();
     let place = "0000:00:10.0".parse().ok();

@@ -460,7 +460,9 @@ pub enum DomainError {
         name: String,
     },
     /// The name of a shared file system that does not fit into its device.
-    #[error("could not make a domain: {name} is longer than the {max} bytes that the name of a shared file system may have")]
+    #[error(
+        "could not make a domain: {name} is longer than the {max} bytes that the name of a shared file system may have"
+    )]
     ShareName {
         /// The name.
         name: String,

@@ -25,6 +25,7 @@ use super::credentials;
 use super::host_metrics;
 use super::inside;
 use super::kernel;
+use super::metrics_disk;
 use super::observe::Subject;
 use super::owner::Known;
 use super::plug;
@@ -345,6 +346,7 @@ impl Pass<'_> {
         let written = tokio::task::spawn_blocking(move || {
             super::files::ensure_guest_dir(&dir)?;
             host_disk::ensure(&namespace, &volumes)?;
+            metrics_disk::make(&dir, &volumes)?;
             files.iter().try_for_each(|(name, iso)| seed::write(&dir, name, iso))
         });
         let written = written.await.map_err(|error| Failure {
@@ -401,6 +403,9 @@ impl Pass<'_> {
         }
         if known.host_metrics.is_none() {
             known.host_metrics = host_metrics::start(self.context, self.key, vmi);
+        }
+        if known.metrics_disk.is_none() {
+            known.metrics_disk = metrics_disk::start(self.context, self.key, vmi);
         }
         let pod_uid = self.pod_uid();
         let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };

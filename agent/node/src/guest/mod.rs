@@ -23,6 +23,7 @@ mod images;
 mod inside;
 pub(crate) mod kernel;
 mod media;
+mod metrics_disk;
 mod names;
 mod observe;
 mod owner;

@@ -60,6 +60,8 @@ pub(super) struct Known {
     pub(super) probes: Option<Probes>,
     /// The running guest is told of the node's metrics.
     pub(super) host_metrics: Option<DropGuard>,
+    /// The running guest's disk of metrics is written.
+    pub(super) metrics_disk: Option<DropGuard>,
     /// How far what it mounts by virtiofs follows its objects.
     pub(super) shares: shares::Kept,
     /// What the start that is under way works from.
@@ -324,6 +326,7 @@ impl Known {
             self.handed = Handed::default();
             self.probes = None;
             self.host_metrics = None;
+            self.metrics_disk = None;
             self.shares = shares::Kept::default();
         }
     }

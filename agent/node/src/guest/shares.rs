@@ -66,7 +66,7 @@ impl Kept {
         if let Some(error) = failed.as_ref().filter(|_| failed != self.failed) {
             tracing::warn!(vm = place.label(), error, "what a guest mounts stays as it was");
         }
-        if due {
+        if due || failed.is_some() {
             self.failed = failed;
         }
         self.next.map(|next| next.saturating_duration_since(now))

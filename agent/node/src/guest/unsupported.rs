@@ -101,7 +101,6 @@ fn interface_fields(interface: &Interface) -> impl Iterator<Item = &'static str>
 fn volume_source(volume: &Volume) -> impl Iterator<Item = &'static str> {
     used([
         (volume.host_disk.as_ref().is_some_and(|disk| disk.shared == Some(true)), "hostDisk.shared"),
-        (volume.downward_metrics.is_some(), "downwardMetrics"),
         (volume.memory_dump.is_some(), "memoryDump"),
         (volume.container_path.is_some(), "containerPath"),
     ])

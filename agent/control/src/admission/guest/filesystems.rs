@@ -19,7 +19,10 @@ pub(super) fn check(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut 
             causes.duplicate(&field, format!("{field} '{name}' is already that of another file system."));
         }
         if name.len() > TAG_MAX_BYTES {
-            causes.invalid(&field, format!("must have at most {TAG_MAX_BYTES} characters: it is the tag that is mounted"));
+            causes.invalid(
+                &field,
+                format!("must have at most {TAG_MAX_BYTES} characters: it is the tag that is mounted"),
+            );
         }
         match spec.volumes.iter().find(|volume| volume.name == name) {
             // KubeVirt's words for a disk of no volume.

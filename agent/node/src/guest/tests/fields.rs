@@ -196,6 +196,12 @@ fn volumes_that_are_files() {
         volume.as_object_mut().expect("an object").extend(source.as_object().expect("an object").clone());
         check("volumes.1", volume, &[path]);
     }
+    let mut told = with("volumes.1", json!({"name": "seed", "downwardMetrics": {}}));
+    told["spec"]["domain"]["devices"]["disks"][1] = json!({"name": "seed"});
+    let told = xml(told).expect("a domain");
+    let (_, disk) = told.split_once("<source file=\"/guests/uid-1/host-metrics.img\"/>").expect("the disk");
+    let disk = disk.split_once("</disk>").expect("its end").0;
+    assert!(disk.contains("<target dev=\"vdb\" bus=\"virtio\"/>") && disk.contains("<readonly/>"), "{disk}");
     let disk = json!({"path": "/var/lib/furrow/host-disks/default/a.img", "type": "Disk"});
     let vmi = with("volumes.1", json!({"name": "seed", "hostDisk": disk}));
     assert!(xml(vmi.clone()).expect("a domain").contains("/var/lib/furrow/host-disks/default/a.img"));

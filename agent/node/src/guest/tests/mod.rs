@@ -432,10 +432,14 @@ async fn an_agent_that_lacks_commands_is_told_and_asked_for_them_once() {
 async fn a_paused_guest_is_not_ready_and_tells_when_it_goes_on() {
     let mut bench = Bench::new();
     bench.pass().await;
-    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(PauseReason::User);
-    bench.pass().await;
-    let ready = bench.condition("Ready");
-    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    for (pause, reason) in [(PauseReason::User, "PausedByUser"), (PauseReason::IoError, "PausedIOError")] {
+        bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(pause);
+        bench.pass().await;
+        let paused = bench.condition("Paused");
+        assert_eq!((&paused["status"], &paused["reason"]), (&json!("True"), &json!(reason)));
+        let ready = bench.condition("Ready");
+        assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    }
     bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Running;
     bench.pass().await;
     assert_eq!(bench.condition("Ready")["status"], "True");
@@ -516,6 +520,30 @@ async fn a_guest_that_asks_is_told_of_the_nodes_metrics() {
         told.push_str(&String::from_utf8_lossy(&chunk[..read.expect("within its time").expect("read")]));
     }
     assert!(told.contains("<value>node-1</value>") && told.contains("<value>4.000000</value>"), "{told}");
+}
+
+#[tokio::test]
+async fn a_guest_with_a_disk_of_metrics_finds_them_there() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| {
+        vmi["spec"]["volumes"].as_array_mut().expect("volumes").push(json!({"name": "told", "downwardMetrics": {}}));
+        let disk = json!({"name": "told", "disk": {"bus": "virtio"}});
+        vmi["spec"]["domain"]["devices"]["disks"].as_array_mut().expect("disks").push(disk);
+    });
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running", "{}", bench.condition("Synchronized"));
+    let path = bench.guests.path().join("uid-1/host-metrics.img");
+    for _ in 0..100 {
+        let disk = std::fs::read(&path).expect("the disk");
+        assert_eq!((disk.len(), &disk[..4]), (262_144, &b"mvbd"[..]));
+        if String::from_utf8_lossy(&disk).contains("<value>node-1</value>") {
+            bench.world.end(DOMAIN, OffReason::Shutdown);
+            bench.pass().await;
+            return bench.assert_nothing_left();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("nobody writes to {}", path.display());
 }
 
 #[tokio::test]
