@@ -66,11 +66,82 @@ pub struct RegistryImport {
 }
 
 /// A Secret with logins for registries (type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PullSecret {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Further Secrets of that namespace: the first that has a login for the registry counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<String>,
+    /// They are those of a service account: one that is not there is passed over, as by the kubelet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_account: bool,
+}
+
+/// Begins what stands for the Secrets of a service account; no name of a Secret has a colon.
+const OF_ACCOUNT: &str = "serviceaccount:";
+
+impl PullSecret {
+    /// The Secret that a spec names.
+    #[must_use]
+    pub fn named(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), ..Self::default() }
+    }
+
+    /// The Secrets of a service account; `None` when it has none.
+    #[must_use]
+    pub fn of_account(namespace: &str, mut names: Vec<String>) -> Option<Self> {
+        names.retain(|name| !name.is_empty());
+        let more = names.split_off(names.len().min(1));
+        let name = names.pop()?;
+        Some(Self { namespace: namespace.to_owned(), name, more, of_account: true })
+    }
+
+    /// Names of the Secrets, in the order in which they are looked at.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.more.iter().map(String::as_str))
+    }
+
+    /// Reads what an annotation says: `<namespace>/<name>`, or `<namespace>/serviceaccount:<name>,<name>`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, names) = text.split_once('/')?;
+        match names.strip_prefix(OF_ACCOUNT) {
+            Some(names) => Self::of_account(namespace, names.split(',').map(str::to_owned).collect()),
+            None => Some(Self::named(namespace, names)),
+        }
+    }
+}
+
+impl std::fmt::Display for PullSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of_account = if self.of_account { OF_ACCOUNT } else { "" };
+        write!(f, "{}/{of_account}{}", self.namespace, self.names().collect::<Vec<_>>().join(","))
+    }
+}
+
+#[cfg(test)]
+mod pull_secret_tests {
+    use super::PullSecret;
+
+    #[test]
+    fn what_an_annotation_says_is_read_as_it_was_written() {
+        let one = PullSecret::named("shop", "login");
+        let account = PullSecret::of_account("shop", ["a", "", "b"].map(str::to_owned).to_vec());
+        let account = account.expect("two names");
+        for (secret, text) in [(&one, "shop/login"), (&account, "shop/serviceaccount:a,b")] {
+            assert_eq!(secret.to_string(), text);
+            assert_eq!(PullSecret::parse(text).as_ref(), Some(secret));
+        }
+        assert_eq!((PullSecret::parse("shop"), PullSecret::of_account("shop", Vec::new())), (None, None));
+    }
+
+    #[test]
+    fn one_that_a_spec_names_is_written_as_before() {
+        let text = serde_json::to_string(&PullSecret::named("shop", "login")).expect("JSON");
+        assert_eq!(text, r#"{"namespace":"shop","name":"login"}"#);
+    }
 }

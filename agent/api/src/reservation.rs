@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::import::PullSecret;
+
 /// Name of the reserved volume that keeps the variables of a guest's UEFI firmware. A volume of a spec is named by a DNS
 /// label, which has no slash.
 pub const STATE_NVRAM: &str = "state/nvram";
@@ -34,6 +36,9 @@ pub struct ReservedImage {
     /// The registry may be asked without TLS.
     #[serde(default)]
     pub plain_http: bool,
+    /// The login for the registry, where the spec names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_secret: Option<PullSecret>,
 }
 
 /// One VMI object, of this very creation.

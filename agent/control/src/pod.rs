@@ -224,6 +224,7 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
             vcpus,
             graphics: domain.devices.autoattach_graphics_device != Some(false),
             tpm: domain.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
+            shares: i64::try_from(domain.devices.filesystems.len()).unwrap_or(i64::MAX),
             added_bytes: bytes("spec.domain.memory.reservedOverhead.addedOverhead", added)?.unwrap_or_default(),
         })
     };
@@ -320,6 +321,8 @@ mod tests {
         check(json!({"devices": {}, "cpu": {"cores": 2, "sockets": 2}, "memory": {"guest": "8Gi"}}), 400, 8192 + 138);
         let headless = json!({"devices": {"autoattachGraphicsDevice": false}, "memory": {"guest": "1Gi"}});
         check(headless, 100, 1024 + 68);
+        let shares = json!([{"name": "a", "virtiofs": {}}, {"name": "b", "virtiofs": {}}]);
+        check(json!({"devices": {"filesystems": shares}, "memory": {"guest": "1Gi"}}), 100, 1024 + 100 + 2 * 16);
     }
 
     #[test]

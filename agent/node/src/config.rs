@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Directory of guests' seeds, sockets and logs.
     #[arg(long, default_value = "/var/lib/furrow/guests")]
     pub(crate) guests_dir: PathBuf,
+    /// Directory of what guests mount by virtiofs. In memory: it may be Secrets.
+    #[arg(long, default_value = "/run/furrow/shares")]
+    pub(crate) shares_dir: PathBuf,
     /// QEMU.
     #[arg(long, default_value = "/usr/bin/qemu-system-x86_64")]
     pub(crate) emulator: String,

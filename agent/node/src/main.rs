@@ -177,6 +177,7 @@ fn facts(options: &Options, node: String) -> NodeFacts {
         emulator: options.emulator.clone(),
         firmware_dir: options.firmware_dir.clone(),
         guests_dir: options.guests_dir.clone(),
+        shares_dir: options.shares_dir.clone(),
         kvm,
     }
 }

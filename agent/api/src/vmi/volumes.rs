@@ -92,6 +92,13 @@ impl Volume {
         ];
         kinds.into_iter().find_map(|(kind, there)| there.then_some(kind))
     }
+
+    /// Whether it can be shown to a guest as a file system (virtiofs) that follows its object: what KubeVirt calls a config
+    /// volume.
+    #[must_use]
+    pub fn is_config(&self) -> bool {
+        self.object_kind().is_some_and(|kind| kind != "sysprep")
+    }
 }
 
 /// A file of the node.

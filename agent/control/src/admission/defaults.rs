@@ -161,13 +161,14 @@ fn default_network(spec: &mut Value) {
     }
 }
 
-/// A volume without a disk gets one: it was listed to be seen.
+/// A volume that is neither a disk nor a file system becomes a disk: it was listed to be seen.
 fn disks_of_volumes(spec: &mut Value) {
     let names = |list: Option<&Value>| -> Vec<String> {
         let elements = list.and_then(Value::as_array).into_iter().flatten();
         elements.map(|element| text(element.get("name")).to_owned()).filter(|name| !name.is_empty()).collect()
     };
-    let shown = names(spec.pointer("/domain/devices/disks"));
+    let mut shown = names(spec.pointer("/domain/devices/disks"));
+    shown.extend(names(spec.pointer("/domain/devices/filesystems")));
     let hidden: Vec<_> = names(spec.get("volumes")).into_iter().filter(|name| !shown.contains(name)).collect();
     if hidden.is_empty() {
         return;

@@ -364,6 +364,17 @@ pub(super) const GUEST: &[Realised] = &[
         "`<watchdog>`",
         Golden("devices", &["<watchdog model=\"i6300esb\" action=\"poweroff\">"]),
     ),
+    row(
+        "domain.devices.filesystems[].name",
+        "`<target>`: the tag by which the guest mounts the files of a configMap, secret, downwardAPI or serviceAccount \
+         volume; they follow its object within a minute",
+        Golden("shares", &["<target dir=\"settings\"/>", "<source dir=\"/run/furrow/shares/uid-1/settings\"/>"]),
+    ),
+    row(
+        "domain.devices.filesystems[].virtiofs",
+        "`<filesystem>` of virtiofsd, read-only, over memory that both map",
+        Golden("shares", &["<driver type=\"virtiofs\" queue=\"1024\"/>", "<readonly/>", "<access mode=\"shared\"/>"]),
+    ),
     row("domain.devices.watchdog.name", "the alias", Golden("devices", &["<alias name=\"ua-dog\"/>"])),
     row("domain.features.acpi", "`<acpi/>`; on unless turned off", Golden("tiny-kvm", &["<acpi/>"])),
     row("domain.features.apic.enabled", "`<apic/>`; on unless turned off", Golden("tiny-kvm", &["<apic/>"])),
@@ -435,7 +446,7 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row(
         "domain.firmware.kernelBoot.container.imagePullSecret",
-        "user and password for the registry, or for its tokens",
+        "user and password for the registry, or for its tokens; without it those of the pull secrets of the service account `default`",
         Test("node/src/storage/import/registry_tests.rs", "a_password_or_a_token_is_given_to_who_asks_for_it"),
     ),
     row(
@@ -585,6 +596,11 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row("volumes[].downwardAPI.volumeLabel", "label of the ISO", OBJECTS),
     row(
+        "volumes[].downwardMetrics",
+        "a read-only virtio disk of 256 KiB with vhostmd's header and document, written anew every 5 seconds",
+        Golden("metrics-disk", &["<source file=\"/var/lib/furrow/guests/uid-1/host-metrics.img\"/>", "cache=\"none\""]),
+    ),
+    row(
         "volumes[].containerDisk.image",
         "a copy-on-write clone of the cluster's copy of the image; which image a tag means is asked when the guest starts",
         Test("node/src/storage/import/registry_tests.rs", "a_tag_that_moved_is_another_image"),
@@ -596,7 +612,7 @@ pub(super) const GUEST: &[Realised] = &[
     ),
     row(
         "volumes[].containerDisk.imagePullSecret",
-        "user and password for the registry, or for its tokens",
+        "user and password for the registry, or for its tokens; without it those of the pull secrets of the service account `default`",
         Test("node/src/storage/import/registry_tests.rs", "a_password_or_a_token_is_given_to_who_asks_for_it"),
     ),
     row(

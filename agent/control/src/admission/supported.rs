@@ -70,10 +70,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
-    set(
-        "domain.devices.filesystems",
-        "no virtiofsd runs on a node: give the guest a disk, or a configMap or secret volume",
-    ),
     set("domain.devices.gpus", "GPUs are not supported yet"),
     set("domain.devices.hostDevices", NO_PASSTHROUGH),
     set(
@@ -99,7 +95,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("volumes[].containerPath", "a guest has no container whose paths it could see"),
     set("volumes[].downwardAPI.fields[].mode", "the volume is read-only and all of it may be read"),
     set("volumes[].downwardAPI.fields[].resourceFieldRef", "a guest sees its own hardware: use fieldRef"),
-    set("volumes[].downwardMetrics", "host metrics are told over a port of the guest: use devices.downwardMetrics"),
     set("volumes[].hostDisk.shared", "a file of a node is that node's: use a claim of mode ReadWriteMany"),
     set("volumes[].memoryDump", "memory dumps are not supported yet"),
 ];

@@ -45,8 +45,8 @@ pub(crate) fn render(wanted: &Wanted) -> DataVolume {
     if let Some(path) = &wanted.path {
         annotations.insert(names::ANNOTATION_CONTAINER_DISK_PATH.to_owned(), path.clone());
     }
-    if let Some(PullSecret { namespace, name }) = &wanted.secret {
-        annotations.insert(names::ANNOTATION_PULL_SECRET.to_owned(), format!("{namespace}/{name}"));
+    if let Some(secret) = &wanted.secret {
+        annotations.insert(names::ANNOTATION_PULL_SECRET.to_owned(), secret.to_string());
     }
     let bytes = wanted.disk_bytes.div_ceil(STEP_BYTES).saturating_mul(STEP_BYTES);
     let resources = VolumeResources {
@@ -96,9 +96,7 @@ pub(super) fn path(volume: &DataVolume) -> Option<String> {
 
 /// The login that a copy is made with.
 pub(super) fn pull_secret(volume: &DataVolume) -> Option<PullSecret> {
-    let text = annotation(volume, names::ANNOTATION_PULL_SECRET)?;
-    let (namespace, name) = text.split_once('/')?;
-    Some(PullSecret { namespace: namespace.to_owned(), name: name.to_owned() })
+    PullSecret::parse(&annotation(volume, names::ANNOTATION_PULL_SECRET)?)
 }
 
 /// What a copy is of; `None` for any other DataVolume.
@@ -170,7 +168,7 @@ mod tests {
             image: Reference::parse(&image).unwrap(),
             asked: "r.example/x:1".into(),
             path: Some("/disk/a".into()),
-            secret: Some(PullSecret { namespace: "shop".into(), name: "login".into() }),
+            secret: Some(PullSecret::named("shop", "login")),
             disk_bytes: (5 << 20) + 1,
         }
     }

@@ -29,6 +29,7 @@ use furrow_api::vmi::{ContainerDisk, Volume};
 use furrow_api::{DataVolume, VirtualMachineInstance, names};
 use furrow_model::oci::{self, Choice, DISK_MAX_BYTES, Digest, PullPolicy, Reference};
 
+use super::account;
 use super::pull::{Pull, Pulls, Unanswered};
 use super::scratch::{self, ScratchError};
 use super::status::HeldUp;
@@ -49,9 +50,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What the guest waits for: of several things, one that somebody should look at.
 pub(super) async fn ensure(cluster: &Cluster, pulls: &Pulls, vmi: &VirtualMachineInstance) -> Result<(), ScratchError> {
     let mut worst: Option<HeldUp> = None;
-    for volume in &vmi.spec.volumes {
-        let Some(disk) = &volume.container_disk else { continue };
-        match (Work { cluster, pulls, vmi, disk }).ensure(volume).await {
+    let disks = || vmi.spec.volumes.iter().filter_map(|volume| Some((volume, volume.container_disk.as_ref()?)));
+    let silent = disks().any(|(_, disk)| named(disk).is_none());
+    let usual = if silent { account::secrets(cluster, vmi).await.map_err(ScratchError::Call)? } else { None };
+    for (volume, disk) in disks() {
+        let work = Work { cluster, pulls, vmi, disk, usual: usual.as_ref() };
+        match work.ensure(volume).await {
             Ok(()) => {}
             Err(ScratchError::HeldUp(held_up)) if worst.as_ref().is_none_or(|worst| held_up.warn && !worst.warn) => {
                 worst = Some(held_up);
@@ -80,11 +84,19 @@ pub(super) async fn kernel(
         image_pull_secret: container.image_pull_secret.clone(),
         ..ContainerDisk::default()
     };
-    let work = Work { cluster, pulls, vmi, disk: &disk };
+    let silent = named(&disk).is_none();
+    let usual = if silent { account::secrets(cluster, vmi).await.map_err(ScratchError::Call)? } else { None };
+    let work = Work { cluster, pulls, vmi, disk: &disk, usual: usual.as_ref() };
     let reference = Reference::parse(&disk.image).map_err(|error| invalid(error.to_string()))?;
     let (digest, question) = work.digest(&reference).await?;
     pulls.succeeded(&work.pull());
-    Ok(Some(ReservedImage { image: reference.at(&digest).to_string(), plain_http: question.plain_http }))
+    let image = reference.at(&digest).to_string();
+    Ok(Some(ReservedImage { image, plain_http: question.plain_http, pull_secret: usual }))
+}
+
+/// The pull secret that a volume names itself.
+fn named(disk: &ContainerDisk) -> Option<&str> {
+    disk.image_pull_secret.as_deref().filter(|name| !name.is_empty())
 }
 
 /// One volume of one guest.
@@ -93,6 +105,8 @@ struct Work<'a> {
     pulls: &'a Pulls,
     vmi: &'a VirtualMachineInstance,
     disk: &'a ContainerDisk,
+    /// The login of volumes that name none.
+    usual: Option<&'a PullSecret>,
 }
 
 impl Work<'_> {
@@ -106,8 +120,8 @@ impl Work<'_> {
     }
 
     fn secret(&self) -> Option<PullSecret> {
-        let name = self.disk.image_pull_secret.clone().filter(|name| !name.is_empty())?;
-        Some(PullSecret { namespace: self.namespace(), name })
+        let own = named(self.disk).map(|name| PullSecret::named(&self.namespace(), name));
+        own.or_else(|| self.usual.cloned())
     }
 
     fn pull(&self) -> Pull {

@@ -3,6 +3,7 @@
 //!
 //! From a guest's creation to its pod there is one pass, which waits for nothing but the API server.
 
+mod account;
 mod container_disk;
 mod pull;
 mod recall;

@@ -32,8 +32,7 @@ const MAX_REMEMBERED: usize = 1024;
 pub(super) struct Pull {
     pub(super) image: String,
     pub(super) path: Option<String>,
-    /// Namespace and name.
-    pub(super) secret: Option<(String, String)>,
+    pub(super) secret: Option<PullSecret>,
 }
 
 #[derive(Debug, Clone)]
@@ -202,8 +201,7 @@ fn place(node: &Node) -> Option<Place> {
 
 impl Pull {
     pub(super) fn new(image: &str, path: Option<&str>, secret: Option<&PullSecret>) -> Self {
-        let secret = secret.map(|secret| (secret.namespace.clone(), secret.name.clone()));
-        Self { image: image.to_owned(), path: path.map(str::to_owned), secret }
+        Self { image: image.to_owned(), path: path.map(str::to_owned), secret: secret.cloned() }
     }
 }
 

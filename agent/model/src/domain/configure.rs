@@ -13,6 +13,7 @@ use super::document::{
 };
 use super::memory;
 use super::pinning;
+use super::shares;
 use super::spec::{
     ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
     WatchdogAction,
@@ -51,6 +52,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     platform_devices(spec, &mut domain);
     devices::configure(spec, &mut domain);
     pinning::configure(spec, facts, &mut domain);
+    shares::configure(spec, facts, &mut domain);
     domain
 }
 

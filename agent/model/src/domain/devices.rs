@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::document::{Address, Alias, Domain, Entries, NamedEntry, Panic, Sound, Tpm, TpmBackend, Video, VideoModel};
+use super::shares;
 use super::spec::{DomainError, DomainSpec};
 
 /// Memory of a screen of the adapters that have a choice, KiB (KubeVirt's).
@@ -32,6 +33,8 @@ pub struct DeviceSpec {
     pub tpm: bool,
     /// A port by which the guest asks for metrics of the host.
     pub host_metrics: bool,
+    /// Names of the volumes that are shown as file systems: the tags by which the guest mounts them.
+    pub shares: Vec<String>,
     /// Entries of the SMBIOS chassis, by libvirt's names.
     pub chassis: Vec<(&'static str, String)>,
 }
@@ -172,6 +175,7 @@ pub struct NicPlace {
 }
 
 pub(super) fn validate(spec: &DomainSpec) -> Result<(), DomainError> {
+    shares::validate(spec)?;
     let mut places = HashSet::new();
     let disks = spec.disks.iter().filter_map(|disk| disk.tuning.pci_address);
     for place in disks.chain(spec.nics.iter().filter_map(|nic| nic.place.pci_address)) {

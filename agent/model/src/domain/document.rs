@@ -102,6 +102,9 @@ pub(super) struct MemoryBacking {
     pub(super) locked: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allocation: Option<super::pinning::Allocation>,
+    pub(super) source: Option<super::shares::MemorySource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access: Option<super::shares::MemoryAccess>,
 }
 
 #[derive(Debug, Serialize)]
@@ -436,6 +439,8 @@ pub(super) struct Devices {
     pub(super) disks: Vec<super::disks::Disk>,
     #[serde(rename = "controller")]
     pub(super) controllers: Vec<Controller>,
+    #[serde(rename = "filesystem")]
+    pub(super) filesystems: Vec<super::shares::Filesystem>,
     #[serde(rename = "interface")]
     pub(super) interfaces: Vec<Interface>,
     #[serde(rename = "serial")]

@@ -234,6 +234,7 @@ fn devices_are_there_when_asked_for() {
         tpm: true,
         chassis: Vec::new(),
         host_metrics: true,
+        shares: Vec::new(),
     };
     spec.extras.rng = true;
     spec.extras.console_log = false;
@@ -248,6 +249,35 @@ fn devices_are_there_when_asked_for() {
         spec.devices.video = Some(model.to_owned());
         check(&format!("video-{model}"), &spec, Virtualization::Kvm);
     }
+}
+
+#[test]
+fn file_systems_are_shared_read_only_with_memory_that_two_processes_map() {
+    let mut spec = tiny();
+    spec.devices.shares = vec!["settings".to_owned(), "keys".to_owned()];
+    check("shares", &spec, Virtualization::Kvm);
+    spec.hugepage_kib = Some(2048);
+    check("shares-hugepages", &spec, Virtualization::Kvm);
+    let refused = |names: &[&str]| {
+        let mut spec = tiny();
+        spec.devices.shares = names.iter().map(|name| (*name).to_owned()).collect();
+        render(&spec, &facts(Virtualization::Kvm)).err()
+    };
+    assert_eq!(refused(&["a", "a"]), Some(DomainError::NameTwice { name: "a".to_owned() }));
+    assert_eq!(refused(&["a", &"b".repeat(36)]), None);
+    let name = "b".repeat(37);
+    assert_eq!(refused(&["a", &name]), Some(DomainError::ShareName { name: name.clone(), max: 36 }));
+}
+
+#[test]
+fn metrics_are_on_a_disk_that_is_read_past_the_page_cache() {
+    let mut spec = tiny();
+    spec.disks.push(DiskSpec {
+        source: DiskSource::File(PathBuf::from("/var/lib/furrow/guests/uid-1/host-metrics.img")),
+        read_only: true,
+        ..rbd("told", "unused")
+    });
+    check("metrics-disk", &spec, Virtualization::Kvm);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod document;
 mod io_threads;
 mod memory;
 mod pinning;
+mod shares;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;
 pub use memory::{MEMORY_ALIAS, MEMORY_BLOCK_KIB};
 pub use pinning::{DEDICATED_PARTITION, PinningSpec};
+pub use shares::TAG_MAX_BYTES;
 pub use spec::{
     ClockOffset, ClockSpec, CpuModelSpec, CpuSpec, DiskBus, DiskDevice, DiskSource, DiskSpec, DomainError, DomainSpec,
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, KernelSpec, NicSpec, Owner, RbdSource, TimerName,

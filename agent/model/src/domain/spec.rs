@@ -411,6 +411,8 @@ pub struct HostFacts {
     pub firmware_dir: String,
     /// The guest's own directory: sockets, console log, NVRAM.
     pub guest_dir: PathBuf,
+    /// The directory with those that are shown to the guest as file systems, each named by its volume.
+    pub shares_dir: PathBuf,
 }
 
 /// How guests are executed.
@@ -475,6 +477,16 @@ pub enum DomainError {
     NameTwice {
         /// The name.
         name: String,
+    },
+    /// The name of a shared file system that does not fit into its device.
+    #[error(
+        "could not make a domain: {name} is longer than the {max} bytes that the name of a shared file system may have"
+    )]
+    ShareName {
+        /// The name.
+        name: String,
+        /// The limit.
+        max: usize,
     },
     /// Two devices with one place in the boot order.
     #[error("could not make a domain: boot order {order} is given twice")]

@@ -1,7 +1,8 @@
 //! Whether a guest can be migrated live, as KubeVirt says it: the one list of reasons, in KubeVirt's order
 //! (`calculateLiveMigrationCondition`), and whether its disks can move instead. Refuses to know about NICs and the CPU
 //! model: every NIC of Furrow is a port of a switch that spans the nodes, and `host-model` is written out by libvirt when
-//! the guest starts, so that neither stands in the way.
+//! the guest starts, so that neither stands in the way. Nor does what a guest mounts by virtiofs: KubeVirt 1.9 still has the
+//! reason VirtIOFSNotLiveMigratable and gives it to nobody.
 
 /// A volume, as far as migration is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use super::devices;
 use super::host_disk::{self, HostDiskFileError};
 use super::kernel;
 use super::media;
+use super::metrics_disk;
 use super::names;
 use super::pinning;
 use super::platform;
@@ -284,6 +285,10 @@ impl GuestRequest {
                 if is_media(&disk.name) {
                     let path = guest_dir.join(media::file_name(&disk.name));
                     return disk_spec(disk, DiskSource::File(path), true, None);
+                }
+                if volumes.iter().any(|volume| volume.name == disk.name && volume.downward_metrics.is_some()) {
+                    let spec = disk_spec(disk, DiskSource::File(guest_dir.join(metrics_disk::FILE)), true, None)?;
+                    return Ok(DiskSpec { bus: DiskBus::Virtio, ..spec });
                 }
                 if let Some(found) = self.host_disk(&disk.name) {
                     let namespace = self.vmi.namespace().unwrap_or_default();

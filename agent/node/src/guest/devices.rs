@@ -30,6 +30,7 @@ pub(super) fn devices(spec: &vmi::DomainSpec) -> DeviceSpec {
             .collect(),
         tpm: devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
         host_metrics: devices.downward_metrics.is_some(),
+        shares: devices.filesystems.iter().map(|filesystem| filesystem.name.clone()).collect(),
         chassis: spec.chassis.as_ref().map(chassis).unwrap_or_default(),
     }
 }

@@ -379,8 +379,9 @@ impl Dispatch {
             known.extend(snapshot.pods.iter().map(|pod| pod.vmi_uid.clone()));
             known.extend(snapshot.vmi.iter().filter_map(|vmi| vmi.uid()));
         }
-        let Ok(entries) = std::fs::read_dir(&self.context.facts.guests_dir) else { return };
-        for entry in entries.flatten() {
+        let facts = &self.context.facts;
+        let entries = [&facts.guests_dir, &facts.shares_dir].into_iter().filter_map(|dir| std::fs::read_dir(dir).ok());
+        for entry in entries.flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if known.contains(&name) {
                 continue;

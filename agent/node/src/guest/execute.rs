@@ -26,6 +26,7 @@ use super::credentials;
 use super::host_metrics;
 use super::inside;
 use super::kernel;
+use super::metrics_disk;
 use super::observe::Subject;
 use super::owner::Known;
 use super::pinning;
@@ -35,6 +36,7 @@ use super::probes;
 use super::publish::{PublishError, publish};
 use super::reach;
 use super::settings::Settings;
+use super::shares;
 use super::status::{self, Here, RunningGuest};
 use super::{Context, Key, host_disk, media, now_ms, seed};
 
@@ -195,17 +197,19 @@ impl Pass<'_> {
     }
 
     async fn remove_files(&self, known: &mut Known, uid: String) -> Result<(), Failure> {
-        let path = self.context.facts.guests_dir.join(&uid);
-        match tokio::fs::remove_dir_all(&path).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let message = format!("could not remove {}: {error}", path.display());
-                Err(Failure { reason: "FilesNotRemoved", message, permanent: false })
-            }
-            _ => {
-                known.artefacts.files.remove(&uid);
-                Ok(())
+        // The guest's own directory last: it is what the next agent finds the guest by.
+        for dir in [&self.context.facts.shares_dir, &self.context.facts.guests_dir] {
+            let path = dir.join(&uid);
+            match tokio::fs::remove_dir_all(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let message = format!("could not remove {}: {error}", path.display());
+                    return Err(Failure { reason: "FilesNotRemoved", message, permanent: false });
+                }
+                _ => {}
             }
         }
+        known.artefacts.files.remove(&uid);
+        Ok(())
     }
 
     async fn ensure_ports(&self, known: &mut Known) -> Result<(), Failure> {
@@ -240,6 +244,7 @@ impl Pass<'_> {
         let prepared = prepared.inspect_err(|_| self.give_back(&name))?;
         known.latest = Some(Arc::new(prepared.claimed.clone()));
         known.ports_ensured = true;
+        known.shares = shares::Kept::fresh();
         if prepared.claimed.metadata.deletion_timestamp.is_some() || is_over(&prepared.claimed) {
             self.give_back(&name);
             return Ok(ControlFlow::Break(Next::Now));
@@ -347,9 +352,10 @@ impl Pass<'_> {
             let iso = seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?;
             files.push((seed::SEED_FILE.to_owned(), iso));
         }
-        let pod_uid = self.subject.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default();
+        let pod_uid = self.pod_uid();
         let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
-        for volume in &vmi.spec.volumes {
+        shares::fill(&place, &self.context.facts.shares_dir.join(uid)).await.map_err(seed_failure)?;
+        for volume in vmi.spec.volumes.iter().filter(|volume| !shares::is_share_only(vmi, &volume.name)) {
             let iso = media::gather(&place, volume).await.map_err(seed_failure)?;
             files.extend(iso.map(|iso| (media::file_name(&volume.name), iso)));
         }
@@ -358,6 +364,7 @@ impl Pass<'_> {
         let written = tokio::task::spawn_blocking(move || {
             super::files::ensure_guest_dir(&dir)?;
             host_disk::ensure(&namespace, &volumes)?;
+            metrics_disk::make(&dir, &volumes)?;
             files.iter().try_for_each(|(name, iso)| seed::write(&dir, name, iso))
         });
         let written = written.await.map_err(|error| Failure {
@@ -366,6 +373,11 @@ impl Pass<'_> {
             permanent: false,
         })?;
         written.map_err(seed_failure)
+    }
+
+    /// UID of the reservation pod.
+    fn pod_uid(&self) -> String {
+        self.subject.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default()
     }
 
     fn log_start(&self, stages: Stages, queue: Duration, libvirt: Duration) {
@@ -410,6 +422,13 @@ impl Pass<'_> {
         if known.host_metrics.is_none() {
             known.host_metrics = host_metrics::start(self.context, self.key, vmi);
         }
+        if known.metrics_disk.is_none() {
+            known.metrics_disk = metrics_disk::start(self.context, self.key, vmi);
+        }
+        let pod_uid = self.pod_uid();
+        let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
+        let shares_dir = self.context.facts.shares_dir.join(self.subject.uid().unwrap_or_default());
+        let shared_again = known.shares.follow(&place, &shares_dir).await;
         let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
         let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
         let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
@@ -445,7 +464,8 @@ impl Pass<'_> {
         if !guest.awaits_disk() {
             known.reported = None;
         }
-        Ok(asked.again.map_or(ControlFlow::Continue(()), |pause| ControlFlow::Break(inside::later(pause))))
+        let again = [asked.again, shared_again].into_iter().flatten().min();
+        Ok(again.map_or(ControlFlow::Continue(()), |pause| ControlFlow::Break(inside::later(pause))))
     }
 
     /// Whether the guest's readiness probe, if it has one, is content. Starts the probes. `answering`: it can be asked.

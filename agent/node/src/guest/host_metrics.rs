@@ -23,7 +23,7 @@ use super::{Context, Key, now_ms};
 use crate::metrics::{AllStats, Statistics};
 
 /// What libvirt said is repeated for so long; KubeVirt's own refresh.
-const FRESH: Duration = Duration::from_secs(5);
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 /// A guest is answered once in this time, as by KubeVirt.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between attempts to reach the port: the first, and the longest.
@@ -74,7 +74,7 @@ async fn run(context: Arc<Context>, domain: String, socket: PathBuf, stop: Cance
             match UnixStream::connect(&socket).await {
                 Ok(mut stream) => {
                     retry = FIRST_RETRY;
-                    let answer = || -> BoxFuture<'_, String> { Box::pin(answer(&context, &domain)) };
+                    let answer = || -> BoxFuture<'_, String> { Box::pin(document(&context, &domain)) };
                     if let Err(error) = serve(&mut stream, answer).await {
                         tracing::debug!(domain, error = chain(&error), "the guest's port of metrics broke");
                     }
@@ -89,7 +89,8 @@ async fn run(context: Arc<Context>, domain: String, socket: PathBuf, stop: Cance
     stop.run_until_cancelled(answering).await;
 }
 
-async fn answer(context: &Context, domain: &str) -> String {
+/// What a guest is told of the node and of itself.
+pub(super) async fn document(context: &Context, domain: &str) -> String {
     let host = HostReading {
         node: context.facts.node.clone(),
         stat: read("/proc/stat").await,

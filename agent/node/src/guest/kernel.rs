@@ -69,7 +69,8 @@ pub(crate) fn wanted(
     let image = reservation.kernel.clone();
     let image = image.ok_or_else(|| ConvertError::NotReserved { kind: "kernel", name: container.image.clone() })?;
     let name = container.image_pull_secret.clone().filter(|name| !name.is_empty());
-    let secret = name.map(|name| PullSecret { namespace: vmi.namespace().unwrap_or_default(), name });
+    let named = name.map(|name| PullSecret::named(&vmi.namespace().unwrap_or_default(), &name));
+    let secret = named.or_else(|| image.pull_secret.clone());
     let file = |path: &Option<String>, name| {
         let path = path.clone().filter(|path| !path.is_empty());
         path.map(|path| WantedFile { path, name })
@@ -160,7 +161,7 @@ mod tests {
 
     fn reserved(image: &str) -> Reservation {
         Reservation {
-            kernel: Some(ReservedImage { image: image.to_owned(), plain_http: false }),
+            kernel: Some(ReservedImage { image: image.to_owned(), ..ReservedImage::default() }),
             ..Reservation::default()
         }
     }
@@ -178,7 +179,13 @@ mod tests {
             (files.image.image.as_str(), files.files.as_slice()),
             ("r/x@sha256:1", &[file("/boot/k", KERNEL)][..])
         );
-        assert_eq!(files.secret, Some(PullSecret { namespace: "shop".into(), name: "login".into() }));
+        assert_eq!(files.secret, Some(PullSecret::named("shop", "login")));
+        let silent = guest(json!({"image": "r/x:1", "kernelPath": "/boot/k"}));
+        let usual = PullSecret::of_account("shop", vec!["a".into(), "b".into()]);
+        let mut reservation = reserved("r/x@sha256:1");
+        reservation.kernel.as_mut().expect("a kernel").pull_secret.clone_from(&usual);
+        assert_eq!(wanted(&silent, &reservation).expect("reserved").expect("a kernel").secret, usual);
+        assert_eq!(wanted(&vmi, &reservation).expect("reserved").expect("a kernel").secret, files.secret);
         assert!(wanted(&vmi, &Reservation::default()).is_err(), "a tag is nothing that could be verified");
         let firmware = vmi.spec.domain.firmware.expect("firmware");
         let spec = spec(&firmware, Path::new("/g")).expect("a kernel");

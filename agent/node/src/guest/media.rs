@@ -1,17 +1,18 @@
 //! Volumes made of Kubernetes objects: a ConfigMap, a Secret, answer files for Windows, metadata of the guest, a token
 //! of a service account. Each is a small read-only file system (ISO 9660 with Rock Ridge and Joliet) in the guest's
-//! directory, made anew at each start; what changes later reaches the guest at its next one, as with KubeVirt.
+//! directory, made anew at each start; what changes later reaches the guest at its next one, as with KubeVirt. Those that
+//! the guest mounts by virtiofs instead are `super::shares`.
 //!
 //! Owns which files they hold and under which label. Objects are read by name, as the spec names them, with the agent's
 //! own rights. Tokens are not: the agent may make none. The kubelet, which may for pods of its own node only, puts the
 //! token into the reservation pod, and this file takes it from there.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use furrow_api::vmi::{DownwardApiVolume, Sysprep, Volume};
 use furrow_api::{VirtualMachineInstance, names};
 use furrow_model::downward::{self, Metadata};
+use furrow_model::share::{FileNameError, Files};
 use hadris_iso::write::InputEntry;
 use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, Secret};
 use kube::{Api, Client, ResourceExt as _};
@@ -52,6 +53,12 @@ pub(crate) enum MediaError {
     /// A field that cannot be shown.
     #[error("could not make volume {volume}: {message}")]
     Field { volume: String, message: String },
+    /// A file that cannot be shown.
+    #[error("could not make volume {volume}")]
+    Name { volume: String, source: FileNameError },
+    /// The API server did not answer in time.
+    #[error("the object of volume {volume} was not read in time")]
+    Late { volume: String },
     /// More than a volume may hold.
     #[error("could not make volume {volume}: it has {bytes} bytes, more than {FILES_LIMIT}")]
     TooLarge { volume: String, bytes: usize },
@@ -61,8 +68,8 @@ impl MediaError {
     /// CamelCase, for conditions.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Object { .. } | Self::Token { .. } => "VolumeSourceUnavailable",
-            Self::Field { .. } | Self::TooLarge { .. } => "VolumeSourceInvalid",
+            Self::Object { .. } | Self::Token { .. } | Self::Late { .. } => "VolumeSourceUnavailable",
+            Self::Field { .. } | Self::Name { .. } | Self::TooLarge { .. } => "VolumeSourceInvalid",
         }
     }
 
@@ -70,7 +77,11 @@ impl MediaError {
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             // A missing object may be created at any time, and nothing tells the agent when it is.
-            Self::Object { .. } | Self::Token { .. } | Self::TooLarge { .. } => false,
+            Self::Object { .. }
+            | Self::Token { .. }
+            | Self::Late { .. }
+            | Self::Name { .. }
+            | Self::TooLarge { .. } => false,
             Self::Field { .. } => true,
         }
     }
@@ -93,35 +104,47 @@ pub(crate) struct Place<'a> {
 
 /// Gathers the files of a volume and lays them out; `None` for a volume that is none of these.
 pub(crate) async fn gather(place: &Place<'_>, volume: &Volume) -> Result<Option<Vec<u8>>, SeedError> {
+    let Some(files) = files(place, volume).await? else { return Ok(None) };
+    let label = [
+        volume.config_map.as_ref().and_then(|source| source.volume_label.as_deref()),
+        volume.secret.as_ref().and_then(|source| source.volume_label.as_deref()),
+        volume.sysprep.as_ref().map(|_| SYSPREP_LABEL),
+        volume.downward_api.as_ref().and_then(|source| source.volume_label.as_deref()),
+    ];
+    let label = label.into_iter().flatten().find(|label| !label.is_empty()).unwrap_or(LABEL);
+    let entries = files.into_iter().map(|(name, data)| InputEntry::file(name, data)).collect();
+    seed::iso(label, entries).map(Some)
+}
+
+/// Gathers the files of a volume; `None` for a volume that is none of these.
+pub(crate) async fn files(place: &Place<'_>, volume: &Volume) -> Result<Option<Files>, MediaError> {
     let name = volume.name.as_str();
-    let (label, files) = if let Some(source) = &volume.config_map {
-        let files = place.config_map(name, source.name.as_deref(), source.optional == Some(true)).await?;
-        (source.volume_label.as_deref(), files)
+    let files = if let Some(source) = &volume.config_map {
+        place.config_map(name, source.name.as_deref(), source.optional == Some(true)).await?
     } else if let Some(source) = &volume.secret {
-        let files = place.secret(name, source.secret_name.as_deref(), source.optional == Some(true)).await?;
-        (source.volume_label.as_deref(), files)
+        place.secret(name, source.secret_name.as_deref(), source.optional == Some(true)).await?
     } else if let Some(source) = &volume.sysprep {
-        (Some(SYSPREP_LABEL), place.sysprep(name, source).await?)
+        place.sysprep(name, source).await?
     } else if let Some(source) = &volume.downward_api {
-        (source.volume_label.as_deref(), place.downward_api(name, source)?)
+        place.downward_api(name, source)?
     } else if volume.service_account.is_some() {
-        (None, place.token(name).await?)
+        place.token(name).await?
     } else {
         return Ok(None);
     };
     let bytes = files.values().map(Vec::len).sum();
     if bytes > FILES_LIMIT {
-        return Err(MediaError::TooLarge { volume: name.to_owned(), bytes }.into());
+        return Err(MediaError::TooLarge { volume: name.to_owned(), bytes });
     }
-    let label = label.filter(|label| !label.is_empty()).unwrap_or(LABEL);
-    let entries = files.into_iter().map(|(name, data)| InputEntry::file(name, data)).collect();
-    seed::iso(label, entries).map(Some)
+    Ok(Some(files))
 }
 
-/// Contents by name of the file.
-type Files = BTreeMap<String, Vec<u8>>;
-
 impl Place<'_> {
+    /// `namespace/name` of the guest.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.namespace(), self.vmi.name_any())
+    }
+
     fn namespace(&self) -> String {
         self.vmi.namespace().unwrap_or_default()
     }

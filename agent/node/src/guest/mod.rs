@@ -24,6 +24,7 @@ mod images;
 mod inside;
 pub(crate) mod kernel;
 mod media;
+mod metrics_disk;
 mod names;
 mod observe;
 mod owner;
@@ -38,6 +39,7 @@ mod reach;
 mod record;
 mod seed;
 mod settings;
+mod shares;
 mod show;
 mod shown;
 mod status;
@@ -103,6 +105,8 @@ pub(crate) struct NodeFacts {
     pub(crate) firmware_dir: String,
     /// Directory that holds one directory a guest, named by UID.
     pub(crate) guests_dir: PathBuf,
+    /// Directory that holds what guests mount by virtiofs, one directory a guest, named by UID.
+    pub(crate) shares_dir: PathBuf,
     /// Whether `/dev/kvm` can be used.
     pub(crate) kvm: bool,
 }
@@ -114,6 +118,7 @@ impl NodeFacts {
             emulator: self.emulator.clone(),
             firmware_dir: self.firmware_dir.clone(),
             guest_dir: self.guests_dir.join(uid),
+            shares_dir: self.shares_dir.join(uid),
         }
     }
 

@@ -22,6 +22,7 @@ use super::inside::Heard;
 use super::observe::{Place, Subject, observed};
 use super::plug;
 use super::probes::Probes;
+use super::shares;
 use super::{Context, Key, now_ms};
 
 /// A pass without a cause, in case one was lost.
@@ -59,6 +60,10 @@ pub(super) struct Known {
     pub(super) probes: Option<Probes>,
     /// The running guest is told of the node's metrics.
     pub(super) host_metrics: Option<DropGuard>,
+    /// The running guest's disk of metrics is written.
+    pub(super) metrics_disk: Option<DropGuard>,
+    /// How far what it mounts by virtiofs follows its objects.
+    pub(super) shares: shares::Kept,
     /// What the start that is under way works from.
     pub(super) prepared: Option<Prepared>,
     /// The last failure that was reported, so that it is reported once.
@@ -333,6 +338,8 @@ impl Known {
             self.handed = Handed::default();
             self.probes = None;
             self.host_metrics = None;
+            self.metrics_disk = None;
+            self.shares = shares::Kept::default();
         }
     }
 }

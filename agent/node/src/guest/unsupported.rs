@@ -30,6 +30,11 @@ pub(super) fn refuse(vmi: &VirtualMachineInstance) -> Result<(), ConvertError> {
             return Err(ConvertError::NoVolume { disk: disk.name.clone() });
         }
     }
+    for filesystem in &spec.domain.devices.filesystems {
+        // Anything else would have to be mounted on the node.
+        let shown = spec.volumes.iter().any(|volume| volume.name == filesystem.name && volume.is_config());
+        found.extend((!shown).then(|| format!("spec.domain.devices.filesystems[{}]", filesystem.name)));
+    }
     for interface in &spec.domain.devices.interfaces {
         let fields = interface_fields(interface);
         found.extend(fields.map(|path| format!("spec.domain.devices.interfaces[{}].{path}", interface.name)));
@@ -50,7 +55,6 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (devices.use_virtio_transitional == Some(true), "useVirtioTransitional"),
         (devices.autoattach_vsock == Some(true), "autoattachVSOCK"),
         (!devices.gpus.is_empty(), "gpus"),
-        (!devices.filesystems.is_empty(), "filesystems"),
         (!devices.host_devices.is_empty(), "hostDevices"),
         (devices.client_passthrough.is_some(), "clientPassthrough"),
         (devices.tpm.as_ref().is_some_and(|tpm| tpm.persistent == Some(true)), "tpm.persistent"),
@@ -89,7 +93,6 @@ fn interface_fields(interface: &Interface) -> impl Iterator<Item = &'static str>
 fn volume_source(volume: &Volume) -> impl Iterator<Item = &'static str> {
     used([
         (volume.host_disk.as_ref().is_some_and(|disk| disk.shared == Some(true)), "hostDisk.shared"),
-        (volume.downward_metrics.is_some(), "downwardMetrics"),
         (volume.memory_dump.is_some(), "memoryDump"),
         (volume.container_path.is_some(), "containerPath"),
     ])

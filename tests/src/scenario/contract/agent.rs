@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::check;
 use super::domain::has;
-use super::{Of, Story, VERSIONS, path};
+use super::{Of, Story, VERSIONS, path, shares};
 use crate::cluster::{condition, text_of};
 use crate::host;
 use crate::lan::H100;
@@ -23,7 +23,7 @@ use crate::websocket::{PLAIN, Received};
 const DEBIAN: &str = include_str!("../../../manifests/field-report/debian.yaml");
 
 /// The VM of that manifest.
-const NAME: &str = "report";
+pub(super) const NAME: &str = "report";
 
 /// From the import to an agent that answers, on two busy cores that emulate.
 const BOOT: Duration = Duration::from_secs(900);
@@ -69,7 +69,8 @@ pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
     ensure!(DEBIAN.contains(place) && DEBIAN.contains(memory), "the manifest has no `{place}` or no `{memory}`");
     let manifest = DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public);
     let manifest = manifest.replace(memory, "guest: 1Gi\n          maxGuest: 2Gi");
-    story.cluster.apply(&manifest.replace(place, &format!("{place}{BY_AGENT}")))?;
+    let manifest = shares::with(story, &manifest.replace(place, &format!("{place}{BY_AGENT}")))?;
+    story.cluster.apply(&manifest)?;
     Ok(Debian { ssh_key })
 }
 
@@ -93,11 +94,16 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         story.check(checks, "agent: after a pause the guest's clock is set", || clock(story, &debian));
         story.check(checks, "agent: a session by SSH through portforward", || session(story, &debian));
         story.check(checks, "agent: it is ready as long as its HTTP server answers", || probed(story, &debian));
+        shares::run(story, &|| ssh(story, &debian), checks);
+        story.check(checks, "agent: with an exec probe it is ready as long as its file is there", || {
+            probed_inside(story, &debian)
+        });
     }
     story.check(checks, "agent: its VM is deleted", || {
         story.cluster.kubectl(&["delete", "vm", NAME, "--wait=false"])?;
         story.cluster.kubectl(&["delete", "secret", "report-keys", "report-passwords"])?;
-        story.cluster.wait_gone("vmi", NAME, 180)
+        story.cluster.wait_gone("vmi", NAME, 180)?;
+        shares::gone(story)
     });
 }
 
@@ -264,20 +270,42 @@ fn clock(story: &Story<'_>, debian: &Debian) -> Result<()> {
 
 /// The node asks through the guest's tap, and no agent has a part in it.
 fn probed(story: &Story<'_>, debian: &Debian) -> Result<()> {
-    let ready = |wanted: bool| {
-        host::until(&format!("Ready: {wanted}"), NOTICED, || {
-            let vmi = story.cluster.get("vmi", NAME)?;
-            let told = condition(&vmi, "Ready").is_some_and(|c| c["status"] == "True");
-            ensure!(told == wanted, "Ready is {told}");
-            Ok(())
-        })
-    };
     let shell = ssh(story, debian)?;
-    ready(false).context("before there is a server")?;
+    ready(story, false).context("before there is a server")?;
     shell.shell("systemd-run --unit probed python3 -m http.server --directory / 8080")?;
-    ready(true).context("its server answers")?;
+    ready(story, true).context("its server answers")?;
     shell.shell("systemctl stop probed")?;
-    ready(false).context("its server is gone")
+    ready(story, false).context("its server is gone")
+}
+
+fn ready(story: &Story<'_>, wanted: bool) -> Result<()> {
+    host::until(&format!("Ready: {wanted}"), NOTICED, || {
+        let vmi = story.cluster.get("vmi", NAME)?;
+        let told = condition(&vmi, "Ready").is_some_and(|c| c["status"] == "True");
+        ensure!(told == wanted, "Ready is {told}");
+        Ok(())
+    })
+}
+
+/// A guest has one readiness probe: it is started anew with this one, which its agent carries out.
+fn probed_inside(story: &Story<'_>, debian: &Debian) -> Result<()> {
+    let probe = json!({"httpGet": null, "exec": {"command": ["test", "-e", "/run/well"]}, "timeoutSeconds": 5});
+    let patch = json!({"spec": {"template": {"spec": {"readinessProbe": probe}}}}).to_string();
+    story.cluster.kubectl(&["patch", "vm", NAME, "--type=merge", "-p", &patch])?;
+    let before = story.uid(NAME)?;
+    check(&story.proxy.call("PUT", &path("v1", Of::Vm, NAME, "restart"), "{}")?, 202, "")?;
+    host::until("another guest", BOOT, || {
+        let now = story.uid(NAME)?;
+        ensure!(now.is_some() && now != before, "the guest is {now:?}");
+        agent_connected(story, true)
+    })?;
+    let shell = ssh(story, debian)?;
+    shell.wait(300)?;
+    ready(story, false).context("before there is a file")?;
+    shell.shell("touch /run/well")?;
+    ready(story, true).context("its file is there")?;
+    shell.shell("rm /run/well")?;
+    ready(story, false).context("its file is gone")
 }
 
 /// What `virtctl ssh` does: a session whose connection is a port-forward.

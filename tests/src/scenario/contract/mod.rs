@@ -16,6 +16,7 @@ mod domain;
 mod fields;
 mod hostile;
 mod intruder;
+mod io_error;
 mod lifecycle;
 mod operations;
 mod pinning;
@@ -26,6 +27,7 @@ mod registry;
 mod rfb;
 mod settings;
 mod shaped;
+mod shares;
 mod state;
 mod vnc;
 mod words;
@@ -85,6 +87,7 @@ const PARTS: &[Part] = &[
     ("words", words::run),
     ("container-disk", container_disk::run),
     ("conditions", conditions::run),
+    ("io-error", io_error::run),
     ("shaped", shaped::run),
     ("settings", settings::run),
     ("pinning", pinning::run),

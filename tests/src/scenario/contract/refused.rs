@@ -30,8 +30,7 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/tpm", r#"{"persistent":true}"#, "persistent"),
     row("/domain/devices/autoattachVSOCK", "true", ""),
     row("/domain/devices/clientPassthrough", "{}", ""),
-    row("/volumes/-", r#"{"name":"x","downwardMetrics":{}}"#, "downwardMetrics"),
-    row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, ""),
+    row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, "[0].name"),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
     row("/volumes/-", r#"{"name":"x","containerPath":{"path":"/x"}}"#, "containerPath"),
     // What cannot be.
@@ -70,8 +69,10 @@ impl Refused {
                 path.push_str(&format!(".{key}"));
             }
         }
-        if !self.below.is_empty() {
-            path.push_str(&format!(".{}", self.below));
+        match self.below {
+            "" => {}
+            below if below.starts_with('[') => path.push_str(below),
+            below => path.push_str(&format!(".{below}")),
         }
         Ok(format!("spec{path}"))
     }

@@ -25,6 +25,7 @@ pub(super) fn check(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut 
             let field = format!("{field}.name");
             causes.invalid(&field, format!("{field} '{}' not found.", disk.name));
         }
+        metrics_disk(&field, disk, &spec.volumes, causes);
         self::disk(&field, disk, spec.volumes.iter().find(|volume| volume.name == disk.name), causes);
     }
     boot_order(base, spec, causes);
@@ -64,9 +65,29 @@ fn disk(field: &str, disk: &Disk, volume: Option<&Volume>, causes: &mut Causes) 
     }
 }
 
+/// KubeVirt's rules: what reads it in the guest looks for a virtio disk.
+fn metrics_disk(field: &str, disk: &Disk, volumes: &[Volume], causes: &mut Causes) {
+    if !volumes.iter().any(|volume| volume.name == disk.name && volume.downward_metrics.is_some()) {
+        return;
+    }
+    let field = format!("{field}.disk");
+    if disk.cdrom.is_some() || disk.lun.is_some() {
+        let text = format!("DownwardMetrics volume must be mapped to a disk, but disk is not set on {field}.");
+        return causes.required(field, text);
+    }
+    let bus = disk.disk.as_ref().and_then(|target| target.bus.as_ref());
+    if let Some(bus) = bus.filter(|bus| **bus != DiskBus::Virtio) {
+        let field = format!("{field}.bus");
+        let bus = bus.as_str();
+        let text = format!("DownwardMetrics volume must be mapped to virtio bus, but {field} is set to {bus}");
+        causes.invalid(field, text);
+    }
+}
+
 /// Whether a volume is a file that is written anew at each start, so that what a guest writes to it is lost anyway.
 fn is_file(volume: &Volume) -> bool {
-    volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some() || volume.object_kind().is_some()
+    let seed = volume.cloud_init_no_cloud.is_some() || volume.cloud_init_config_drive.is_some();
+    seed || volume.object_kind().is_some() || volume.downward_metrics.is_some()
 }
 
 /// Boot order is one sequence over disks and interfaces.
@@ -123,6 +144,10 @@ fn volumes(base: &str, spec: &VirtualMachineInstanceSpec, causes: &mut Causes) {
     // cloud-init takes the first that it finds, and which one that is depends on the guest.
     for other in seeds.iter().skip(1) {
         causes.invalid(other, format!("{other} and {} are both cloud-init seeds: one is all a guest reads", seeds[0]));
+    }
+    if spec.volumes.iter().filter(|volume| volume.downward_metrics.is_some()).count() > 1 {
+        let field = format!("{base}.volumes");
+        causes.invalid(&field, format!("{field} must have max one downwardMetric volume set"));
     }
     same_claim(base, spec, causes);
 }

@@ -6,6 +6,7 @@ mod credentials;
 mod devices;
 mod disks;
 mod dns;
+mod filesystems;
 mod kernel;
 mod networks;
 mod objects;
@@ -50,6 +51,7 @@ pub(crate) fn check(
     pinning::check(&format!("{base}.domain"), &spec.domain, causes);
     devices::check(base, &spec.domain, causes);
     disks::check(base, spec, causes);
+    filesystems::check(base, spec, causes);
     objects::check(base, spec, identity.namespace, causes);
     networks::check(base, spec, causes);
     probes::check(base, spec, causes);

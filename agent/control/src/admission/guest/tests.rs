@@ -373,6 +373,70 @@ fn volumes_of_objects_name_them() {
 }
 
 #[test]
+fn a_file_system_shows_the_files_of_an_object() {
+    let field = "spec.domain.devices.filesystems[0].name";
+    let check = |name: &str, source: Value, expected: &str| {
+        let mut spec = with("/domain/devices/filesystems", json!([{"name": name, "virtiofs": {}}]));
+        let mut volume = json!({"name": "shared"});
+        volume.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+        spec["volumes"].as_array_mut().unwrap().push(volume);
+        let text = causes_of(&spec).text();
+        let expected = if expected.is_empty() { String::new() } else { format!("{field}{expected}") };
+        assert_eq!(text, expected, "{spec}");
+    };
+    let fields = json!([{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]);
+    for source in [
+        json!({"configMap": {"name": "a"}}),
+        json!({"secret": {"secretName": "a"}}),
+        json!({"serviceAccount": {"serviceAccountName": "robot"}}),
+        json!({"downwardAPI": {"fields": fields}}),
+    ] {
+        check("shared", source, "");
+    }
+    check("other", json!({"configMap": {"name": "a"}}), " 'other' not found.");
+    let claims = ": claims are block devices, which a node does not mount: give the guest a disk";
+    check("shared", json!({"persistentVolumeClaim": {"claimName": "a"}}), claims);
+    check("root", json!({"configMap": {"name": "a"}}), claims);
+    let other =
+        ": only a configMap, secret, downwardAPI or serviceAccount volume can be a file system: give the guest a disk";
+    check("shared", json!({"emptyDisk": {"capacity": "1Gi"}}), other);
+    check("shared", json!({"sysprep": {"configMap": {"name": "a"}}}), other);
+    let mut twice =
+        with("/domain/devices/filesystems", json!([{"name": "map", "virtiofs": {}}, {"name": "map", "virtiofs": {}}]));
+    twice["volumes"].as_array_mut().unwrap().push(json!({"name": "map", "configMap": {"name": "a"}}));
+    assert_eq!(causes_of(&twice).fields(), ["spec.domain.devices.filesystems[1].name"]);
+    let long = "a".repeat(37);
+    let mut spec = with("/domain/devices/filesystems", json!([{"name": long, "virtiofs": {}}]));
+    spec["volumes"].as_array_mut().unwrap().push(json!({"name": long, "configMap": {"name": "a"}}));
+    assert_eq!(causes_of(&spec).fields(), [field]);
+}
+
+#[test]
+fn metrics_are_on_one_virtio_disk() {
+    let spec = |disk: Value| {
+        let mut spec = with("/volumes/-", json!({"name": "told", "downwardMetrics": {}}));
+        spec["domain"]["devices"]["disks"].as_array_mut().unwrap().push(disk);
+        spec
+    };
+    let field = "spec.domain.devices.disks[2].disk";
+    for disk in [json!({"name": "told"}), json!({"name": "told", "disk": {"bus": "virtio", "readonly": true}})] {
+        assert_eq!(causes_of(&spec(disk)).text(), "");
+    }
+    let sata = causes_of(&spec(json!({"name": "told", "disk": {"bus": "sata"}}))).text();
+    let words = "DownwardMetrics volume must be mapped to virtio bus, but";
+    assert_eq!(sata, format!("{words} {field}.bus is set to sata"));
+    let drive = causes_of(&spec(json!({"name": "told", "cdrom": {}}))).text();
+    let words = "DownwardMetrics volume must be mapped to a disk, but disk is not set on";
+    assert_eq!(drive, format!("{words} {field}."));
+    let mut twice = spec(json!({"name": "told"}));
+    twice["volumes"].as_array_mut().unwrap().push(json!({"name": "again", "downwardMetrics": {}}));
+    assert_eq!(causes_of(&twice).text(), "spec.volumes must have max one downwardMetric volume set");
+    let mut both = spec(json!({"name": "told"}));
+    both["domain"]["devices"]["downwardMetrics"] = json!({});
+    assert_eq!(causes_of(&both).text(), "", "KubeVirt lets a guest have both");
+}
+
+#[test]
 fn credentials_need_what_carries_them() {
     let credential = |method: Value| json!([{"sshPublicKey": {"source": {"secret": {"secretName": "keys"}}, "propagationMethod": method}}]);
     let field = "spec.accessCredentials[0].sshPublicKey.propagationMethod";

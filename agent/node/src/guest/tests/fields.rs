@@ -51,6 +51,7 @@ fn document(request: &GuestRequest) -> Result<String, ConvertError> {
         request.volumes().map(|volume| (volume.name.clone(), source(&volume.pool, &volume.image))).collect();
     let spec = request.domain(&sources, Path::new("/guests/uid-1"), &ClusterDefaults::default())?;
     let facts = HostFacts {
+        shares_dir: "/shares/uid-1".into(),
         virtualization: Virtualization::Kvm,
         emulator: "qemu".to_owned(),
         firmware_dir: "/ovmf".to_owned(),
@@ -195,6 +196,12 @@ fn volumes_that_are_files() {
         volume.as_object_mut().expect("an object").extend(source.as_object().expect("an object").clone());
         check("volumes.1", volume, &[path]);
     }
+    let mut told = with("volumes.1", json!({"name": "seed", "downwardMetrics": {}}));
+    told["spec"]["domain"]["devices"]["disks"][1] = json!({"name": "seed"});
+    let told = xml(told).expect("a domain");
+    let (_, disk) = told.split_once("<source file=\"/guests/uid-1/host-metrics.img\"/>").expect("the disk");
+    let disk = disk.split_once("</disk>").expect("its end").0;
+    assert!(disk.contains("<target dev=\"vdb\" bus=\"virtio\"/>") && disk.contains("<readonly/>"), "{disk}");
     let disk = json!({"path": "/var/lib/furrow/host-disks/default/a.img", "type": "Disk"});
     let vmi = with("volumes.1", json!({"name": "seed", "hostDisk": disk}));
     assert!(xml(vmi.clone()).expect("a domain").contains("/var/lib/furrow/host-disks/default/a.img"));
@@ -237,6 +244,10 @@ fn devices() {
     part("sound", json!({"name": "card"}), &["<sound model=\"ich9\">", "ua-card"]);
     part("panicDevices", json!([{}, {"model": "pvpanic"}]), &["<panic model=\"isa\"/>", "<panic model=\"pvpanic\"/>"]);
     part("tpm", json!({}), &["<tpm model=\"tpm-tis\">"]);
+    let mut shared = with("domain.devices.filesystems", json!([{"name": "map", "virtiofs": {}}]));
+    shared["spec"]["volumes"].as_array_mut().expect("volumes").push(json!({"name": "map", "configMap": {"name": "o"}}));
+    let shared = xml(shared).expect("a domain");
+    assert!(shared.contains("<source dir=\"/shares/uid-1/map\"/>") && !shared.contains("volume-map.iso"), "{shared}");
     part("rng", json!({}), &["<rng model="]);
     part("watchdog", json!({"name": "dog", "i6300esb": {"action": "poweroff"}}), &["action=\"poweroff\"", "ua-dog"]);
     let keyboard = json!([{"name": "keys", "type": "keyboard", "bus": "virtio"}]);
@@ -262,6 +273,11 @@ fn devices() {
 fn what_is_not_realised_is_named() {
     for (pointer, value, path) in [
         ("domain.devices.tpm", json!({"persistent": true}), "spec.domain.devices.tpm.persistent"),
+        (
+            "domain.devices.filesystems",
+            json!([{"name": "root", "virtiofs": {}}]),
+            "spec.domain.devices.filesystems[root]",
+        ),
         ("resourceClaims", json!([{"name": "gpu"}]), "spec.resourceClaims"),
         ("volumes.1", json!({"name": "seed", "containerPath": {"path": "/a"}}), "containerPath"),
     ] {

@@ -4,6 +4,7 @@ mod fakes;
 mod fields;
 mod pinning;
 mod plug;
+mod shares;
 mod state;
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use fakes::World;
 const VMI: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/vm";
 const POD: &str = "/api/v1/namespaces/default/pods/virt-launcher-vm-x";
 const DOMAIN: &str = "default_vm";
+/// What guests mount, in the directory of the guests' own.
+const SHARES: &str = ".shares";
 
 /// A world with one VMI that is bound to this node, and the owner of its guest.
 struct Bench {
@@ -147,8 +150,10 @@ impl Bench {
         let state = self.world.state();
         assert!(state.domains.is_empty(), "domains: {:?}", state.domains);
         assert!(state.ports.is_empty(), "ports: {:?}", state.ports);
-        let files = std::fs::read_dir(self.guests.path()).expect("the directory").count();
-        assert_eq!(files, 0, "guest directories");
+        let entries = |dir: std::path::PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let files = entries(self.guests.path().to_owned()).filter(|entry| entry.file_name() != SHARES);
+        assert_eq!(files.count(), 0, "guest directories");
+        assert_eq!(entries(self.guests.path().join(SHARES)).count(), 0, "what guests mounted");
     }
 }
 
@@ -159,6 +164,7 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         emulator: "/usr/bin/qemu".to_owned(),
         firmware_dir: "/usr/share/OVMF".to_owned(),
         guests_dir: guests.path().to_owned(),
+        shares_dir: guests.path().join(SHARES),
         kvm: false,
     };
     let context = Context {
@@ -445,10 +451,14 @@ async fn an_agent_that_lacks_commands_is_told_and_asked_for_them_once() {
 async fn a_paused_guest_is_not_ready_and_tells_when_it_goes_on() {
     let mut bench = Bench::new();
     bench.pass().await;
-    bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(PauseReason::User);
-    bench.pass().await;
-    let ready = bench.condition("Ready");
-    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    for (pause, reason) in [(PauseReason::User, "PausedByUser"), (PauseReason::IoError, "PausedIOError")] {
+        bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Paused(pause);
+        bench.pass().await;
+        let paused = bench.condition("Paused");
+        assert_eq!((&paused["status"], &paused["reason"]), (&json!("True"), &json!(reason)));
+        let ready = bench.condition("Ready");
+        assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    }
     bench.world.state().domains.get_mut(DOMAIN).expect("it runs").state = DomainState::Running;
     bench.pass().await;
     assert_eq!(bench.condition("Ready")["status"], "True");
@@ -529,6 +539,30 @@ async fn a_guest_that_asks_is_told_of_the_nodes_metrics() {
         told.push_str(&String::from_utf8_lossy(&chunk[..read.expect("within its time").expect("read")]));
     }
     assert!(told.contains("<value>node-1</value>") && told.contains("<value>4.000000</value>"), "{told}");
+}
+
+#[tokio::test]
+async fn a_guest_with_a_disk_of_metrics_finds_them_there() {
+    let mut bench = Bench::new();
+    bench.world.change(VMI, |vmi| {
+        vmi["spec"]["volumes"].as_array_mut().expect("volumes").push(json!({"name": "told", "downwardMetrics": {}}));
+        let disk = json!({"name": "told", "disk": {"bus": "virtio"}});
+        vmi["spec"]["domain"]["devices"]["disks"].as_array_mut().expect("disks").push(disk);
+    });
+    bench.pass().await;
+    assert_eq!(bench.phase(), "Running", "{}", bench.condition("Synchronized"));
+    let path = bench.guests.path().join("uid-1/host-metrics.img");
+    for _ in 0..100 {
+        let disk = std::fs::read(&path).expect("the disk");
+        assert_eq!((disk.len(), &disk[..4]), (262_144, &b"mvbd"[..]));
+        if String::from_utf8_lossy(&disk).contains("<value>node-1</value>") {
+            bench.world.end(DOMAIN, OffReason::Shutdown);
+            bench.pass().await;
+            return bench.assert_nothing_left();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("nobody writes to {}", path.display());
 }
 
 #[tokio::test]

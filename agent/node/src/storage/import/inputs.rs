@@ -59,21 +59,94 @@ async fn keys(client: &Client, namespace: &str, name: &str) -> Result<(String, S
     Ok((field("accessKeyId")?, field("secretKey")?))
 }
 
-/// The login for an image in a pull secret; `None` when the secret has none for its registry.
+/// The login for an image in pull secrets; `None` when they have none for its registry.
 pub(super) async fn pull_login(
     client: &Client,
-    PullSecret { namespace, name }: &PullSecret,
+    secret: &PullSecret,
     image: &str,
 ) -> Result<Option<(String, String)>, Refused> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = tokio::time::timeout(super::API_TIMEOUT, secrets.get(name)).await;
-    let found = found.map_err(|_| failure(format!("could not read Secret {namespace}/{name} in time")))?;
-    let secret = found.map_err(|e| failure(format!("could not read Secret {namespace}/{name}: {e}")))?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &secret.namespace);
+    let reference = Reference::parse(image).map_err(|e| failure(e.to_string()))?;
+    for name in secret.names() {
+        let label = format!("{}/{name}", secret.namespace);
+        let found = tokio::time::timeout(super::API_TIMEOUT, secrets.get_opt(name)).await;
+        let found = found.map_err(|_| failure(format!("could not read Secret {label} in time")))?;
+        let found = found.map_err(|e| failure(format!("could not read Secret {label}: {e}")))?;
+        match login_in(&label, found, &reference) {
+            Ok(None) => {}
+            Ok(login) => return Ok(login),
+            // The account may be older than its Secrets, or name what is none: the kubelet asks without it.
+            Err((why, _)) if secret.of_account => {
+                tracing::warn!(secret = label, error = why.message, "a service account's pull secret is passed over");
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+fn login_in(label: &str, secret: Option<Secret>, image: &Reference) -> Result<Option<(String, String)>, Refused> {
+    let secret = secret.ok_or_else(|| failure(format!("Secret {label} does not exist")))?;
     let data = secret.data.unwrap_or_default();
     let document = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
     let Some(ByteString(document)) = document else {
-        return Err(failure(format!("Secret {namespace}/{name} has neither .dockerconfigjson nor .dockercfg")));
+        return Err(failure(format!("Secret {label} has neither .dockerconfigjson nor .dockercfg")));
     };
-    let reference = Reference::parse(image).map_err(|e| failure(e.to_string()))?;
-    login(document, &reference).map_err(|e| failure(format!("Secret {namespace}/{name}: {e}")))
+    login(document, image).map_err(|e| failure(format!("Secret {label}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An API server with the Secrets `old` (of another registry), `new` and `none` (no login at all).
+    fn client() -> Client {
+        let service = tower::service_fn(|request: Request<kube::client::Body>| async move {
+            let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let login = |registry: &str| json!({"auths": {registry: {"username": "u", "password": name}}}).to_string();
+            let data = match name.as_str() {
+                "old" => json!({".dockerconfigjson": ByteString(login("other.example").into_bytes())}),
+                "new" => json!({".dockerconfigjson": ByteString(login("r.example").into_bytes())}),
+                "none" => json!({}),
+                _ => json!(null),
+            };
+            let (code, body) = if data.is_null() {
+                (
+                    404_u16,
+                    json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "no"}),
+                )
+            } else {
+                (200, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}))
+            };
+            let body = Full::<bytes::Bytes>::from(body.to_string());
+            Ok::<_, Infallible>(Response::builder().status(code).body(body).expect("a response"))
+        });
+        Client::new(service, "default")
+    }
+
+    async fn check(secret: PullSecret, expected: Result<Option<&str>, ()>) {
+        let found = pull_login(&client(), &secret, "r.example/x:1").await;
+        let found = found.as_ref().map(|login| login.as_ref().map(|(_, password)| password.as_str()));
+        assert_eq!(found.map_err(|_| ()), expected, "{secret}");
+    }
+
+    #[tokio::test]
+    async fn the_first_secret_of_an_account_that_has_a_login_counts() {
+        let account = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            PullSecret::of_account("shop", names).expect("some")
+        };
+        check(account(&["missing", "none", "old", "new"]), Ok(Some("new"))).await;
+        check(account(&["missing", "none", "old"]), Ok(None)).await;
+        check(PullSecret::named("shop", "new"), Ok(Some("new"))).await;
+        check(PullSecret::named("shop", "old"), Ok(None)).await;
+        check(PullSecret::named("shop", "missing"), Err(())).await;
+        check(PullSecret::named("shop", "none"), Err(())).await;
+    }
 }
