@@ -33,6 +33,7 @@ pub mod reach;
 pub mod reasons;
 pub mod replicas;
 pub mod ssh_keys;
+pub mod tpm;
 pub mod vhostmd;
 pub mod vm;
 pub mod vmi;

@@ -231,7 +231,7 @@ fn devices_are_there_when_asked_for() {
         video: Some("virtio".to_owned()),
         sound: Some(SoundSpec { name: "card".to_owned(), model: "ich9".to_owned() }),
         panic: PANIC_MODELS.map(str::to_owned).to_vec(),
-        tpm: true,
+        tpm: Some(TpmSpec::Forgets),
         chassis: Vec::new(),
         host_metrics: true,
     };
@@ -248,6 +248,13 @@ fn devices_are_there_when_asked_for() {
         spec.devices.video = Some(model.to_owned());
         check(&format!("video-{model}"), &spec, Virtualization::Kvm);
     }
+}
+
+#[test]
+fn a_tpm_that_keeps_its_state_has_it_encrypted_in_a_directory_of_the_guests_own() {
+    let mut spec = tiny();
+    spec.devices.tpm = Some(TpmSpec::Keeps { secret: crate::tpm::secret_uuid("uid-1") });
+    check("tpm-persistent", &spec, Virtualization::Kvm);
 }
 
 #[test]

@@ -406,6 +406,8 @@ pub struct HostFacts {
     pub firmware_dir: String,
     /// The guest's own directory: sockets, console log, NVRAM.
     pub guest_dir: PathBuf,
+    /// The directory of the state of the guest's TPM, where that is kept.
+    pub tpm_dir: PathBuf,
 }
 
 /// How guests are executed.

@@ -12,6 +12,7 @@ fn facts(virtualization: Virtualization) -> HostFacts {
         emulator: "/usr/bin/qemu-system-x86_64".to_owned(),
         firmware_dir: "/usr/share/OVMF".to_owned(),
         guest_dir: PathBuf::from("/var/lib/furrow/guests/uid-1"),
+        tpm_dir: PathBuf::from("/run/furrow/tpm/uid-1"),
     }
 }
 
