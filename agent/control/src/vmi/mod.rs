@@ -8,6 +8,7 @@ mod pull;
 mod recall;
 mod scratch;
 mod state;
+mod state_key;
 mod status;
 mod volumes;
 

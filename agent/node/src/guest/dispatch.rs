@@ -215,6 +215,11 @@ impl Dispatch {
             let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
             found.entry(key).or_default().ports.insert(port.tap.as_str().to_owned(), port.vmi_uid);
         }
+        for (uid, vmi) in self.context.tpm.list()? {
+            let Some((namespace, name)) = vmi.split_once('/') else { continue };
+            let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+            found.entry(key).or_default().states.insert(uid);
+        }
         Ok(found)
     }
 

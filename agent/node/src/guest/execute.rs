@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::meta::Condition;
-use furrow_api::reservation::ReservedVolume;
+use furrow_api::reservation::{ReservedVolume, STATE_TPM};
 use furrow_api::vmi::{EvictionStrategy, StartStrategy, VmiPhase};
-use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError, TpmSecret};
 use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
 use furrow_model::guest::{End, Next, Step};
 use furrow_model::port::TapName;
 use furrow_model::reasons::chain;
 use futures::future::try_join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
@@ -34,6 +35,7 @@ use super::publish::{PublishError, publish};
 use super::reach;
 use super::settings::Settings;
 use super::status::{self, Here, RunningGuest};
+use super::tpm::{self, TpmGuest};
 use super::{Context, Key, host_disk, media, now_ms, seed};
 
 /// Longest that ports or volumes may take to be prepared; their own waits are shorter.
@@ -102,6 +104,7 @@ pub(super) struct Pass<'a> {
 pub(super) struct Prepared {
     claimed: VirtualMachineInstance,
     sources: HashMap<String, RbdSource>,
+    tpm: Option<TpmSecret>,
     stages: Stages,
 }
 
@@ -134,6 +137,7 @@ impl Pass<'_> {
             }
             Step::AskShutdown => self.ask_shutdown(known).await?,
             Step::RemovePort { tap } => self.remove_port(known, tap).await?,
+            Step::KeepState { uid } => self.keep_state(known, uid).await?,
             Step::ReleaseVolumes => self.release_volumes().await?,
             Step::Undefine => {
                 domains.remove(&name).await?;
@@ -232,6 +236,9 @@ impl Pass<'_> {
         }
         self.note_ports(known, request);
         known.artefacts.files.insert(uid.clone());
+        if vmi.spec.domain.keeps_tpm() {
+            known.artefacts.states.insert(uid.clone());
+        }
         known.prepared = None;
         let prepared = Box::pin(self.prepare_parts(vmi, request, &uid)).await;
         let prepared = prepared.inspect_err(|_| self.context.images.release(&name))?;
@@ -256,8 +263,11 @@ impl Pass<'_> {
             Ok::<_, Failure>(publish(&self.context.client, vmi, |vmi| status::claim(vmi, here, &now())).await?)
         });
         let volumes = timed(async {
+            // Without its key a state is not even claimed.
+            let secret = tpm::secret(self.context, request).await?;
             let checks = request.volumes().map(|volume| self.check_volume(request, volume));
-            Ok::<HashMap<_, _>, Failure>(try_join_all(checks).await?.into_iter().collect())
+            let sources: HashMap<_, _> = try_join_all(checks).await?.into_iter().collect();
+            Ok::<_, Failure>((sources, secret))
         });
         let ports = timed(async {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
@@ -274,7 +284,8 @@ impl Pass<'_> {
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
         ports.0?;
         seed.0?;
-        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, stages })
+        let (claimed, (sources, tpm)) = (claim.0?, volumes.0?);
+        Ok(Prepared { claimed, sources, tpm, stages })
     }
 
     /// Starts the guest from what was prepared.
@@ -292,7 +303,7 @@ impl Pass<'_> {
                 .map_err(|error| Failure::from(&error))?;
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
-            let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
+            let (started, libvirt) = timed(self.context.domains.start(xml, paused, prepared.tpm)).await;
             started?;
             Ok::<_, Failure>((queue, libvirt))
         };
@@ -311,6 +322,10 @@ impl Pass<'_> {
         if let Some(template) = request.flash_template(volume) {
             let template = Path::new(&self.context.facts.firmware_dir).join(template);
             within("VolumeTimeout", self.context.volumes.fill_flash(volume, &template)).await?;
+        }
+        if volume.name == STATE_TPM {
+            let (uid, vmi) = (request.vmi.uid().unwrap_or_default(), request.label());
+            within("VolumeTimeout", self.context.tpm.restore(TpmGuest { uid: &uid, vmi: &vmi }, volume)).await?;
         }
         let check = self.context.volumes.open_check(volume, request.is_exclusive(volume));
         Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
@@ -388,6 +403,9 @@ impl Pass<'_> {
         let asked = inside::ask((&**self.context, self.key), known, domain, frozen).await;
         if asked.now {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
+        }
+        if known.tpm.is_none() {
+            known.tpm = tpm::start(self.context, vmi);
         }
         if known.host_metrics.is_none() {
             known.host_metrics = host_metrics::start(self.context, self.key, vmi);
@@ -570,7 +588,10 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (result, began.elapsed())
 }
 
-async fn within<T>(reason: &'static str, work: impl Future<Output = Result<T, HostError>>) -> Result<T, Failure> {
+pub(super) async fn within<T>(
+    reason: &'static str,
+    work: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, Failure> {
     // Dropping at the limit is safe: both ports and volumes are prepared by idempotent calls.
     match tokio::time::timeout(PREPARE_LIMIT, work).await {
         Ok(result) => Ok(result?),
