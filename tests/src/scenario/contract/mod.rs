@@ -26,6 +26,7 @@ mod rfb;
 mod settings;
 mod shaped;
 mod state;
+mod tpm;
 mod vnc;
 mod words;
 
@@ -81,6 +82,7 @@ const PARTS: &[Part] = &[
     ("beyond", beyond::run),
     ("lifecycle", lifecycle::run),
     ("state", state::run),
+    ("tpm", tpm::run),
     ("words", words::run),
     ("container-disk", container_disk::run),
     ("conditions", conditions::run),
