@@ -67,9 +67,17 @@ fn render(claim: &PersistentVolumeClaim, random: &[u8; PASSPHRASE_BYTES]) -> Sec
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use axum::http::{Request, Response};
+    use http_body_util::BodyExt as _;
+    use kube::Client;
+    use kube::client::Body;
     use serde_json::Value;
 
     use super::*;
+    use crate::events::Events;
 
     fn claim() -> PersistentVolumeClaim {
         let claim = json!({"metadata": {"name": "persistent-state-for-web-abcde", "namespace": "shop", "uid": "claim-1",
@@ -97,6 +105,76 @@ mod tests {
         let passphrase = |secret: Secret| secret.data.unwrap().remove("passphrase").unwrap().0;
         assert_eq!(passphrase(render(&claim(), &[0xa5; 32])), "a5".repeat(32).into_bytes());
         assert_ne!(passphrase(render(&claim(), &rand::random())), passphrase(render(&claim(), &rand::random())));
+    }
+
+    type Calls = Arc<Mutex<Vec<(String, Value)>>>;
+
+    /// A cluster whose API server answers the creation of a Secret so, and what was written to it.
+    fn cluster(created: u16) -> (Cluster, Calls) {
+        let calls = Calls::default();
+        let seen = Arc::clone(&calls);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let call = format!("{} {}", request.method(), request.uri().path());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+                let (code, answer) = match call.split(' ').next() {
+                    Some("POST") if created == 201 => (201, body.clone()),
+                    Some("POST") => (created, failure(created)),
+                    Some("PATCH") => (200, serde_json::to_value(claim()).unwrap()),
+                    // Watches, which have nothing to say.
+                    _ => (500, failure(500)),
+                };
+                if !call.starts_with("GET") {
+                    seen.lock().unwrap().push((call, body));
+                }
+                let answer = Body::from(answer.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(code).body(answer).unwrap())
+            }
+        });
+        let client = Client::new(service, "default");
+        let events = Events::start(client.clone(), "test");
+        (Cluster::start(client, events), calls)
+    }
+
+    fn failure(code: u16) -> Value {
+        let reason = if code == 409 { "AlreadyExists" } else { "Forbidden" };
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code})
+    }
+
+    const SECRETS: &str = "POST /api/v1/namespaces/shop/secrets";
+    const CLAIM: &str = "PATCH /api/v1/namespaces/shop/persistentvolumeclaims/persistent-state-for-web-abcde";
+
+    #[tokio::test]
+    async fn a_key_is_made_once_and_then_its_claim_says_so() {
+        // One that is there is of a pass that was cut short: it stays as it is.
+        for created in [201, 409] {
+            let (cluster, calls) = cluster(created);
+            assert!(ensure(&cluster, &claim()).await.is_ok());
+            let calls = calls.lock().unwrap().clone();
+            let paths: Vec<_> = calls.iter().map(|(call, _)| call.as_str()).collect();
+            assert_eq!(paths, [SECRETS, CLAIM], "{created}");
+            let said = &calls[1].1["metadata"];
+            assert_eq!(said["annotations"], json!({"furrow.io/state-key": "persistent-state-for-web-abcde"}));
+            assert_eq!(said["uid"], "claim-1", "of this very claim");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_says_it_has_a_key_is_given_no_other() {
+        let (cluster, calls) = cluster(201);
+        let mut marked = claim();
+        marked.annotations_mut().insert(names::ANNOTATION_STATE_KEY.to_owned(), marked.name_any());
+        assert!(ensure(&cluster, &marked).await.is_ok());
+        assert!(calls.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_key_is_refused_does_not_say_that_it_has_one() {
+        let (cluster, calls) = cluster(403);
+        assert!(matches!(ensure(&cluster, &claim()).await, Err(ScratchError::HeldUp(held_up)) if held_up.passing));
+        assert_eq!(calls.lock().unwrap().iter().map(|(call, _)| call.as_str()).collect::<Vec<_>>(), [SECRETS]);
     }
 
     /// What a role may do with Secrets; `None` where no rule names them.

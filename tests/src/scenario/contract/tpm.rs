@@ -83,7 +83,7 @@ fn sealed(story: &Story<'_>) -> Result<()> {
     let secret = text_of(&claim(story, NAME)?["metadata"]["name"]);
     // By a file, since the search itself has arguments too.
     let file = "/run/furrow-test-key";
-    node.shell(&format!("k3s kubectl get secret {secret} -o jsonpath={{.data.passphrase}} | base64 -d > {file}"))?;
+    node.shell(&format!("kubectl get secret {secret} -o jsonpath={{.data.passphrase}} | base64 -d > {file}"))?;
     let bytes = node.shell(&format!("wc -c < {file}"))?;
     ensure!(bytes.trim() == "64", "the passphrase has {} bytes", bytes.trim());
     let places = "/proc/[0-9]*/cmdline /var/log/libvirt /var/log/swtpm /etc/libvirt";
