@@ -265,9 +265,7 @@ impl Pass<'_> {
         let volumes = timed(async {
             // Without its key a state is not even claimed.
             let secret = tpm::secret(self.context, request).await?;
-            let checks = request.volumes().map(|volume| self.check_volume(request, volume));
-            let sources: HashMap<_, _> = try_join_all(checks).await?.into_iter().collect();
-            Ok::<_, Failure>((sources, secret))
+            Ok::<_, Failure>((self.check_volumes(request).await?, secret))
         });
         let ports = timed(async {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
@@ -312,6 +310,18 @@ impl Pass<'_> {
         self.context.events.normal(&prepared.claimed, "Created", "VirtualMachineInstance defined.");
         self.context.events.normal(&prepared.claimed, "Started", "VirtualMachineInstance started.");
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The state of a TPM comes last: it is claimed when nobody writes to the disks any more, which it belongs to. A guest
+    /// that still ran somewhere would go on with its disks, and what its TPM keeps would be lost.
+    async fn check_volumes(&self, request: &GuestRequest) -> Result<HashMap<String, RbdSource>, Failure> {
+        let (tpm, others): (Vec<_>, Vec<_>) = request.volumes().partition(|volume| volume.name == STATE_TPM);
+        let mut sources = HashMap::new();
+        for volumes in [others, tpm] {
+            let checks = volumes.into_iter().map(|volume| self.check_volume(request, volume));
+            sources.extend(try_join_all(checks).await?);
+        }
+        Ok(sources)
     }
 
     pub(super) async fn check_volume(

@@ -78,6 +78,12 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// From `namespace/name`.
+    fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
     /// The name of its domain, as `furrow_model::domain::Owner::domain_name` makes it.
     pub(crate) fn domain_name(&self) -> String {
         format!("{}_{}", self.namespace, self.name)

@@ -161,6 +161,19 @@ async fn a_guest_does_not_start_without_the_key_and_says_which() {
 }
 
 #[tokio::test]
+async fn a_state_is_not_claimed_while_a_disk_is_open_elsewhere() {
+    let mut bench = keeping();
+    bench.world.state().tpm.images.insert(IMAGE.into(), ("uid-0".into(), "of one that may still run".into()));
+    bench.world.state().failing.insert("open a volume");
+    bench.pass().await;
+    assert_eq!(bench.condition("Synchronized")["reason"], "ToldToFail");
+    assert_eq!(bench.kept().0, "uid-0", "its guest may write until its disks are free");
+    bench.world.state().failing.clear();
+    bench.pass().await;
+    assert_eq!((bench.phase().as_str(), bench.kept().0.as_str()), ("Running", "uid-1"));
+}
+
+#[tokio::test]
 async fn a_key_goes_to_libvirt_alone() {
     let mut bench = keeping();
     bench.pass().await;
