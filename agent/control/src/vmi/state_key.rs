@@ -164,8 +164,8 @@ mod tests {
     #[tokio::test]
     async fn a_claim_that_says_it_has_a_key_is_given_no_other() {
         let (cluster, calls) = cluster(201);
-        let mut marked = claim();
-        marked.annotations_mut().insert(names::ANNOTATION_STATE_KEY.to_owned(), marked.name_any());
+        let (mut marked, name) = (claim(), claim().name_any());
+        marked.annotations_mut().insert(names::ANNOTATION_STATE_KEY.to_owned(), name);
         assert!(ensure(&cluster, &marked).await.is_ok());
         assert!(calls.lock().unwrap().is_empty());
     }
