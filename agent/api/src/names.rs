@@ -30,12 +30,19 @@ pub const LABEL_VMI_NAME: &str = "kubevirt.io/vmi-name";
 pub const LABEL_SUBNET: &str = "ovn.kubernetes.io/subnet";
 /// Name of the VM whose machine's state a claim keeps (KubeVirt's label).
 pub const LABEL_STATE_FOR: &str = "persistent-state-for";
-/// Which part of the machine's state a claim keeps: `nvram`.
+/// Which part of the machine's state a claim keeps: `nvram` or `tpm`.
 pub const LABEL_STATE: &str = "furrow.io/state";
 /// Label of a node whose kubelet sets CPUs aside: `true` or `false` (KubeVirt's label).
 pub const LABEL_CPU_MANAGER: &str = "cpumanager";
 /// Label of a node where processes in real time may have a CPU whole (KubeVirt's label).
 pub const LABEL_REALTIME: &str = "kubevirt.io/realtime";
+/// On a claim whose state is encrypted: the Secret of its namespace that has the key. Written once, when that was made; from
+/// then on none is made for it, since the state could not be read with another.
+pub const ANNOTATION_STATE_KEY: &str = "furrow.io/state-key";
+/// Type of that Secret. Control makes Secrets of no other type.
+pub const SECRET_STATE_KEY: &str = "furrow.io/state-key";
+/// What of that Secret the key is made from: a text without an end of line.
+pub const STATE_PASSPHRASE: &str = "passphrase";
 /// Node that imports a DataVolume; its agent watches by it.
 pub const LABEL_IMPORT_NODE: &str = "furrow.io/import-node";
 

@@ -9,6 +9,8 @@ use crate::import::PullSecret;
 /// Name of the reserved volume that keeps the variables of a guest's UEFI firmware. A volume of a spec is named by a DNS
 /// label, which has no slash.
 pub const STATE_NVRAM: &str = "state/nvram";
+/// Name of the reserved volume that keeps the state of a guest's TPM.
+pub const STATE_TPM: &str = "state/tpm";
 
 /// Value of [`crate::names::ANNOTATION_RESERVATION`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +116,6 @@ impl ReservedVolume {
     /// Whether it keeps a part of the machine itself, which no disk shows.
     #[must_use]
     pub fn is_state(&self) -> bool {
-        self.name == STATE_NVRAM
+        matches!(self.name.as_str(), STATE_NVRAM | STATE_TPM)
     }
 }

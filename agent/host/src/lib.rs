@@ -11,6 +11,7 @@ pub mod openflow;
 pub mod ovsdb;
 pub mod packet;
 pub mod rbd;
+pub mod renames;
 pub mod running;
 pub mod sandbox;
 pub mod tap;

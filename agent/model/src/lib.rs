@@ -36,6 +36,7 @@ pub mod reasons;
 pub mod replicas;
 pub mod share;
 pub mod ssh_keys;
+pub mod tpm;
 pub mod vhostmd;
 pub mod vm;
 pub mod vmi;

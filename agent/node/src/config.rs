@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Directory of what guests mount by virtiofs. In memory: it may be Secrets.
     #[arg(long, default_value = "/run/furrow/shares")]
     pub(crate) shares_dir: PathBuf,
+    /// Directory of the states of guests' TPMs. It must not outlive the node's run: see `storage::tpm`.
+    #[arg(long, default_value = "/run/furrow/tpm")]
+    pub(crate) tpm_dir: PathBuf,
     /// QEMU.
     #[arg(long, default_value = "/usr/bin/qemu-system-x86_64")]
     pub(crate) emulator: String,

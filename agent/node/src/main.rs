@@ -107,7 +107,8 @@ async fn parts(
     let (libvirt, events) = start_libvirt(options)?;
     let ports =
         network::start(client.clone(), node.to_owned(), stop.clone()).await.context("could not start the network")?;
-    let (volumes, images) = storage::start(client.clone(), node.to_owned(), options.ceph_dir.clone(), stop.clone())
+    let directories = storage::Directories { ceph: options.ceph_dir.clone(), tpm: options.tpm_dir.clone() };
+    let (volumes, tpm, images) = storage::start(client.clone(), node.to_owned(), directories, stop.clone())
         .await
         .context("could not start the storage")?;
     let (guests, links) = (Arc::new(libvirt.clone()), Arc::new(ports.clone()));
@@ -115,6 +116,7 @@ async fn parts(
     let parts = Parts {
         facts: facts(options, node.to_owned()),
         volumes: Arc::new(volumes),
+        tpm: Arc::new(tpm),
         ports: Arc::new(ports),
         domains: Arc::new(libvirt.clone()),
         statistics: Arc::new(libvirt.clone()),
@@ -178,6 +180,7 @@ fn facts(options: &Options, node: String) -> NodeFacts {
         firmware_dir: options.firmware_dir.clone(),
         guests_dir: options.guests_dir.clone(),
         shares_dir: options.shares_dir.clone(),
+        tpm_dir: options.tpm_dir.clone(),
         kvm,
     }
 }

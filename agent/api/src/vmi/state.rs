@@ -10,4 +10,10 @@ impl DomainSpec {
         let bootloader = self.firmware.as_ref().and_then(|firmware| firmware.bootloader.as_ref());
         bootloader.and_then(|bootloader| bootloader.efi.as_ref()).is_some_and(|efi| efi.persistent == Some(true))
     }
+
+    /// Whether the state of its TPM is kept. One that is turned off keeps nothing.
+    #[must_use]
+    pub fn keeps_tpm(&self) -> bool {
+        self.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false) && tpm.persistent == Some(true))
+    }
 }

@@ -351,8 +351,13 @@ pub(super) const GUEST: &[Realised] = &[
     row("domain.devices.sound", "`<sound>`", Golden("devices", &["<sound model=\"ich9\">"])),
     row(
         "domain.devices.tpm.enabled",
-        "`<tpm>` of swtpm, new at each start",
+        "`<tpm>` of swtpm, new at each start unless it is `persistent`",
         Golden("devices", &["<tpm model=\"tpm-tis\">", "<backend type=\"emulator\" version=\"2.0\"/>"]),
+    ),
+    row(
+        "domain.devices.tpm.persistent",
+        "its state is kept, encrypted, in an RBD image of the VM's own, which is deleted with the VM; the key is a Secret",
+        Golden("tpm-persistent", &["<tpm model=\"tpm-crb\">", "persistent_state=\"yes\"", "<encryption secret="]),
     ),
     row(
         "domain.devices.video",

@@ -72,10 +72,6 @@ pub(crate) const GUEST: &[Refused] = &[
     set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
     set("domain.devices.gpus", "GPUs are not supported yet"),
     set("domain.devices.hostDevices", NO_PASSTHROUGH),
-    set(
-        "domain.devices.tpm.persistent",
-        "the state of a TPM is not kept over a stop yet: without this field it begins anew at each start",
-    ),
     set("domain.devices.useVirtioTransitional", "legacy virtio is not supported"),
     set("domain.devices.watchdog.diag288", "this watchdog is of another architecture"),
     set("domain.devices.disks[].blockSize.custom.discardGranularity", "QEMU's own granularity is the only one yet"),

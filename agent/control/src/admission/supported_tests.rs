@@ -122,7 +122,7 @@ fn what_is_off_is_not_used() {
         json!({"domain": {"devices": {"gpus": [], "useVirtioTransitional": false, "tpm": {"persistent": false}}}}),
         &[],
     );
-    check(json!({"domain": {"devices": {"tpm": {"persistent": true}}}}), &["domain.devices.tpm.persistent"]);
+    check(json!({"domain": {"devices": {"useVirtioTransitional": true}}}), &["domain.devices.useVirtioTransitional"]);
     check(json!({"evictionStrategy": "LiveMigrateIfPossible", "architecture": "amd64", "subdomain": ""}), &[]);
     check(json!({"evictionStrategy": "LiveMigrate", "domain": {"cpu": {"maxSockets": 4}}}), &[]);
 }

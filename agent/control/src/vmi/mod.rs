@@ -9,6 +9,7 @@ mod pull;
 mod recall;
 mod scratch;
 mod state;
+mod state_key;
 mod status;
 mod volumes;
 

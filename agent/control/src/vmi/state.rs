@@ -1,7 +1,7 @@
 //! The state of a virtual machine that outlives its guests: a claim for each part of it that is kept. They belong to the VM,
 //! so that Kubernetes deletes them with it; where a guest has no VM, to the guest. Named and labelled as KubeVirt's
 //! (`pkg/storage/backend-storage`), but found by owner: a VM that is renamed takes its claims along, and they keep their
-//! names. Refuses to give a machine the state of another.
+//! names. What is encrypted has a key as well (`state_key`). Refuses to give a machine the state of another.
 
 use std::sync::Arc;
 
@@ -12,17 +12,19 @@ use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
 
-use furrow_api::reservation::STATE_NVRAM;
+use furrow_api::reservation::{STATE_NVRAM, STATE_TPM};
 use furrow_api::vmi::{PvcVolume, Volume};
 use furrow_api::{VirtualMachine, VirtualMachineInstance, names};
 
 use super::scratch::ScratchError;
+use super::state_key;
 use super::status::HeldUp;
 use crate::calls::{self, CallError};
 use crate::cluster::{Cluster, controller};
 use crate::pod;
 
-/// What a claim asks for. RBD makes of it what is written.
+/// What a claim asks for: as much as the two slots of a TPM's state take, and more than the variables do. RBD makes of it
+/// what is written.
 const SIZE: &str = "1Mi";
 
 /// A part of the state.
@@ -30,6 +32,8 @@ const SIZE: &str = "1Mi";
 enum Part {
     /// The variables of the UEFI firmware.
     Nvram,
+    /// What the TPM does not forget, encrypted.
+    Tpm,
 }
 
 impl Part {
@@ -37,6 +41,7 @@ impl Part {
     fn label(self) -> &'static str {
         match self {
             Self::Nvram => "nvram",
+            Self::Tpm => "tpm",
         }
     }
 
@@ -44,13 +49,20 @@ impl Part {
     fn volume(self) -> &'static str {
         match self {
             Self::Nvram => STATE_NVRAM,
+            Self::Tpm => STATE_TPM,
         }
+    }
+
+    fn is_encrypted(self) -> bool {
+        self == Self::Tpm
     }
 }
 
 /// The parts that a guest's machine keeps.
 fn parts(vmi: &VirtualMachineInstance) -> Vec<Part> {
-    vmi.spec.domain.keeps_nvram().then_some(Part::Nvram).into_iter().collect()
+    let domain = &vmi.spec.domain;
+    let rows = [(domain.keeps_nvram(), Part::Nvram), (domain.keeps_tpm(), Part::Tpm)];
+    rows.into_iter().filter(|(kept, _)| *kept).map(|(_, part)| part).collect()
 }
 
 /// The volumes of a guest that keep its machine's state, as far as their claims are there.
@@ -64,28 +76,36 @@ pub(super) fn volumes(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Vec<Vo
     parts(vmi).into_iter().filter_map(volume).collect()
 }
 
-/// Makes the claims that are missing.
+/// Makes the claims that are missing, and their keys.
 pub(super) async fn ensure(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Result<(), ScratchError> {
     let namespace = vmi.namespace().unwrap_or_default();
     let owner = owner(vmi);
     let mut made = None;
     for part in parts(vmi) {
-        if claim(cluster, vmi, &owner, part).is_some() {
+        let api = cluster.api::<PersistentVolumeClaim>(&namespace);
+        if let Some(claim) = claim(cluster, vmi, &owner, part) {
+            if part.is_encrypted() {
+                state_key::ensure(cluster, &claim).await?;
+            }
             continue;
         }
-        let api = cluster.api::<PersistentVolumeClaim>(&namespace);
         if is_known(&api, &owner, part).await.map_err(ScratchError::Call)? {
             let message = format!("the PVC of {}'s state is not known yet", vmi.name_any());
             return Err(ScratchError::HeldUp(HeldUp { passing: true, ..HeldUp::binding(message) }));
         }
         let claim = render(vmi, &owner, part);
         let name = claim.name_any();
-        let waits = HeldUp::binding(format!("PVC {namespace}/{name} is not bound to a volume"));
+        let waits = HeldUp::binding_own(format!("PVC {namespace}/{name} is not bound to a volume"));
         match calls::create(&api, &claim).await {
             // The cache will tell of it; until then it would look as if it were missing.
-            Ok(Some(_)) => made = Some(waits),
+            Ok(Some(claim)) => {
+                if part.is_encrypted() {
+                    state_key::ensure(cluster, &claim).await?;
+                }
+                made = Some(waits);
+            }
             // One of this name is on its way into the cache, or being deleted, or somebody else's.
-            Ok(None) => return Err(ScratchError::HeldUp(HeldUp { passing: true, ..waits })),
+            Ok(None) => return Err(ScratchError::HeldUp(HeldUp { passing: true, own: false, ..waits })),
             Err(error) => return Err(ScratchError::of_create(error)),
         }
     }
@@ -191,11 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_keeps_nothing_has_no_claim() {
+    fn a_guest_has_a_claim_for_each_part_that_it_keeps() {
         assert_eq!(parts(&vmi(json!([]))), [Part::Nvram]);
-        let mut forgets = vmi(json!([]));
-        forgets.spec.domain.firmware = None;
-        assert!(parts(&forgets).is_empty());
+        let check = |tpm: serde_json::Value, expected: &[Part]| {
+            let mut guest = vmi(json!([]));
+            guest.spec.domain.firmware = None;
+            guest.spec.domain.devices.tpm = serde_json::from_value(tpm.clone()).unwrap();
+            assert_eq!(parts(&guest), expected, "{tpm}");
+        };
+        check(json!(null), &[]);
+        check(json!({}), &[]);
+        check(json!({"persistent": true}), &[Part::Tpm]);
+        check(json!({"persistent": true, "enabled": true}), &[Part::Tpm]);
+        check(json!({"persistent": true, "enabled": false}), &[]);
+        let mut both = vmi(vm("vm-1"));
+        both.spec.domain.devices.tpm = serde_json::from_value(json!({"persistent": true})).unwrap();
+        assert_eq!(parts(&both), [Part::Nvram, Part::Tpm]);
+        let [nvram, tpm] = [Part::Nvram, Part::Tpm].map(|part| render(&both, &owner(&both), part));
+        assert_ne!(nvram.name_any(), tpm.name_any());
+        assert_eq!(tpm.labels()["furrow.io/state"], "tpm");
+        assert!(!keeps(&tpm, &owner(&both), Part::Nvram), "one part is not the other");
     }
 
     #[test]

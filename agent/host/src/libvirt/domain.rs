@@ -13,6 +13,7 @@ use virt::sys;
 
 use super::live::{self, DomainOwner, LiveDisk};
 use super::memory::LiveMemory;
+use super::secret::{self, TpmSecret};
 use super::{Libvirt, LibvirtError};
 
 /// A query of libvirtd: its own work is milliseconds.
@@ -134,22 +135,24 @@ impl Libvirt {
         .await
     }
 
-    /// Defines and starts a domain, `paused` without letting its vCPUs run. When it does not start, its definition is taken
-    /// away again.
+    /// Defines and starts a domain, `paused` without letting its vCPUs run; libvirt knows the passphrase of its TPM for as
+    /// long as that takes. When it does not start, its definition is taken away again.
     ///
     /// # Errors
     /// When libvirt refuses the XML or QEMU does not start.
-    pub async fn start_domain(&self, xml: String, paused: bool) -> Result<(), LibvirtError> {
+    pub async fn start_domain(&self, xml: String, paused: bool, tpm: Option<TpmSecret>) -> Result<(), LibvirtError> {
         self.call("start the domain", START, move |connection| {
             let domain =
                 connection.define_domain_xml(&xml).map_err(|e| LibvirtError::from_virt("define the domain", &e))?;
-            let started = if paused { domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED) } else { domain.create() };
-            started.map_err(|error| {
-                let error = LibvirtError::from_virt("start the domain", &error);
+            let started = secret::lend(connection, tpm.as_ref(), || {
+                let created =
+                    if paused { domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED) } else { domain.create() };
+                created.map(drop).map_err(|error| LibvirtError::from_virt("start the domain", &error))
+            });
+            started.inspect_err(|_| {
                 if let Err(left) = undefine(&domain) {
                     tracing::warn!(error = %left, "the definition of a domain that did not start is left behind");
                 }
-                error
             })
         })
         .await

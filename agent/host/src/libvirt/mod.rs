@@ -26,7 +26,7 @@ pub use kvm::kvm_usable;
 pub use live::{DomainOwner, LiveDisk, METADATA_NAMESPACE};
 pub use memory::LiveMemory;
 pub use operate::GuestQuestion;
-pub use secret::CephSecret;
+pub use secret::{CephSecret, TpmSecret};
 
 /// Something happened; it says where to look, not what to conclude.
 #[derive(Debug, Clone, PartialEq, Eq)]

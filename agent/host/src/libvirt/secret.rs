@@ -1,12 +1,15 @@
-//! The Ceph key that QEMU uses, as a libvirt secret: read from its keyring, kept in libvirtd's memory (ephemeral and
-//! private), so that it is neither in a domain's XML nor on disk twice. Refuses keyrings without exactly one key.
+//! Keys as libvirt secrets, kept in libvirtd's memory (ephemeral and private), so that they are neither in a domain's XML
+//! nor on disk twice: the Ceph key that QEMU uses, read from its keyring, and the passphrase of a TPM's state, for as long as
+//! its domain is being started. Refuses keyrings without exactly one key.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use serde::Serialize;
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::secret::Secret;
 
 use super::LibvirtError;
 
@@ -21,6 +24,23 @@ pub struct CephSecret {
     pub usage: String,
     /// The keyring file.
     pub keyring: PathBuf,
+}
+
+/// The passphrase that the state of a guest's TPM is encrypted with. It is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TpmSecret {
+    /// The UUID by which the domain names it.
+    pub uuid: Uuid,
+    /// The usage name, for people; libvirt has no two of one name.
+    pub usage: String,
+    /// The passphrase.
+    pub passphrase: String,
+}
+
+impl fmt::Debug for TpmSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TpmSecret({}, {})", self.uuid, self.usage)
+    }
 }
 
 #[derive(Serialize)]
@@ -42,22 +62,49 @@ struct Usage<'a> {
 }
 
 impl<'a> SecretDocument<'a> {
-    fn new(spec: &'a CephSecret) -> Self {
-        let usage = Usage { kind: "ceph", name: &spec.usage };
-        Self { ephemeral: "yes", private: "yes", uuid: spec.uuid.to_string(), usage }
+    fn new(kind: &'static str, uuid: Uuid, name: &'a str) -> Self {
+        Self { ephemeral: "yes", private: "yes", uuid: uuid.to_string(), usage: Usage { kind, name } }
     }
+}
+
+fn define(
+    connection: &Connect,
+    what: &'static str,
+    document: &SecretDocument<'_>,
+    value: &[u8],
+) -> Result<Secret, LibvirtError> {
+    let xml =
+        quick_xml::se::to_string(document).map_err(|error| LibvirtError::Xml { what, message: error.to_string() })?;
+    let secret = connection
+        .define_secret_xml(&xml, NO_FLAGS)
+        .map_err(|error| LibvirtError::from_virt("define a secret", &error))?;
+    secret.set_value(value, NO_FLAGS).map_err(|error| LibvirtError::from_virt("set a secret", &error))?;
+    Ok(secret)
+}
+
+/// Has libvirt know a TPM's passphrase for as long as `work` takes.
+pub(super) fn lend<T>(
+    connection: &Connect,
+    spec: Option<&TpmSecret>,
+    work: impl FnOnce() -> Result<T, LibvirtError>,
+) -> Result<T, LibvirtError> {
+    let Some(spec) = spec else { return work() };
+    let document = SecretDocument::new("vtpm", spec.uuid, &spec.usage);
+    let secret = define(connection, "the secret of a tpm", &document, spec.passphrase.as_bytes())?;
+    let done = work();
+    if let Err(error) = secret.undefine() {
+        // In libvirtd's memory nobody can read it, and the next start of this guest replaces it.
+        tracing::warn!(secret = %spec.uuid, error = %error, "libvirt keeps the key of a tpm longer than it is used");
+    }
+    done
 }
 
 pub(super) fn install(connection: &Connect, spec: &CephSecret) -> Result<(), LibvirtError> {
     let text = std::fs::read_to_string(&spec.keyring)
         .map_err(|source| LibvirtError::Keyring { path: spec.keyring.clone(), source })?;
     let key = parse_key(&text).ok_or_else(|| LibvirtError::KeyringFormat { path: spec.keyring.clone() })?;
-    let xml = quick_xml::se::to_string(&SecretDocument::new(spec))
-        .map_err(|error| LibvirtError::Xml { what: "the ceph secret", message: error.to_string() })?;
-    let secret = connection
-        .define_secret_xml(&xml, NO_FLAGS)
-        .map_err(|error| LibvirtError::from_virt("define the ceph secret", &error))?;
-    secret.set_value(&key, NO_FLAGS).map_err(|error| LibvirtError::from_virt("set the ceph secret", &error))
+    let document = SecretDocument::new("ceph", spec.uuid, &spec.usage);
+    define(connection, "the ceph secret", &document, &key).map(drop)
 }
 
 /// The key of a keyring in Ceph's ini-like form (`[client.x]`, `key = <base64>`).
@@ -77,7 +124,18 @@ fn parse_key(keyring: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_key;
+    use super::*;
+
+    #[test]
+    fn a_secret_is_ephemeral_private_and_has_no_value_in_its_document_or_its_debug_form() {
+        let spec = TpmSecret { uuid: Uuid::nil(), usage: "tpm of u-1".into(), passphrase: "correct horse".into() };
+        let document = SecretDocument::new("vtpm", spec.uuid, &spec.usage);
+        let xml = quick_xml::se::to_string(&document).expect("XML");
+        let expected = "<secret ephemeral=\"yes\" private=\"yes\"><uuid>00000000-0000-0000-0000-000000000000</uuid>\
+            <usage type=\"vtpm\"><name>tpm of u-1</name></usage></secret>";
+        assert_eq!(xml, expected);
+        assert!(!format!("{spec:?}").contains("horse"));
+    }
 
     #[test]
     fn reads_the_one_key_of_a_keyring() {

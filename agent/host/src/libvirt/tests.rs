@@ -19,7 +19,7 @@ async fn a_domain_lives_and_ends_with_events_and_reasons() {
     let (libvirt, mut events) = Libvirt::start(options).expect("the threads start");
     assert_eq!(next(&mut events).await, LibvirtEvent::Connected);
 
-    libvirt.start_domain(DOMAIN.to_owned(), false).await.expect("the domain starts");
+    libvirt.start_domain(DOMAIN.to_owned(), false, None).await.expect("the domain starts");
     assert!(matches!(next(&mut events).await, LibvirtEvent::Lifecycle { domain, .. } if domain == "ns_vm"));
     let record = libvirt.domain("ns_vm").await.expect("it is observed").expect("it is there");
     assert_eq!(record.state, DomainState::Running);
@@ -41,6 +41,6 @@ async fn a_domain_lives_and_ends_with_events_and_reasons() {
     libvirt.remove_domain("ns_vm").await.expect("removing it twice is no error");
     assert_eq!(libvirt.domain("ns_vm").await.expect("it is observed"), None);
 
-    let error = libvirt.start_domain("<domain/>".to_owned(), false).await.expect_err("nonsense is refused");
+    let error = libvirt.start_domain("<domain/>".to_owned(), false, None).await.expect_err("nonsense is refused");
     assert!(error.is_permanent(), "{error}");
 }

@@ -50,7 +50,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     display(spec, facts, &mut domain);
     inputs(spec, &mut domain);
     platform_devices(spec, &mut domain);
-    devices::configure(spec, &mut domain);
+    devices::configure(spec, facts, &mut domain);
     pinning::configure(spec, facts, &mut domain);
     shares::configure(spec, facts, &mut domain);
     domain

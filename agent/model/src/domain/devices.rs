@@ -1,14 +1,20 @@
 //! Devices and tuning that a guest gets only when it asks: their types, the rules that need no host, and their
-//! configurator. Owns KubeVirt's conventions for them (one 16 MiB head a screen, a TIS for a TPM). Refuses passthrough:
+//! configurator. Owns KubeVirt's conventions for them (one 16 MiB head a screen, a TIS for a TPM that forgets). Refuses passthrough:
 //! nothing here names a device of the node.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::document::{Address, Alias, Domain, Entries, NamedEntry, Panic, Sound, Tpm, TpmBackend, Video, VideoModel};
+use uuid::Uuid;
+
+use super::document::{
+    Address, Alias, Domain, Entries, NamedEntry, Panic, Sound, Tpm, TpmBackend, TpmEncryption, TpmSource, Video,
+    VideoModel,
+};
 use super::shares;
-use super::spec::{DomainError, DomainSpec};
+use super::spec::{DomainError, DomainSpec, HostFacts};
+use crate::tpm::STATE_DIR;
 
 /// Memory of a screen of the adapters that have a choice, KiB (KubeVirt's).
 const VIDEO_KIB: u32 = 16_384;
@@ -29,14 +35,26 @@ pub struct DeviceSpec {
     pub sound: Option<SoundSpec>,
     /// Models of panic devices.
     pub panic: Vec<String>,
-    /// A TPM 2.0 that forgets everything when the guest ends.
-    pub tpm: bool,
+    /// A TPM 2.0.
+    pub tpm: Option<TpmSpec>,
     /// A port by which the guest asks for metrics of the host.
     pub host_metrics: bool,
     /// Names of the volumes that are shown as file systems: the tags by which the guest mounts them.
     pub shares: Vec<String>,
     /// Entries of the SMBIOS chassis, by libvirt's names.
     pub chassis: Vec<(&'static str, String)>,
+}
+
+/// What becomes of a TPM's state when the guest ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TpmSpec {
+    /// It is gone.
+    Forgets,
+    /// It is kept.
+    Keeps {
+        /// libvirt's secret that has the key which it is encrypted with.
+        secret: Uuid,
+    },
 }
 
 /// A sound card.
@@ -192,7 +210,7 @@ pub(super) fn validate(spec: &DomainSpec) -> Result<(), DomainError> {
     Ok(())
 }
 
-pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
+pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
     let asked = &spec.devices;
     domain.devices.sounds = asked
         .sound
@@ -200,11 +218,34 @@ pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
         .map(|sound| Sound { model: sound.model.clone(), alias: Alias { name: format!("ua-{}", sound.name) } })
         .collect();
     domain.devices.panics = asked.panic.iter().map(|model| Panic { model: model.clone() }).collect();
-    domain.devices.tpm =
-        asked.tpm.then_some(Tpm { model: "tpm-tis", backend: TpmBackend { kind: "emulator", version: "2.0" } });
+    domain.devices.tpm = asked.tpm.map(|asked| tpm(asked, facts));
     if let Some(sysinfo) = domain.sysinfo.as_mut().filter(|_| !asked.chassis.is_empty()) {
         let entries = asked.chassis.iter().map(|(name, value)| NamedEntry { name, value: value.clone() });
         sysinfo.chassis = Some(Entries { entries: entries.collect() });
+    }
+}
+
+/// One that keeps its state has it in a directory of the guest's own, and not where libvirt would by the domain's UUID: the
+/// next guest of a machine has the same, and two machines may ask for the same. libvirt never deletes it
+/// (`persistent_state`): that is for whoever has written it to its image. The models are KubeVirt's.
+fn tpm(asked: TpmSpec, facts: &HostFacts) -> Tpm {
+    let (kind, version) = ("emulator", "2.0");
+    match asked {
+        TpmSpec::Forgets => {
+            let backend = TpmBackend { kind, version, persistent_state: None, encryption: None, source: None };
+            Tpm { model: "tpm-tis", backend }
+        }
+        TpmSpec::Keeps { secret } => {
+            let path = facts.tpm_dir.join(STATE_DIR).display().to_string();
+            let backend = TpmBackend {
+                kind,
+                version,
+                persistent_state: Some("yes"),
+                encryption: Some(TpmEncryption { secret: secret.to_string() }),
+                source: Some(TpmSource { kind: "dir", path }),
+            };
+            Tpm { model: "tpm-crb", backend }
+        }
     }
 }
 

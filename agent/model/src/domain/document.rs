@@ -689,6 +689,26 @@ pub(super) struct TpmBackend {
     pub(super) kind: &'static str,
     #[serde(rename = "@version")]
     pub(super) version: &'static str,
+    #[serde(rename = "@persistent_state", skip_serializing_if = "Option::is_none")]
+    pub(super) persistent_state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) encryption: Option<TpmEncryption>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<TpmSource>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TpmEncryption {
+    #[serde(rename = "@secret")]
+    pub(super) secret: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TpmSource {
+    #[serde(rename = "@type")]
+    pub(super) kind: &'static str,
+    #[serde(rename = "@path")]
+    pub(super) path: String,
 }
 
 #[derive(Debug, Serialize)]

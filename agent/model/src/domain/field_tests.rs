@@ -231,7 +231,7 @@ fn devices_are_there_when_asked_for() {
         video: Some("virtio".to_owned()),
         sound: Some(SoundSpec { name: "card".to_owned(), model: "ich9".to_owned() }),
         panic: PANIC_MODELS.map(str::to_owned).to_vec(),
-        tpm: true,
+        tpm: Some(TpmSpec::Forgets),
         chassis: Vec::new(),
         host_metrics: true,
         shares: Vec::new(),
@@ -278,6 +278,13 @@ fn metrics_are_on_a_disk_that_is_read_past_the_page_cache() {
         ..rbd("told", "unused")
     });
     check("metrics-disk", &spec, Virtualization::Kvm);
+}
+
+#[test]
+fn a_tpm_that_keeps_its_state_has_it_encrypted_in_a_directory_of_the_guests_own() {
+    let mut spec = tiny();
+    spec.devices.tpm = Some(TpmSpec::Keeps { secret: crate::tpm::secret_uuid("uid-1") });
+    check("tpm-persistent", &spec, Virtualization::Kvm);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub use configure::{
 };
 pub use devices::{
     BlockSizeError, BlockSizeSpec, DeviceSpec, DiskTuning, NicPlace, PANIC_MODELS, PciAddress, PciAddressError,
-    SOUND_MODELS, SoundSpec, VIDEO_MODELS,
+    SOUND_MODELS, SoundSpec, TpmSpec, VIDEO_MODELS,
 };
 pub use disks::{ALIAS_PREFIX, free_target, render_disk, target_names};
 pub use io_threads::IoThreadPolicy;

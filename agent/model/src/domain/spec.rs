@@ -413,6 +413,8 @@ pub struct HostFacts {
     pub guest_dir: PathBuf,
     /// The directory with those that are shown to the guest as file systems, each named by its volume.
     pub shares_dir: PathBuf,
+    /// The directory of the state of the guest's TPM, where that is kept.
+    pub tpm_dir: PathBuf,
 }
 
 /// How guests are executed.

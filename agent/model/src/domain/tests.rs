@@ -13,6 +13,7 @@ fn facts(virtualization: Virtualization) -> HostFacts {
         firmware_dir: "/usr/share/OVMF".to_owned(),
         guest_dir: PathBuf::from("/var/lib/furrow/guests/uid-1"),
         shares_dir: PathBuf::from("/run/furrow/shares/uid-1"),
+        tpm_dir: PathBuf::from("/run/furrow/tpm/uid-1"),
     }
 }
 

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Removal comes before addition, in a pass of its own, so that nothing is started when a removal failed. A stopped
-//! domain's definition, which says why it stopped, is taken away only after that has been published.
+//! domain's definition, which says why it stopped, is taken away only after that has been published. What a TPM keeps is
+//! written before its volumes are let go of: as long as that fails, the guest has not ended.
 //! Refuses I/O, clocks and wire types.
 
 mod credentials;
@@ -117,6 +118,8 @@ pub struct Observed {
     pub ports: Vec<(String, String)>,
     /// UIDs with a guest directory on this node that belong to it.
     pub files: Vec<String>,
+    /// UIDs of its guests whose TPM has its state on this node.
+    pub states: Vec<String>,
     /// Images that other active domains write to: `pool/image` and the domain's name.
     pub foreign_images: Vec<(String, String)>,
     /// Whether the ports of the running domain have been ensured since the agent started: the agent answers DHCP for
@@ -178,6 +181,11 @@ pub enum Step {
     RemovePort {
         /// The tap.
         tap: String,
+    },
+    /// Write what a guest's TPM keeps to its image a last time, and take it away from this node. QEMU must have ended.
+    KeepState {
+        /// The UID of that guest.
+        uid: String,
     },
     /// Let go of the volumes' locks.
     ReleaseVolumes,

@@ -43,6 +43,8 @@ fn clear_stale(wanted: &Wanted, observed: &Observed) -> Result<Option<Plan>, Pla
         .filter(|(_, uid)| is_stale(uid))
         .map(|(tap, _)| Step::RemovePort { tap: tap.clone() })
         .collect();
+    // One of these may have written to the image that the next guest begins with.
+    steps.extend(keep_states(observed).filter(|step| matches!(step, Step::KeepState { uid } if is_stale(uid))));
     steps.extend(observed.files.iter().filter(|uid| is_stale(uid)).map(|uid| Step::RemoveFiles { uid: uid.clone() }));
     Ok((!steps.is_empty()).then_some(Plan { steps, next: Next::Now }))
 }
@@ -55,6 +57,7 @@ fn clear(observed: &Observed) -> Plan {
         steps.push(Step::Destroy);
     }
     steps.extend(remove_ports(observed));
+    steps.extend(keep_states(observed));
     if ours.is_some() {
         steps.push(Step::ReleaseVolumes);
         steps.push(Step::Undefine);
@@ -101,11 +104,13 @@ fn run(wanted: &Wanted, observed: &Observed, now_ms: i64) -> Result<Plan, PlanEr
         Some(DomainState::Panicked) => Plan { steps: vec![Step::Destroy], next: Next::Now },
         // Defined but not started, by an agent that was stopped in between: begin again.
         Some(DomainState::Off(OffReason::Unknown | OffReason::StartFailed)) if wanted.phase != Phase::Running => {
-            Plan { steps: vec![Step::Undefine], next: Next::Now }
+            Plan { steps: keep_states(observed).chain([Step::Undefine]).collect(), next: Next::Now }
         }
         Some(DomainState::Off(reason)) => end(observed, own_end(reason)),
         // Its definition is gone with the node's last boot, or somebody removed it.
         None if wanted.phase == Phase::Running => end(observed, own_end(OffReason::Unknown)),
+        // Left by a start that failed; a start begins with what the image has.
+        None if !observed.states.is_empty() => Plan { steps: keep_states(observed).collect(), next: Next::Now },
         None => {
             refuse_shared_writers(wanted, observed)?;
             // What runs is observed before it is published.
@@ -159,7 +164,7 @@ fn refuse_shared_writers(wanted: &Wanted, observed: &Observed) -> Result<(), Pla
 /// The end is published between the removal of the ports, after which the address is silent, and that of the
 /// definition, which is the only record of how the guest ended.
 fn end(observed: &Observed, end: End) -> Plan {
-    let mut steps: Vec<_> = remove_ports(observed).collect();
+    let mut steps: Vec<_> = remove_ports(observed).chain(keep_states(observed)).collect();
     steps.push(Step::ReleaseVolumes);
     steps.push(Step::PublishEnd(end));
     if ours(observed).is_some() {
@@ -176,6 +181,10 @@ fn ours(observed: &Observed) -> Option<&ObservedDomain> {
 
 fn remove_ports(observed: &Observed) -> impl Iterator<Item = Step> + '_ {
     observed.ports.iter().map(|(tap, _)| Step::RemovePort { tap: tap.clone() })
+}
+
+fn keep_states(observed: &Observed) -> impl Iterator<Item = Step> + '_ {
+    observed.states.iter().map(|uid| Step::KeepState { uid: uid.clone() })
 }
 
 /// The end of a guest that was asked to end: however it went, that is what was wanted.

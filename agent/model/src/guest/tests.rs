@@ -109,6 +109,38 @@ fn a_stopped_guest_is_published_before_its_definition_goes() {
 }
 
 #[test]
+fn what_a_tpm_keeps_is_written_before_the_volumes_are_released_and_the_end_is_told() {
+    let keep = |uid: &str| Step::KeepState { uid: uid.into() };
+    let mut seen = observed(Some(("new", DomainState::Off(OffReason::Shutdown))));
+    seen.states = vec!["new".into()];
+    let steps = plan(&wanted(Intent::Run, Phase::Running), &seen, NOW).expect("a plan").steps;
+    assert_eq!(steps[..3], [Step::RemovePort { tap: "fw1".into() }, keep("new"), Step::ReleaseVolumes]);
+    assert!(matches!(steps[3], Step::PublishEnd(_)), "{steps:?}");
+    let mut gone = wanted(Intent::Clear, Phase::Final);
+    gone.uid = None;
+    seen.domain = Some(ObservedDomain { uid: Some("new".into()), state: DomainState::Active });
+    let steps = plan(&gone, &seen, NOW).expect("a plan").steps;
+    assert_eq!(steps[..2], [Step::Destroy, Step::RemovePort { tap: "fw1".into() }]);
+    assert_eq!(steps[2..4], [keep("new"), Step::ReleaseVolumes]);
+}
+
+#[test]
+fn no_guest_starts_while_a_state_of_its_machine_is_only_on_this_node() {
+    let keep = |uid: &str| Step::KeepState { uid: uid.into() };
+    let check = |state: &str, phase, domain: Option<DomainState>, expected: &[Step]| {
+        let mut seen = observed(None);
+        seen.states = vec![state.into()];
+        seen.domain = domain.map(|state| ObservedDomain { uid: Some("new".into()), state });
+        let plan = plan(&wanted(Intent::Run, phase), &seen, NOW).expect("a plan");
+        assert_eq!(plan, Plan { steps: expected.to_vec(), next: Next::Now });
+    };
+    check("old", Phase::Unclaimed, None, &[keep("old")]);
+    check("new", Phase::Scheduled, None, &[keep("new")]);
+    let unknown = Some(DomainState::Off(OffReason::Unknown));
+    check("new", Phase::Scheduled, unknown, &[keep("new"), Step::Undefine]);
+}
+
+#[test]
 fn a_guest_that_fails_its_liveness_probe_is_asked_killed_and_has_failed() {
     let want = wanted(Intent::Restart { deadline_ms: NOW + 30_000 }, Phase::Running);
     let mut seen = observed(Some(("new", DomainState::Active)));
@@ -169,11 +201,13 @@ fn any_observed() -> impl Strategy<Value = Observed> {
     let named = prop_oneof![Just("new".to_owned()), Just("old".to_owned())];
     let ports = prop::collection::vec(named.clone().prop_map(|uid| (format!("fw-{uid}"), uid)), 0..3);
     let foreign = prop::collection::vec(Just(("volumes/a".to_owned(), "other".to_owned())), 0..2);
-    (domain, ports, prop::collection::vec(named, 0..2), foreign, any::<bool>()).prop_map(
-        |(domain, ports, files, foreign_images, ports_ensured)| Observed {
+    let uids = || prop::collection::vec(named.clone(), 0..2);
+    (domain, ports, uids(), uids(), foreign, any::<bool>()).prop_map(
+        |(domain, ports, files, states, foreign_images, ports_ensured)| Observed {
             domain,
             ports,
             files,
+            states,
             foreign_images,
             ports_ensured,
             asked_ms: None,
@@ -201,7 +235,11 @@ proptest! {
         let Ok(plan) = plan(&want, &seen, NOW) else { return Ok(()) };
         let removes = plan.steps.iter().any(|step| matches!(
             step,
-            Step::Destroy | Step::RemovePort { .. } | Step::RemoveFiles { .. } | Step::Undefine
+            Step::Destroy
+                | Step::RemovePort { .. }
+                | Step::KeepState { .. }
+                | Step::RemoveFiles { .. }
+                | Step::Undefine
         ));
         prop_assert!(!(removes && plan.steps.contains(&Step::Start)), "{:?}", plan);
     }
@@ -214,6 +252,31 @@ proptest! {
             prop_assert!(seen.foreign_images.iter().all(|(image, _)| !want.images.contains(image)));
             prop_assert_eq!(want.intent, Intent::Run);
         }
+    }
+
+    /// A TPM that still runs would write to a state that was taken away.
+    #[test]
+    fn a_state_is_kept_when_its_guest_has_ended_and_before_all_else_of_it_goes(
+        want in any_wanted(),
+        seen in any_observed(),
+    ) {
+        let Ok(plan) = plan(&want, &seen, NOW) else { return Ok(()) };
+        let place = |wanted: &Step| plan.steps.iter().position(|step| step == wanted);
+        for uid in &seen.states {
+            let Some(kept) = place(&Step::KeepState { uid: uid.clone() }) else { continue };
+            let domain = seen.domain.as_ref().filter(|domain| domain.uid.as_ref() == Some(uid));
+            if domain.is_some_and(|domain| !matches!(domain.state, DomainState::Off(_))) {
+                prop_assert!(place(&Step::Destroy).is_some_and(|killed| killed < kept), "{:?}", plan);
+            }
+        }
+        let later = |step: &Step| matches!(
+            step,
+            Step::ReleaseVolumes | Step::PublishEnd(_) | Step::Undefine | Step::RemoveFiles { .. } | Step::Start
+        );
+        let first = plan.steps.iter().position(later).unwrap_or(plan.steps.len());
+        prop_assert!(!plan.steps[first..].iter().any(|step| matches!(step, Step::KeepState { .. })), "{:?}", plan);
+        let gone = plan.steps.contains(&Step::Undefine) || plan.steps.contains(&Step::Start);
+        prop_assert!(!gone || plan.steps.iter().filter(|step| matches!(step, Step::KeepState { .. })).count() >= seen.states.len(), "{:?}", plan);
     }
 
     #[test]

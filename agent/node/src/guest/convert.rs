@@ -8,7 +8,7 @@ use std::path::Path;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::quantity;
-use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume, STATE_NVRAM};
+use furrow_api::reservation::{Reservation, ReservedNic, ReservedVolume, STATE_NVRAM, STATE_TPM};
 use furrow_api::vmi::{self, Disk, Interface};
 use furrow_model::cpus::CpuNeed;
 use furrow_model::domain::{
@@ -129,8 +129,11 @@ impl GuestRequest {
     pub(crate) fn new(mut vmi: VirtualMachineInstance, reservation: Reservation) -> Result<Self, ConvertError> {
         unsupported::refuse(&vmi)?;
         let ports = ports(&vmi, &reservation)?;
-        if vmi.spec.domain.keeps_nvram() && !reservation.volumes.iter().any(|volume| volume.name == STATE_NVRAM) {
-            return Err(ConvertError::NotReserved { kind: "volume", name: STATE_NVRAM.to_owned() });
+        let domain = &vmi.spec.domain;
+        for (kept, name) in [(domain.keeps_nvram(), STATE_NVRAM), (domain.keeps_tpm(), STATE_TPM)] {
+            if kept && !reservation.volumes.iter().any(|volume| volume.name == name) {
+                return Err(ConvertError::NotReserved { kind: "volume", name: name.to_owned() });
+            }
         }
         let kernel = kernel::wanted(&vmi, &reservation)?;
         let volumes = vmi.spec.volumes.iter().filter(|volume| volume.is_hotpluggable());
@@ -231,7 +234,7 @@ impl GuestRequest {
         let cpu = cpu(spec, defaults)?;
         let queues = Some(queues(&cpu)).filter(|count| *count > 1);
         let io_threads = devices::io_threads(spec)?;
-        let asked = devices::devices(spec);
+        let asked = devices::devices(spec, &owner.uid);
         let devices = &spec.devices;
         let machine = spec.machine.as_ref().map(|machine| machine.type_.clone()).filter(|kind| !kind.is_empty());
         Ok(DomainSpec {

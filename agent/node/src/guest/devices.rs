@@ -3,9 +3,12 @@
 //! `furrow_model::domain` can decide.
 
 use furrow_api::vmi::{self, Chassis, Disk, Interface, IoThreadsPolicy};
-use furrow_model::domain::{BlockSizeSpec, DeviceSpec, DiskTuning, IoThreadPolicy, NicPlace, PciAddress, SoundSpec};
+use furrow_model::domain::{
+    BlockSizeSpec, DeviceSpec, DiskTuning, IoThreadPolicy, NicPlace, PciAddress, SoundSpec, TpmSpec,
+};
 
 use furrow_model::dhcp_options::{Asked, DhcpOptions};
+use furrow_model::tpm::secret_uuid;
 
 use super::convert::ConvertError;
 
@@ -14,7 +17,8 @@ const SOUND_MODEL: &str = "ich9";
 /// Model of a panic device when the guest names none (KubeVirt's default).
 const PANIC_MODEL: &str = "isa";
 
-pub(super) fn devices(spec: &vmi::DomainSpec) -> DeviceSpec {
+/// `guest`: its UID.
+pub(super) fn devices(spec: &vmi::DomainSpec, guest: &str) -> DeviceSpec {
     let devices = &spec.devices;
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     DeviceSpec {
@@ -28,7 +32,11 @@ pub(super) fn devices(spec: &vmi::DomainSpec) -> DeviceSpec {
             .iter()
             .map(|device| text(&device.model).unwrap_or_else(|| PANIC_MODEL.to_owned()))
             .collect(),
-        tpm: devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
+        tpm: devices
+            .tpm
+            .as_ref()
+            .filter(|tpm| tpm.enabled != Some(false))
+            .map(|_| if spec.keeps_tpm() { TpmSpec::Keeps { secret: secret_uuid(guest) } } else { TpmSpec::Forgets }),
         host_metrics: devices.downward_metrics.is_some(),
         shares: devices.filesystems.iter().map(|filesystem| filesystem.name.clone()).collect(),
         chassis: spec.chassis.as_ref().map(chassis).unwrap_or_default(),

@@ -218,9 +218,12 @@ impl Dispatch {
             }
         }
         for port in self.context.ports.list().await? {
-            let Some((namespace, name)) = port.vmi.split_once('/') else { continue };
-            let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+            let Some(key) = Key::parse(&port.vmi) else { continue };
             found.entry(key).or_default().ports.insert(port.tap.as_str().to_owned(), port.vmi_uid);
+        }
+        for (uid, vmi) in self.context.tpm.list()? {
+            let Some(key) = Key::parse(&vmi) else { continue };
+            found.entry(key).or_default().states.insert(uid);
         }
         Ok(found)
     }

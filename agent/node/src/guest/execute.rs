@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::meta::Condition;
-use furrow_api::reservation::ReservedVolume;
+use furrow_api::reservation::{ReservedVolume, STATE_TPM};
 use furrow_api::vmi::{EvictionStrategy, StartStrategy, VmiPhase};
-use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, DomainState, LibvirtError, TpmSecret};
 use furrow_model::domain::{DomainError, RbdSource, Virtualization, render};
 use furrow_model::guest::{End, Next, Step};
 use furrow_model::port::TapName;
 use furrow_model::reasons::chain;
 use futures::future::try_join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
 use tokio::time::Instant;
 
 use super::convert::GuestRequest;
@@ -38,6 +39,7 @@ use super::reach;
 use super::settings::Settings;
 use super::shares;
 use super::status::{self, Here, RunningGuest};
+use super::tpm::{self, TpmGuest};
 use super::{Context, Key, host_disk, media, now_ms, seed};
 
 /// Longest that ports or volumes may take to be prepared; their own waits are shorter.
@@ -107,6 +109,7 @@ pub(super) struct Prepared {
     claimed: VirtualMachineInstance,
     sources: HashMap<String, RbdSource>,
     cpus: Option<Taken>,
+    tpm: Option<TpmSecret>,
     stages: Stages,
 }
 
@@ -139,6 +142,7 @@ impl Pass<'_> {
             }
             Step::AskShutdown => self.ask_shutdown(known).await?,
             Step::RemovePort { tap } => self.remove_port(known, tap).await?,
+            Step::KeepState { uid } => self.keep_state(known, uid).await?,
             Step::ReleaseVolumes => self.release_volumes().await?,
             Step::Undefine => {
                 domains.remove(&name).await?;
@@ -239,6 +243,9 @@ impl Pass<'_> {
         }
         self.note_ports(known, request);
         known.artefacts.files.insert(uid.clone());
+        if vmi.spec.domain.keeps_tpm() {
+            known.artefacts.states.insert(uid.clone());
+        }
         known.prepared = None;
         let prepared = Box::pin(self.prepare_parts(vmi, request, &uid)).await;
         let prepared = prepared.inspect_err(|_| self.give_back(&name))?;
@@ -277,8 +284,9 @@ impl Pass<'_> {
             Ok::<_, Failure>(publish(&self.context.client, vmi, |vmi| status::claim(vmi, here, &now())).await?)
         });
         let volumes = timed(async {
-            let checks = request.volumes().map(|volume| self.check_volume(request, volume));
-            Ok::<HashMap<_, _>, Failure>(try_join_all(checks).await?.into_iter().collect())
+            // Without its key a state is not even claimed.
+            let secret = tpm::secret(self.context, request).await?;
+            Ok::<_, Failure>((self.check_volumes(request).await?, secret))
         });
         let ports = timed(async {
             let ensure = request.ports.iter().map(|port| self.context.ports.ensure(port));
@@ -296,7 +304,8 @@ impl Pass<'_> {
         let stages = Stages { claim: claim.1, volumes: volumes.1, ports: ports.1, seed: seed.1 };
         ports.0?;
         seed.0?;
-        Ok(Prepared { claimed: claim.0?, sources: volumes.0?, cpus: cpus?, stages })
+        let (claimed, (sources, tpm)) = (claim.0?, volumes.0?);
+        Ok(Prepared { claimed, sources, tpm, cpus: cpus?, stages })
     }
 
     /// Starts the guest from what was prepared.
@@ -315,7 +324,7 @@ impl Pass<'_> {
             spec.pinning = pinning.map_err(|error| Failure::from(&error))?;
             let xml = render(&spec, &facts)?;
             let (_permit, queue) = timed(self.context.starts.acquire()).await;
-            let (started, libvirt) = timed(self.context.domains.start(xml, paused)).await;
+            let (started, libvirt) = timed(self.context.domains.start(xml, paused, prepared.tpm)).await;
             started?;
             Ok::<_, Failure>((queue, libvirt))
         };
@@ -326,6 +335,18 @@ impl Pass<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// The state of a TPM comes last: it is claimed when nobody writes to the disks any more, which it belongs to. A guest
+    /// that still ran somewhere would go on with its disks, and what its TPM keeps would be lost.
+    async fn check_volumes(&self, request: &GuestRequest) -> Result<HashMap<String, RbdSource>, Failure> {
+        let (tpm, others): (Vec<_>, Vec<_>) = request.volumes().partition(|volume| volume.name == STATE_TPM);
+        let mut sources = HashMap::new();
+        for volumes in [others, tpm] {
+            let checks = volumes.into_iter().map(|volume| self.check_volume(request, volume));
+            sources.extend(try_join_all(checks).await?);
+        }
+        Ok(sources)
+    }
+
     pub(super) async fn check_volume(
         &self,
         request: &GuestRequest,
@@ -334,6 +355,10 @@ impl Pass<'_> {
         if let Some(template) = request.flash_template(volume) {
             let template = Path::new(&self.context.facts.firmware_dir).join(template);
             within("VolumeTimeout", self.context.volumes.fill_flash(volume, &template)).await?;
+        }
+        if volume.name == STATE_TPM {
+            let (uid, vmi) = (request.vmi.uid().unwrap_or_default(), request.label());
+            within("VolumeTimeout", self.context.tpm.restore(TpmGuest { uid: &uid, vmi: &vmi }, volume)).await?;
         }
         let check = self.context.volumes.open_check(volume, request.is_exclusive(volume));
         Ok((volume.name.clone(), within("VolumeTimeout", check).await?))
@@ -418,6 +443,9 @@ impl Pass<'_> {
         let asked = inside::ask((&**self.context, self.key), known, domain, frozen).await;
         if asked.now {
             Box::pin(credentials::hand_over(self.context, vmi, &domain.name, &mut known.handed)).await;
+        }
+        if known.tpm.is_none() {
+            known.tpm = tpm::start(self.context, vmi);
         }
         if known.host_metrics.is_none() {
             known.host_metrics = host_metrics::start(self.context, self.key, vmi);
@@ -608,7 +636,10 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (result, began.elapsed())
 }
 
-async fn within<T>(reason: &'static str, work: impl Future<Output = Result<T, HostError>>) -> Result<T, Failure> {
+pub(super) async fn within<T>(
+    reason: &'static str,
+    work: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, Failure> {
     // Dropping at the limit is safe: both ports and volumes are prepared by idempotent calls.
     match tokio::time::timeout(PREPARE_LIMIT, work).await {
         Ok(result) => Ok(result?),

@@ -45,6 +45,7 @@ mod shown;
 mod status;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tpm;
 mod unsupported;
 
 use std::fmt;
@@ -68,6 +69,7 @@ use settings::Settings;
 pub(crate) use show::show;
 pub(crate) use shown::Shown;
 pub(crate) use status::os_info;
+use tpm::TpmStates;
 
 /// QEMUs started at the same time. Four of libvirt's calls stay free for observing and stopping while others start. Fewer make a burst slower: guests that run already take the cores from those to come.
 const CONCURRENT_STARTS: usize = CONCURRENT_CALLS - 4;
@@ -82,6 +84,12 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// From `namespace/name`.
+    fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
     /// The name of its domain, as `furrow_model::domain::Owner::domain_name` makes it.
     pub(crate) fn domain_name(&self) -> String {
         format!("{}_{}", self.namespace, self.name)
@@ -107,6 +115,8 @@ pub(crate) struct NodeFacts {
     pub(crate) guests_dir: PathBuf,
     /// Directory that holds what guests mount by virtiofs, one directory a guest, named by UID.
     pub(crate) shares_dir: PathBuf,
+    /// Directory that holds one directory a TPM whose state is kept, named by its guest's UID.
+    pub(crate) tpm_dir: PathBuf,
     /// Whether `/dev/kvm` can be used.
     pub(crate) kvm: bool,
 }
@@ -119,6 +129,7 @@ impl NodeFacts {
             firmware_dir: self.firmware_dir.clone(),
             guest_dir: self.guests_dir.join(uid),
             shares_dir: self.shares_dir.join(uid),
+            tpm_dir: self.tpm_dir.join(uid),
         }
     }
 
@@ -133,6 +144,8 @@ pub(crate) struct Parts {
     pub(crate) client: Client,
     /// Volumes.
     pub(crate) volumes: Arc<dyn Volumes>,
+    /// States of TPMs.
+    pub(crate) tpm: Arc<dyn TpmStates>,
     /// Network ports.
     pub(crate) ports: Arc<dyn Ports>,
     /// Domains.
@@ -155,6 +168,7 @@ pub(crate) struct Parts {
 struct Context {
     client: Client,
     volumes: Arc<dyn Volumes>,
+    tpm: Arc<dyn TpmStates>,
     ports: Arc<dyn Ports>,
     domains: Arc<dyn Domains>,
     dial: Arc<dyn Dial>,
@@ -184,12 +198,13 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), DispatchError> {
-    let Parts { client, volumes, ports, domains, dial, statistics, kernels, processors, facts, shown } = parts;
+    let Parts { client, volumes, tpm, ports, domains, dial, statistics, kernels, processors, facts, shown } = parts;
     let settings = settings::follow(client.clone(), stop.clone());
     let events = Events::start(client.clone(), &facts.node, stop.clone());
     let context = Arc::new(Context {
         client,
         volumes,
+        tpm,
         ports,
         domains,
         dial,

@@ -177,6 +177,7 @@ pub(super) fn observed(domain: Option<&DomainRecord>, known: &super::owner::Know
         domain: domain.map(observed_domain),
         ports: known.artefacts.ports.iter().map(|(tap, uid)| (tap.clone(), uid.clone())).collect(),
         files: known.artefacts.files.iter().cloned().collect(),
+        states: known.artefacts.states.iter().cloned().collect(),
         foreign_images: Vec::new(),
         ports_ensured: known.ports_ensured,
         asked_ms: known.asked_ms,

@@ -39,6 +39,8 @@ pub(super) struct Artefacts {
     pub(super) ports: BTreeMap<String, String>,
     /// UIDs with a directory.
     pub(super) files: BTreeSet<String>,
+    /// UIDs with the state of a TPM.
+    pub(super) states: BTreeSet<String>,
 }
 
 /// What an owner remembers between passes.
@@ -58,6 +60,8 @@ pub(super) struct Known {
     pub(super) handed: Handed,
     /// The probes of the running guest.
     pub(super) probes: Option<Probes>,
+    /// Changes of the running guest's TPM are written.
+    pub(super) tpm: Option<DropGuard>,
     /// The running guest is told of the node's metrics.
     pub(super) host_metrics: Option<DropGuard>,
     /// The running guest's disk of metrics is written.
@@ -281,6 +285,9 @@ impl Owner {
         if let Some(uid) = subject.uid().filter(|uid| self.context.facts.guests_dir.join(uid).exists()) {
             self.known.artefacts.files.insert(uid);
         }
+        if let Some(uid) = subject.uid().filter(|uid| self.context.tpm.has(uid)) {
+            self.known.artefacts.states.insert(uid);
+        }
     }
 
     fn stop_since(&mut self, subject: &Subject) -> i64 {
@@ -313,7 +320,8 @@ impl Owner {
 
     fn is_over(&self, snapshot: &Snapshot) -> bool {
         let artefacts = &self.known.artefacts;
-        snapshot.pods.is_empty() && snapshot.vmi.is_none() && artefacts.ports.is_empty() && artefacts.files.is_empty()
+        let nothing = artefacts.ports.is_empty() && artefacts.files.is_empty() && artefacts.states.is_empty();
+        snapshot.pods.is_empty() && snapshot.vmi.is_none() && nothing
     }
 
     fn back_off(&mut self, failure: &Failure) -> Duration {
@@ -340,6 +348,7 @@ impl Known {
             self.host_metrics = None;
             self.metrics_disk = None;
             self.shares = shares::Kept::default();
+            self.tpm = None;
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use furrow_api::channel::Forward;
 use furrow_api::reservation::ReservedVolume;
-use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError};
+use furrow_host::libvirt::{DomainRecord, GuestQuestion, Libvirt, LibvirtError, TpmSecret};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
 use furrow_model::reasons::chain;
@@ -98,8 +98,8 @@ pub(crate) trait Domains: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>>;
     /// One domain; `None` when it is not defined.
     fn observe<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<DomainRecord>, LibvirtError>>;
-    /// Defines and starts, `paused` without letting the guest execute.
-    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>>;
+    /// Defines and starts, `paused` without letting the guest execute; `tpm`: the key of its TPM's state.
+    fn start(&self, xml: String, paused: bool, tpm: Option<TpmSecret>) -> BoxFuture<'_, Result<(), LibvirtError>>;
     /// Plugs vCPUs in until the running domain has so many.
     fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>>;
     /// Asks the running domain to take in so much memory through its device, KiB.
@@ -131,8 +131,8 @@ impl Domains for Libvirt {
         Box::pin(self.domain(name))
     }
 
-    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
-        Box::pin(self.start_domain(xml, paused))
+    fn start(&self, xml: String, paused: bool, tpm: Option<TpmSecret>) -> BoxFuture<'_, Result<(), LibvirtError>> {
+        Box::pin(self.start_domain(xml, paused, tpm))
     }
 
     fn plug_vcpus<'a>(&'a self, name: &'a str, count: u32) -> BoxFuture<'a, Result<(), LibvirtError>> {

@@ -50,6 +50,7 @@ pub(crate) async fn show(
     let found = ports.list().await?.into_iter().filter(|port| port.vmi == vm);
     known.artefacts.ports.extend(found.map(|port| (port.tap.as_str().to_owned(), port.vmi_uid)));
     known.artefacts.files.extend(subject.uid().filter(|uid| facts.guests_dir.join(uid).exists()));
+    known.artefacts.states.extend(subject.uid().filter(|uid| facts.tpm_dir.join(uid).exists()));
     let wanted = subject.wanted(&facts.node, subject.deletion_ms().unwrap_or_else(now_ms));
     let mut text = String::new();
     writeln!(text, "wanted:   {:?} of {:?}, phase {:?}", wanted.intent, wanted.uid, wanted.phase)?;

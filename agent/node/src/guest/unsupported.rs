@@ -57,7 +57,6 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (!devices.gpus.is_empty(), "gpus"),
         (!devices.host_devices.is_empty(), "hostDevices"),
         (devices.client_passthrough.is_some(), "clientPassthrough"),
-        (devices.tpm.as_ref().is_some_and(|tpm| tpm.persistent == Some(true)), "tpm.persistent"),
         (devices.watchdog.as_ref().is_some_and(|watchdog| watchdog.diag288.is_some()), "watchdog.diag288"),
     ])
 }

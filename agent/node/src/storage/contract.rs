@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use furrow_host::rbd::{Cluster, ClusterConfig, Pool, Writer};
+use furrow_model::tpm::{self, Kept, TpmError};
 
 use super::images::{self, BASE, ImageError, NOTE_IMPORT, Size};
+use super::tpm::change;
 
 const MIB: u64 = 1 << 20;
 
@@ -116,4 +118,32 @@ fn what_is_in_use_or_half_imported_is_left_alone() {
     assert!(matches!(images::remove(&pool, "ct-used"), Err(ImageError::HasSnapshots { .. })));
     pool.open_image("ct-used").unwrap().remove_snapshot("by-hand").unwrap();
     remove_all(&pool, &names);
+}
+
+#[test]
+fn the_state_of_a_tpm_is_claimed_written_and_read_again_and_a_late_guest_changes_nothing() {
+    let Some(pool) = pool() else { return };
+    let name = "ct-tpm";
+    remove_all(&pool, &[name]);
+    images::create(&pool, name, at_least(1)).unwrap();
+    // As swtpm writes it with a key.
+    let state = |content: &[u8]| {
+        let bytes = u32::try_from(10 + content.len()).unwrap();
+        [[2, 1, 0, 10, 0, 9].as_slice(), &bytes.to_be_bytes(), content].concat()
+    };
+    let claim = |guest: &str| {
+        let work = |now: Option<&Kept>| Ok((now.map(|kept| kept.state().to_vec()), tpm::claim(now, guest)?));
+        change(&pool, name, work).unwrap().unwrap()
+    };
+    let save = |guest: &str, content: &[u8]| {
+        change(&pool, name, |now: Option<&Kept>| Ok(((), tpm::save(now, guest, &state(content))?))).unwrap()
+    };
+    assert_eq!(claim("uid-1"), None);
+    for content in [b"one".as_slice(), b"two", b"three"] {
+        save("uid-1", content).unwrap();
+    }
+    assert_eq!(claim("uid-2"), Some(state(b"three")));
+    assert_eq!(save("uid-1", b"late"), Err(TpmError::Claimed { guest: "uid-2".to_owned() }));
+    assert_eq!(claim("uid-2"), Some(state(b"three")));
+    remove_all(&pool, &[name]);
 }

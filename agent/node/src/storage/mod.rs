@@ -6,6 +6,7 @@
 //!   csi-provisioner --> csi ---+
 //!   DataVolumes --> import ----+--> images --> host::rbd
 //!   guests --> volumes --------+       (the import's bytes: a sandboxed child's own librbd)
+//!         \--> tpm ------------+
 //! ```
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod csi;
 mod flash;
 mod images;
 mod import;
+mod tpm;
 mod volumes;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use import::{Images, LookError, WantedFile, import_child};
+pub(crate) use tpm::NodeTpm;
 pub(crate) use volumes::NodeVolumes;
 
 /// Why the storage does not start. A Ceph that does not answer is no reason: it is waited for.
@@ -34,16 +37,24 @@ pub(crate) enum StorageError {
     Csi(#[from] csi::CsiError),
 }
 
-/// Starts the storage of node `node`; it ends with `stop`. Returns the volumes for guests, and what looks at images of
-/// registries.
+/// Directories that the storage works with.
+pub(crate) struct Directories {
+    /// ceph.conf and the keyrings.
+    pub(crate) ceph: PathBuf,
+    /// States of TPMs.
+    pub(crate) tpm: PathBuf,
+}
+
+/// Starts the storage of node `node`; it ends with `stop`. Returns the volumes for guests and the states of their TPMs, and
+/// what looks at images of registries.
 pub(crate) async fn start(
     client: Client,
     node: String,
-    ceph_dir: PathBuf,
+    directories: Directories,
     stop: CancellationToken,
-) -> Result<(NodeVolumes, Images), StorageError> {
-    let conf = ceph_dir.join("ceph.conf");
-    let keyring = ceph_dir.join(format!("ceph.client.{CEPH_USER_AGENT}.keyring"));
+) -> Result<(NodeVolumes, NodeTpm, Images), StorageError> {
+    let conf = directories.ceph.join("ceph.conf");
+    let keyring = directories.ceph.join(format!("ceph.client.{CEPH_USER_AGENT}.keyring"));
     let mut config = ClusterConfig::standard(CEPH_USER_AGENT);
     config.conf = conf.clone();
     config.keyring = Some(keyring.clone());
@@ -52,5 +63,6 @@ pub(crate) async fn start(
     let place = import::Place { node, conf: conf.clone(), keyring, directory: PathBuf::from(import::DIRECTORY) };
     let images = Images::new(client.clone(), place.clone());
     tokio::spawn(import::run(client, place, stop));
-    Ok((NodeVolumes::new(ceph, conf), images))
+    let tpm = NodeTpm::new(ceph.clone(), directories.tpm);
+    Ok((NodeVolumes::new(ceph, conf), tpm, images))
 }

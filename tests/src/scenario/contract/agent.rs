@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::check;
 use super::domain::has;
-use super::{Of, Story, VERSIONS, path, shares};
+use super::{Of, Story, VERSIONS, path, shares, tpm};
 use crate::cluster::{condition, text_of};
 use crate::host;
 use crate::lan::H100;
@@ -69,6 +69,9 @@ pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
     ensure!(DEBIAN.contains(place) && DEBIAN.contains(memory), "the manifest has no `{place}` or no `{memory}`");
     let manifest = DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public);
     let manifest = manifest.replace(memory, "guest: 1Gi\n          maxGuest: 2Gi");
+    let devices = "        devices:\n";
+    ensure!(manifest.contains(devices), "the manifest names no devices");
+    let manifest = manifest.replace(devices, &format!("{devices}          tpm: {{persistent: true}}\n"));
     let manifest = shares::with(story, &manifest.replace(place, &format!("{place}{BY_AGENT}")))?;
     story.cluster.apply(&manifest)?;
     Ok(Debian { ssh_key })
@@ -97,6 +100,9 @@ pub(super) fn run(story: &Story<'_>, debian: Debian, checks: &mut Checks) {
         shares::run(story, &|| ssh(story, &debian), checks);
         story.check(checks, "agent: with an exec probe it is ready as long as its file is there", || {
             probed_inside(story, &debian)
+        });
+        story.check(checks, "agent: its TPM remembers over a stop, a start and the death of the agent", || {
+            tpm::remembers(story, NAME, || ssh(story, &debian))
         });
     }
     story.check(checks, "agent: its VM is deleted", || {

@@ -29,6 +29,7 @@ mod settings;
 mod shaped;
 mod shares;
 mod state;
+mod tpm;
 mod vnc;
 mod words;
 
@@ -84,6 +85,7 @@ const PARTS: &[Part] = &[
     ("beyond", beyond::run),
     ("lifecycle", lifecycle::run),
     ("state", state::run),
+    ("tpm", tpm::run),
     ("words", words::run),
     ("container-disk", container_disk::run),
     ("conditions", conditions::run),

@@ -27,7 +27,6 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/launchSecurity", r#"{"sev":{}}"#, ""),
     row("/domain/devices/gpus", r#"[{"name":"g","deviceName":"vendor.example/gpu"}]"#, ""),
     row("/domain/devices/hostDevices", r#"[{"name":"h","deviceName":"vendor.example/card"}]"#, ""),
-    row("/domain/devices/tpm", r#"{"persistent":true}"#, "persistent"),
     row("/domain/devices/autoattachVSOCK", "true", ""),
     row("/domain/devices/clientPassthrough", "{}", ""),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, "[0].name"),

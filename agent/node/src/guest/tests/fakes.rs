@@ -12,24 +12,27 @@ use bytes::Bytes;
 use furrow_api::channel::Forward;
 use furrow_api::reservation::ReservedVolume;
 use furrow_host::libvirt::{
-    DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, LiveMemory, OffReason, PauseReason,
+    DomainOwner, DomainRecord, DomainState, LibvirtError, LiveDisk, LiveMemory, OffReason, PauseReason, TpmSecret,
 };
 use furrow_model::cpus::{CpuSet, HostTopology, KubeletState, Share};
 use furrow_model::domain::RbdSource;
 use furrow_model::port::{PortSpec, TapName};
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::metrics::{AllStats, Statistics};
 
 use super::super::cpus::Processors;
 use super::super::kernel::{FetchesFiles, KernelFiles};
 use super::super::ports::{Dial, Domains, HostError, PortRecord, Ports, Volumes};
+use super::super::tpm::{Saved, TpmChanges, TpmGuest, TpmStates};
 
 /// Everything there is.
 #[derive(Debug, Default)]
@@ -59,6 +62,14 @@ pub(super) struct State {
     pub(super) open: BTreeSet<String>,
     /// Images that are flash chips, and the template that each was made from.
     pub(super) flashes: BTreeMap<String, String>,
+    /// States of TPMs.
+    pub(super) tpm: Tpm,
+    /// What was done that has an order.
+    pub(super) order: Vec<String>,
+    /// Documents of the domains that were started.
+    pub(super) documents: Vec<String>,
+    /// The key that libvirt was lent last.
+    pub(super) lent: Option<TpmSecret>,
     /// What guests' agents were asked, in order.
     pub(super) questions: Vec<String>,
     /// What guests' agents answer, by command.
@@ -77,6 +88,17 @@ pub(super) struct State {
     pub(super) labels: Option<(bool, bool)>,
     /// Operations that fail, by name.
     pub(super) failing: BTreeSet<&'static str>,
+}
+
+/// States of TPMs: in images, with the guest that has claimed each, and on the node, by guest.
+#[derive(Debug, Default)]
+pub(super) struct Tpm {
+    pub(super) images: BTreeMap<String, (String, String)>,
+    pub(super) local: BTreeMap<String, String>,
+    /// Which image the state of a guest is from.
+    from: BTreeMap<String, String>,
+    /// Who watches.
+    watchers: Vec<mpsc::Sender<()>>,
 }
 
 /// A handle to it.
@@ -158,6 +180,16 @@ impl World {
             return Err(LibvirtError::Failed { operation, message: "told to fail".to_owned() });
         }
         Ok(())
+    }
+
+    /// A running TPM writes.
+    pub(super) async fn change_tpm(&self, guest: &str, state: &str) {
+        self.state().tpm.local.insert(guest.to_owned(), state.to_owned());
+        let watchers = self.state().tpm.watchers.clone();
+        for watcher in watchers {
+            // One whose reader has ended is of an earlier agent.
+            let _ = watcher.send(()).await;
+        }
     }
 
     /// Ends a guest's QEMU with a reason.
@@ -305,7 +337,9 @@ impl Volumes for World {
     }
 
     fn release<'a>(&'a self, volume: &'a ReservedVolume) -> BoxFuture<'a, Result<(), HostError>> {
-        self.state().open.remove(&format!("{}/{}", volume.pool, volume.image));
+        let image = format!("{}/{}", volume.pool, volume.image);
+        self.state().open.remove(&image);
+        self.state().order.push(format!("release {image}"));
         ready(Ok(()))
     }
 }
@@ -339,6 +373,65 @@ impl Processors for World {
     }
 }
 
+impl TpmStates for World {
+    fn restore<'a>(&'a self, guest: TpmGuest<'a>, volume: &'a ReservedVolume) -> BoxFuture<'a, Result<(), HostError>> {
+        if let Err(error) = self.check("restore a TPM's state") {
+            return ready(Err(error));
+        }
+        let image = format!("{}/{}", volume.pool, volume.image);
+        let mut state = self.state();
+        assert!(!state.tpm.local.contains_key(guest.uid), "what is there would be lost");
+        state.order.push(format!("restore {}", guest.uid));
+        let claimed = state.tpm.images.entry(image.clone()).or_default();
+        claimed.0 = guest.uid.to_owned();
+        let kept = claimed.1.clone();
+        state.tpm.local.insert(guest.uid.to_owned(), kept);
+        state.tpm.from.insert(guest.uid.to_owned(), image);
+        drop(state);
+        ready(Ok(()))
+    }
+
+    fn changes(&self, _: &str) -> std::io::Result<TpmChanges> {
+        let (told, changes) = mpsc::channel(8);
+        self.state().tpm.watchers.push(told);
+        Ok(ReceiverStream::new(changes).boxed())
+    }
+
+    fn save<'a>(&'a self, guest: &'a str) -> BoxFuture<'a, Result<Saved, HostError>> {
+        if let Err(error) = self.check("write a TPM's state") {
+            return ready(Err(error));
+        }
+        let mut state = self.state();
+        state.order.push(format!("save {guest}"));
+        let (Some(local), Some(image)) = (state.tpm.local.get(guest).cloned(), state.tpm.from.get(guest).cloned())
+        else {
+            return ready(Ok(Saved::Nothing));
+        };
+        let Some(kept) = state.tpm.images.get_mut(&image).filter(|(owner, _)| owner == guest) else {
+            return ready(Ok(Saved::Superseded("told to be".to_owned())));
+        };
+        kept.1 = local;
+        drop(state);
+        ready(Ok(Saved::Kept))
+    }
+
+    fn remove<'a>(&'a self, guest: &'a str) -> BoxFuture<'a, Result<(), HostError>> {
+        let mut state = self.state();
+        state.order.push(format!("remove {guest}"));
+        state.tpm.local.remove(guest);
+        drop(state);
+        ready(Ok(()))
+    }
+
+    fn has(&self, guest: &str) -> bool {
+        self.state().tpm.local.contains_key(guest)
+    }
+
+    fn list(&self) -> Result<Vec<(String, String)>, HostError> {
+        Ok(self.state().tpm.local.keys().map(|uid| (uid.clone(), "default/vm".to_owned())).collect())
+    }
+}
+
 impl Domains for World {
     fn list(&self) -> BoxFuture<'_, Result<Vec<DomainRecord>, LibvirtError>> {
         ready(Ok(self.state().domains.values().cloned().collect()))
@@ -348,7 +441,7 @@ impl Domains for World {
         ready(Ok(self.state().domains.get(name).cloned()))
     }
 
-    fn start(&self, xml: String, paused: bool) -> BoxFuture<'_, Result<(), LibvirtError>> {
+    fn start(&self, xml: String, paused: bool, tpm: Option<TpmSecret>) -> BoxFuture<'_, Result<(), LibvirtError>> {
         if let Err(error) = self.check_libvirt("start the domain") {
             return ready(Err(error));
         }
@@ -358,6 +451,9 @@ impl Domains for World {
         }
         let mut state = self.state();
         state.started.push(record.name.clone());
+        state.order.push(format!("start {}", record.name));
+        state.documents.push(xml);
+        state.lent = tpm;
         state.domains.insert(record.name.clone(), record);
         ready(Ok(()))
     }

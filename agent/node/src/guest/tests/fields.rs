@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use furrow_api::VirtualMachineInstance;
-use furrow_api::reservation::{Reservation, ReservedVolume, STATE_NVRAM};
+use furrow_api::reservation::{Reservation, ReservedVolume, STATE_NVRAM, STATE_TPM};
 use furrow_model::domain::{HostFacts, RbdSource, Virtualization, render};
 use serde_json::{Value, json};
 
@@ -56,6 +56,7 @@ fn document(request: &GuestRequest) -> Result<String, ConvertError> {
         emulator: "qemu".to_owned(),
         firmware_dir: "/ovmf".to_owned(),
         guest_dir: PathBuf::from("/guests/uid-1"),
+        tpm_dir: PathBuf::from("/tpm/uid-1"),
     };
     Ok(render(&spec, &facts).expect("a domain"))
 }
@@ -121,6 +122,25 @@ fn variables_of_the_firmware_are_kept_in_an_image_of_their_own() {
         assert!(xml.contains(text), "no {text} in\n{xml}");
     }
     assert!(!xml.contains("nvram.fd"), "{xml}");
+}
+
+#[test]
+fn the_state_of_a_tpm_is_kept_in_an_image_that_no_disk_shows() {
+    let guest = with("domain.devices.tpm", json!({"persistent": true}));
+    let refused = xml(guest.clone());
+    assert!(matches!(&refused, Err(ConvertError::NotReserved { name, .. }) if name == STATE_TPM), "{refused:?}");
+    let vmi: VirtualMachineInstance = serde_json::from_value(guest).expect("a guest");
+    let mut reservation = reservation();
+    reservation.volumes.push(state_volume(STATE_TPM, "csi-vol-tpm"));
+    let request = GuestRequest::new(vmi, reservation).expect("a request");
+    assert_eq!(request.exclusive_images(), ["volumes/csi-vol-1", "volumes/csi-vol-tpm"]);
+    let xml = document(&request).expect("a domain");
+    let secret = furrow_model::tpm::secret_uuid("uid-1");
+    let encryption = format!("<encryption secret=\"{secret}\"/>");
+    for text in ["persistent_state=\"yes\"", &encryption, "<source type=\"dir\" path=\"/tpm/uid-1/tpm2\"/>"] {
+        assert!(xml.contains(text), "no {text} in\n{xml}");
+    }
+    assert!(!xml.contains("csi-vol-tpm"), "QEMU does not open it:\n{xml}");
 }
 
 #[test]
@@ -262,6 +282,8 @@ fn devices() {
     without("autoattachSerialConsole", json!(false), "<serial");
     without("logSerialConsole", json!(false), "<log ");
     without("tpm", json!({"enabled": false}), "<tpm");
+    without("tpm", json!({"enabled": false, "persistent": true}), "<tpm");
+    without("tpm", json!({"persistent": false}), "persistent_state");
     let mut queues = with("domain.cpu", json!({"cores": 4}));
     queues["spec"]["domain"]["devices"]["blockMultiQueue"] = json!(true);
     queues["spec"]["domain"]["devices"]["networkInterfaceMultiqueue"] = json!(true);
@@ -272,7 +294,7 @@ fn devices() {
 #[test]
 fn what_is_not_realised_is_named() {
     for (pointer, value, path) in [
-        ("domain.devices.tpm", json!({"persistent": true}), "spec.domain.devices.tpm.persistent"),
+        ("domain.devices.autoattachVSOCK", json!(true), "spec.domain.devices.autoattachVSOCK"),
         (
             "domain.devices.filesystems",
             json!([{"name": "root", "virtiofs": {}}]),

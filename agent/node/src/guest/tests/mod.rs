@@ -6,6 +6,7 @@ mod pinning;
 mod plug;
 mod shares;
 mod state;
+mod tpm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +131,8 @@ impl Bench {
         self.owner = owner(&self.world, &self.guests, &self.stop);
         let ports = self.world.state().ports.iter().map(|(tap, (uid, _))| (tap.clone(), uid.clone())).collect();
         let files = self.world.state().domains.values().filter_map(|d| Some(d.owner.as_ref()?.uid.clone())).collect();
-        self.owner.found(Artefacts { ports, files });
+        let states = self.world.state().tpm.local.keys().cloned().collect();
+        self.owner.found(Artefacts { ports, files, states });
     }
 
     fn status(&self) -> Value {
@@ -150,6 +152,7 @@ impl Bench {
         let state = self.world.state();
         assert!(state.domains.is_empty(), "domains: {:?}", state.domains);
         assert!(state.ports.is_empty(), "ports: {:?}", state.ports);
+        assert!(state.tpm.local.is_empty(), "states of TPMs: {:?}", state.tpm.local);
         let entries = |dir: std::path::PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
         let files = entries(self.guests.path().to_owned()).filter(|entry| entry.file_name() != SHARES);
         assert_eq!(files.count(), 0, "guest directories");
@@ -165,12 +168,14 @@ fn owner(world: &World, guests: &tempfile::TempDir, stop: &CancellationToken) ->
         firmware_dir: "/usr/share/OVMF".to_owned(),
         guests_dir: guests.path().to_owned(),
         shares_dir: guests.path().join(SHARES),
+        tpm_dir: "/run/furrow/tpm".into(),
         kvm: false,
     };
     let context = Context {
         events: Events::start(client.clone(), &facts.node, stop.clone()),
         client,
         volumes: Arc::new(world.clone()),
+        tpm: Arc::new(world.clone()),
         ports: Arc::new(world.clone()),
         domains: Arc::new(world.clone()),
         dial: Arc::new(world.clone()),
@@ -587,14 +592,14 @@ async fn a_guest_that_fails_its_liveness_probe_ends_as_failed() {
 #[tokio::test]
 async fn a_field_that_is_not_realised_is_named_and_not_retried() {
     let mut bench = Bench::new();
-    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["tpm"] = json!({"persistent": true}));
+    bench.world.change(VMI, |vmi| vmi["spec"]["domain"]["devices"]["autoattachVSOCK"] = json!(true));
     let wake = bench.pass().await.expect("a next look");
     assert!(wake > Duration::from_secs(60), "{wake:?}");
     let condition = bench.condition("Synchronized");
     assert_eq!(condition["reason"], "FieldNotSupported");
     assert_eq!(bench.status()["nodeName"], "node-1", "only the node that is named may write");
     assert!(
-        condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.tpm.persistent")),
+        condition["message"].as_str().is_some_and(|m| m.contains("spec.domain.devices.autoattachVSOCK")),
         "{condition}"
     );
     assert!(bench.world.state().started.is_empty());
