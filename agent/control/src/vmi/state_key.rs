@@ -120,9 +120,17 @@ mod tests {
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();
                 let (code, answer) = match call.split(' ').next() {
-                    Some("POST") if created == 201 => (201, body.clone()),
+                    Some("POST") if created == 201 => {
+                        let mut made = body.clone();
+                        made["metadata"]["uid"] = json!("claim-1");
+                        (201, made)
+                    }
                     Some("POST") => (created, failure(created)),
                     Some("PATCH") => (200, serde_json::to_value(claim()).unwrap()),
+                    Some("GET") if call.ends_with("/shop/persistentvolumeclaims") => {
+                        let kind = "PersistentVolumeClaimList";
+                        (200, json!({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": []}))
+                    }
                     // Watches, which have nothing to say.
                     _ => (500, failure(500)),
                 };
@@ -159,6 +167,23 @@ mod tests {
             assert_eq!(said["annotations"], json!({"furrow.io/state-key": "persistent-state-for-web-abcde"}));
             assert_eq!(said["uid"], "claim-1", "of this very claim");
         }
+    }
+
+    #[tokio::test]
+    async fn a_claim_is_made_before_its_key_and_its_wait_is_the_guests_own() {
+        let (cluster, calls) = cluster(201);
+        let guest = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u-1"},
+            "spec": {"domain": {"devices": {"tpm": {"persistent": true}}}}});
+        let waits = super::super::state::ensure(&cluster, &serde_json::from_value(guest).unwrap()).await;
+        assert!(matches!(waits, Err(ScratchError::HeldUp(held_up)) if held_up.own && !held_up.passing));
+        let calls = calls.lock().unwrap().clone();
+        let claims = "/api/v1/namespaces/shop/persistentvolumeclaims";
+        let name = calls[0].1["metadata"]["name"].as_str().unwrap();
+        let paths: Vec<_> = calls.iter().map(|(call, _)| call.clone()).collect();
+        assert_eq!(paths, [format!("POST {claims}"), SECRETS.to_owned(), format!("PATCH {claims}/{name}")]);
+        assert_eq!(calls[1].1["metadata"]["name"], name, "its key has its name");
+        assert_eq!(calls[1].1["metadata"]["ownerReferences"][0]["uid"], "claim-1");
     }
 
     #[tokio::test]
