@@ -112,7 +112,7 @@ fn told(story: &Story<'_>, shell: &Ssh) -> Result<()> {
     let node = text_of(&story.cluster.get("vmi", NAME)?["status"]["nodeName"]);
     // Past the guest's own cache, as what reads such disks does.
     let time = || -> Result<u64> {
-        let line = format!("dd if={disk} bs=16384 count=1 iflag=direct 2>/dev/null | tr -d \"\\000\" | tail -c +5");
+        let line = format!("dd if={disk} bs=16384 count=1 iflag=direct 2>/dev/null | tail -c +17 | tr -d \"\\000\"");
         let document = shell.shell(&line)?;
         let value = |name: &str| {
             let (_, rest) = document.split_once(&format!("<name>{name}</name>"))?;

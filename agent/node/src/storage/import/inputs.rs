@@ -118,7 +118,7 @@ mod tests {
             };
             let (code, body) = if data.is_null() {
                 (
-                    404,
+                    404_u16,
                     json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "no"}),
                 )
             } else {
