@@ -119,6 +119,8 @@ pub(crate) struct Machine {
     wire: Option<Wire>,
     /// Whether it has a TPM 2.0.
     tpm: bool,
+    /// How many processors it has.
+    pub(crate) cpus: u32,
 }
 
 impl Machine {
@@ -140,6 +142,7 @@ impl Machine {
             api_port: 0,
             wire: None,
             tpm: false,
+            cpus: 2,
         };
         machine.api_port = free_port()?;
         machine.forget_variables()?;
@@ -262,13 +265,13 @@ impl Machine {
         } else {
             ("tcg,thread=multi", EMULATED_CPU, format!("{EMULATED_WORDS} {cmdline}"))
         };
-        let (dir, cards) = (text(&self.dir), self.cards()?);
+        let (dir, cards, cpus) = (text(&self.dir), self.cards()?, self.cpus);
         let memory = self.wire.as_ref().map_or(MEMORY_MIB, |wire| wire.memory_mib);
         let enter =
             self.wire.as_ref().map(|wire| format!("nsenter --net=/run/netns/{} ", wire.netns)).unwrap_or_default();
         let firmware = self.firmware.words(&format!("{dir}/variables.fd"));
         let mut argv = words(&format!(
-            "{enter}qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp 2 -m {memory} -display none -no-user-config \
+            "{enter}qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp {cpus} -m {memory} -display none -no-user-config \
              -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
              -serial chardev:serial -pidfile {dir}/pid \
              -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"

@@ -17,6 +17,7 @@ mod journey;
 mod kills;
 mod leftovers;
 mod outage;
+mod pinned;
 mod power_cuts;
 mod pxe;
 mod removal;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::Checks;
 use super::growth;
 use super::guests::{self, Images};
+use super::pinned;
 use crate::cluster::{Cluster, text_of};
 use crate::figures::Figures;
 use crate::host::{self, run};
@@ -17,6 +18,8 @@ use crate::machine::{Disk, Machine};
 
 const NODE: &str = include_str!("../../manifests/journey/node.yaml");
 const NETWORK: &str = include_str!("../../manifests/field-report/network.yaml");
+/// Where the machine has the guests' image.
+const IMAGE: &str = "http://10.0.2.15:8081/tiny.qcow2";
 /// Slots 0x10 and 0x11 of QEMU's PCI bus, as udev names them.
 const PROVIDER_NIC: &str = "enp0s17";
 
@@ -46,7 +49,8 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
     let medium = medium(&layout.source)?;
     // Before the machine is on: it takes both processors for minutes.
     let media = if updates { Some(super::updates::media(&layout.source)?) } else { None };
-    let mut journey = prepare(&layout, &medium)?;
+    let mut journey = prepare(&layout, &medium, pinned::NODE)?;
+    journey.machine.cpus = pinned::CPUS;
     let mut figures = Figures::new(&layout.source, if updates { "updates" } else { "journey" })?;
     let iso = file_ending(&medium, ".iso")?;
     figures.record_size("iso_bytes", &iso)?;
@@ -81,8 +85,8 @@ pub(super) fn file_ending(dir: &Path, ending: &str) -> Result<PathBuf> {
         .with_context(|| format!("no *{ending} in {}", dir.display()))
 }
 
-/// A blank machine with the medium and its node.yaml.
-pub(super) fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
+/// A blank machine with the medium and its node.yaml, which says `more` besides.
+pub(super) fn prepare(layout: &Layout, medium: &Path, more: &str) -> Result<Journey> {
     let dir = layout.dir.clone();
     let mut machine =
         Machine::new(&dir.join("m1"), &[Disk { serial: "SYSTEM", gib: 16 }, Disk { serial: "DATA", gib: 12 }])?;
@@ -90,7 +94,7 @@ pub(super) fn prepare(layout: &Layout, medium: &Path) -> Result<Journey> {
     let public = std::fs::read_to_string(key.with_extension("pub"))?;
     let answers = dir.join("answers");
     std::fs::create_dir_all(&answers)?;
-    std::fs::write(answers.join("node.yaml"), NODE.replace("${SSH_KEY}", public.trim()))?;
+    std::fs::write(answers.join("node.yaml"), NODE.replace("${SSH_KEY}", public.trim()) + more)?;
     let iso = dir.join("answers.iso").display().to_string();
     let tree = answers.display().to_string();
     run(&["xorriso", "-report_about", "WARNING", "-as", "mkisofs", "-V", "FURROW-CONFIG", "-r", "-o", &iso, &tree])?;
@@ -196,8 +200,7 @@ fn guest(
     checks.require("a tiny VM runs under KVM on RBD and has its address", || {
         let image = Images::tiny(source)?;
         serve(journey, &image)?;
-        let url = "http://10.0.2.15:8081/tiny.qcow2";
-        cluster.apply(&growth::with_room("first", &guests::http_source(url))?)?;
+        cluster.apply(&growth::with_room("first", &guests::http_source(IMAGE))?)?;
         // An emulator's KVM may end the node's kernel, which comes back by itself.
         cluster.wait(("vmi", "first"), "/status/phase", &["Running"], 900)?;
         figures.record("vm_running_s", journey.spent_s())?;
@@ -220,6 +223,7 @@ fn guest(
         Ok(())
     });
     growth::run(journey, cluster, "first", checks);
+    pinned::run(journey, cluster, ("first", IMAGE), checks);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     let medium = journey::medium(&layout.source)?;
     // Before the machine is on: it takes both processors for minutes.
     let media = updates::media(&layout.source)?;
-    let journey = journey::prepare(&layout, &medium)?;
+    let journey = journey::prepare(&layout, &medium, "")?;
     for (when, text) in INSTALLATION {
         checks.require(&format!("power cut {when}: the machine had taken up the installation"), || {
             cut_at(&journey, text)

@@ -22,7 +22,7 @@ const SEALED: &str = "sealed words";
 pub(crate) fn run(source: &Path, checks: &mut Checks) -> Result<()> {
     let layout = Layout::new(source, "test/text-interface")?;
     let medium = journey::medium(&layout.source)?;
-    let mut journey = journey::prepare(&layout, &medium)?;
+    let mut journey = journey::prepare(&layout, &medium, "")?;
     journey.machine.attach_tpm();
     journey.machine.start("furrow.by-hand")?;
     // After the boot menu, whose countdown any key would stop.

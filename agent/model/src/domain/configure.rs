@@ -137,10 +137,7 @@ fn features(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domain) {
         } else {
             spec.features.hyperv.as_ref().map(hyperv)
         },
-        kvm: spec
-            .features
-            .kvm_hidden
-            .then(|| KvmFeatures { hidden: Some(Switch::new(true)), hint_dedicated: None }),
+        kvm: spec.features.kvm_hidden.then(|| KvmFeatures { hidden: Some(Switch::new(true)), hint_dedicated: None }),
         pvspinlock: spec.features.pvspinlock.map(Switch::new),
         tcg: (facts.virtualization == Virtualization::Tcg)
             .then(|| TcgFeatures { tb_cache: TbCache { unit: "MiB", size: translations_mib(spec.memory_kib) } }),
