@@ -102,6 +102,7 @@ pub(super) struct MemoryBacking {
     pub(super) locked: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allocation: Option<super::pinning::Allocation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<super::shares::MemorySource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) access: Option<super::shares::MemoryAccess>,
