@@ -35,14 +35,17 @@ pub(super) fn run(journey: &Journey, cluster: &Cluster, name: &str, checks: &mut
         host::until("the guest to have grown", GROWN, || grown(cluster, name))?;
         let after = cluster.get("vmi", name)?;
         ensure!(after["metadata"]["uid"] == before["metadata"]["uid"], "it is another guest");
-        reserved(cluster, &pod)?;
         let domain = journey.shell(&format!("virsh -q dumpxml default_{name}"))?;
-        for said in ["current='2'>2</vcpu>", "<current unit='KiB'>524288</current>"] {
+        for said in ["<vcpu placement='static'>2</vcpu>", "<current unit='KiB'>524288</current>"] {
             ensure!(domain.contains(said), "its domain lacks {said}");
         }
-        let heavier = weight(journey, &pod)?;
-        ensure!(lighter < heavier, "the weight of its pod's group was {lighter} and is {heavier}");
-        Ok(())
+        // The kubelet says so after it has done it.
+        host::until("its pod to have grown", Duration::from_secs(60), || {
+            reserved(cluster, &pod)?;
+            let heavier = weight(journey, &pod)?;
+            ensure!(lighter < heavier, "the weight of its pod's group was {lighter} and is {heavier}");
+            Ok(())
+        })
     });
 }
 
