@@ -28,7 +28,7 @@ pub(super) fn with_room(name: &str, source: &str) -> Result<String> {
 pub(super) fn run(journey: &Journey, cluster: &Cluster, name: &str, checks: &mut Checks) {
     checks.check("a processor and memory join the running guest, and its pod reserves them", || {
         let before = cluster.get("vmi", name)?;
-        let pod = pod(cluster, &before)?;
+        let pod = guests::pod(cluster, &text_of(&before["metadata"]["uid"]))?;
         let lighter = weight(journey, &pod)?;
         let patch = r#"{"spec":{"template":{"spec":{"domain":{"cpu":{"sockets":2},"memory":{"guest":"1536Mi"}}}}}}"#;
         cluster.kubectl(&["patch", "vm", name, "--type=merge", "-p", patch])?;
@@ -61,14 +61,6 @@ fn grown(cluster: &Cluster, name: &str) -> Result<()> {
     let vm = cluster.get("vm", name)?;
     ensure!(condition(&vm, "RestartRequired").is_none(), "a restart is required: {}", vm["status"]);
     Ok(())
-}
-
-/// The guest's pod.
-fn pod(cluster: &Cluster, vmi: &Value) -> Result<Value> {
-    let label = format!("kubevirt.io/created-by={}", text_of(&vmi["metadata"]["uid"]));
-    let text = cluster.kubectl(&["get", "pod", "-l", &label, "-o", "json"])?;
-    let pods: Value = serde_json::from_str(&text).context("kubectl's JSON of the guest's pod")?;
-    Ok(pods["items"][0].clone())
 }
 
 /// Whether the kubelet has granted the pod more than it had.

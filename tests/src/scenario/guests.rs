@@ -72,6 +72,18 @@ pub(crate) fn tiny_on(network: &str, name: &str, source: &str, run_strategy: &st
         .replace("${NETWORK}", network)
 }
 
+/// The label, with its value, of the pod that reserves for the guest of this UID.
+pub(crate) fn pod_label(uid: &str) -> String {
+    format!("kubevirt.io/created-by={uid}")
+}
+
+/// The pod that reserves for the guest of this UID.
+pub(crate) fn pod(cluster: &Cluster, uid: &str) -> Result<Value> {
+    let text = cluster.kubectl(&["get", "pod", "-l", &pod_label(uid), "-o", "json"])?;
+    let pods: Value = serde_json::from_str(&text).context("kubectl's JSON of the guest's pod")?;
+    Ok(pods["items"][0].clone())
+}
+
 /// The address that Kubernetes shows for a VMI.
 pub(crate) fn address(cluster: &Cluster, name: &str) -> Result<Ipv4Addr> {
     let vmi = cluster.get("vmi", name)?;

@@ -300,11 +300,8 @@ fn probed_inside(story: &Story<'_>, debian: &Debian) -> Result<()> {
     story.cluster.kubectl(&["patch", "vm", NAME, "--type=merge", "-p", &patch])?;
     let before = story.uid(NAME)?;
     check(&story.proxy.call("PUT", &path("v1", Of::Vm, NAME, "restart"), "{}")?, 202, "")?;
-    host::until("another guest", BOOT, || {
-        let now = story.uid(NAME)?;
-        ensure!(now.is_some() && now != before, "the guest is {now:?}");
-        agent_connected(story, true)
-    })?;
+    story.another(NAME, before.as_deref(), BOOT)?;
+    host::until("its agent", BOOT, || agent_connected(story, true))?;
     let shell = ssh(story, debian)?;
     shell.wait(300)?;
     ready(story, false).context("before there is a file")?;

@@ -67,10 +67,8 @@ fn make(story: &Story<'_>, name: &str, image: &str) -> Result<()> {
 
 /// `POOL/IMAGE` of a claim.
 fn image_of(story: &Story<'_>, namespace: &str, claim: &str) -> Result<String> {
-    let get = |argv: &[&str]| -> Result<Value> { Ok(serde_json::from_str(&story.cluster.kubectl(argv)?)?) };
-    let claim = get(&["get", "pvc", "-n", namespace, claim, "-o", "json"])?;
-    let volume = get(&["get", "pv", &text_of(&claim["spec"]["volumeName"]), "-o", "json"])?;
-    Ok(text_of(&volume["spec"]["csi"]["volumeHandle"]))
+    let claim = story.cluster.kubectl(&["get", "pvc", "-n", namespace, claim, "-o", "json"])?;
+    story.image(&serde_json::from_str(&claim)?)
 }
 
 /// The guest's disk is a clone of the cluster's copy: Ceph says so.

@@ -45,8 +45,7 @@ pub(super) fn run(story: &Story<'_>, checks: &mut Checks) {
 /// The address of the one client that has the guest's disk open.
 fn client(story: &Story<'_>) -> Result<String> {
     let claim = story.cluster.get("pvc", &format!("{NAME}-root"))?;
-    let volume = story.cluster.get("pv", &text_of(&claim["spec"]["volumeName"]))?;
-    let image = text_of(&volume["spec"]["csi"]["volumeHandle"]);
+    let image = story.image(&claim)?;
     let status = story.bed.node().shell(&format!("rbd --id furrow-agent status --format json {image}"))?;
     let status: Value = serde_json::from_str(&status).context("rbd status")?;
     let watchers = status["watchers"].as_array().cloned().unwrap_or_default();
@@ -84,11 +83,7 @@ fn paused(story: &Story<'_>, client: &str) -> Result<()> {
 fn healed(story: &Story<'_>) -> Result<()> {
     let before = story.uid(NAME)?;
     check(&story.proxy.call("PUT", &path("v1", Of::Vm, NAME, "restart"), "{}")?, 202, "")?;
-    host::until("another guest", Duration::from_secs(START_S), || {
-        let now = story.uid(NAME)?;
-        ensure!(now.is_some() && now != before, "the guest is {now:?}");
-        Ok(())
-    })?;
+    story.another(NAME, before.as_deref(), Duration::from_secs(START_S))?;
     story.booted(NAME)?;
     let kept = story.ask(NAME, "read")?;
     ensure!(kept == "before", "its disk holds {kept:?}");

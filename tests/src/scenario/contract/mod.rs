@@ -201,7 +201,30 @@ impl Story<'_> {
     /// The label, with its value, of the pod that reserves for a guest.
     fn pod_label(&self, name: &str) -> Result<String> {
         let uid = self.uid(name)?.with_context(|| format!("there is no guest {name}"))?;
-        Ok(format!("kubevirt.io/created-by={uid}"))
+        Ok(guests::pod_label(&uid))
+    }
+
+    /// Waits until a guest is there that is not the one `before`.
+    fn another(&self, name: &str, before: Option<&str>, limit: Duration) -> Result<()> {
+        host::until("another guest", limit, || {
+            let now = self.uid(name)?;
+            ensure!(now.is_some() && now.as_deref() != before, "the guest is {now:?}");
+            Ok(())
+        })
+    }
+
+    /// `pool/image` behind a claim.
+    fn image(&self, claim: &Value) -> Result<String> {
+        let volume = self.cluster.get("pv", &text_of(&claim["spec"]["volumeName"]))?;
+        Ok(text_of(&volume["spec"]["csi"]["volumeHandle"]))
+    }
+
+    /// An error as long as Ceph has an image, given as `pool/image`.
+    fn image_gone(&self, image: &str) -> Result<()> {
+        let left = self.bed.node().shell("rbd --id furrow-agent ls volumes")?;
+        let name = image.rsplit('/').next().unwrap_or(image);
+        ensure!(!left.lines().any(|line| line == name), "{image} is still there");
+        Ok(())
     }
 
     /// libvirt's word for a guest's domain: `running`, `paused`, ...; `none` when there is no domain.

@@ -11,7 +11,7 @@ use super::Story;
 use super::fields::least;
 use crate::cluster::{condition, text_of};
 use crate::host;
-use crate::scenario::Checks;
+use crate::scenario::{Checks, guests};
 
 const NAME: &str = "dedicated";
 
@@ -45,14 +45,13 @@ fn waits(story: &Story<'_>) -> Result<()> {
         ensure!(said["status"] == "False" && said["reason"] == "Unschedulable", "it says {said}");
         Ok(())
     })?;
-    let pod = story.cluster.kubectl(&["get", "pod", "-l", &story.pod_label(NAME)?, "-o", "json"])?;
-    let pods: serde_json::Value = serde_json::from_str(&pod)?;
-    let spec = &pods["items"][0]["spec"];
+    let pod = guests::pod(&story.cluster, &story.uid(NAME)?.context("there is no guest")?)?;
+    let spec = &pod["spec"];
     ensure!(spec["nodeSelector"]["cpumanager"] == "true", "its nodes: {}", spec["nodeSelector"]);
     let resources = &spec["containers"][0]["resources"];
     ensure!(resources["requests"] == resources["limits"], "its resources: {resources}");
     ensure!(resources["requests"]["cpu"] == "3", "its resources: {resources}");
-    let class = &pods["items"][0]["status"]["qosClass"];
+    let class = &pod["status"]["qosClass"];
     ensure!(class == "Guaranteed", "its class is {class}");
     Ok(())
 }

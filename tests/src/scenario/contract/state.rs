@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{START_S, STOP_S, Story};
 use crate::cluster::text_of;
 use crate::host;
+use crate::scenario::field_report::run_strategy;
 use crate::scenario::{Checks, guests};
 
 const NAME: &str = "keeps";
@@ -54,8 +55,7 @@ fn claim(story: &Story<'_>) -> Result<Value> {
 
 /// `pool/image` behind it.
 fn image(story: &Story<'_>) -> Result<String> {
-    let volume = text_of(&claim(story)?["spec"]["volumeName"]);
-    Ok(text_of(&story.cluster.get("pv", &volume)?["spec"]["csi"]["volumeHandle"]))
+    story.image(&claim(story)?)
 }
 
 fn in_an_image(story: &Story<'_>) -> Result<()> {
@@ -84,16 +84,12 @@ fn written(story: &Story<'_>, image: &str) -> Result<()> {
 fn kept(story: &Story<'_>) -> Result<()> {
     let image = image(story)?;
     let before = story.uid(NAME)?;
-    patch(story, "Halted")?;
+    run_strategy(&story.cluster, NAME, "Halted")?;
     story.cluster.wait_gone("vmi", NAME, STOP_S)?;
     written(story, &image).context("after the stop")?;
     qemu_io(story, &image, &format!("write -P 0x5a {MARK_AT} 16"))?;
-    patch(story, "Always")?;
-    host::until("another guest", Duration::from_secs(START_S), || {
-        let now = story.uid(NAME)?;
-        ensure!(now.is_some() && now != before, "the guest is {now:?}");
-        Ok(())
-    })?;
+    run_strategy(&story.cluster, NAME, "Always")?;
+    story.another(NAME, before.as_deref(), Duration::from_secs(START_S))?;
     story.running(NAME)?;
     // Read past QEMU, which has it open: a reader takes no lock.
     // 0x5a is `Z`.
@@ -101,11 +97,6 @@ fn kept(story: &Story<'_>) -> Result<()> {
     let found = story.bed.node().shell(&tail)?;
     ensure!(found == "Z".repeat(16), "the mark is gone: the variables were made anew");
     written(story, &image).context("after the start")
-}
-
-fn patch(story: &Story<'_>, strategy: &str) -> Result<()> {
-    let patch = format!("{{\"spec\":{{\"runStrategy\":\"{strategy}\"}}}}");
-    story.cluster.kubectl(&["patch", "vm", NAME, "--type=merge", "-p", &patch]).map(|_| ())
 }
 
 fn qemu_io(story: &Story<'_>, image: &str, command: &str) -> Result<()> {
@@ -119,9 +110,6 @@ fn gone(story: &Story<'_>) -> Result<()> {
     story.delete(NAME)?;
     host::until("the end of claim and image", Duration::from_secs(STOP_S), || {
         ensure!(claim(story).is_err(), "the claim is still there");
-        let left = story.bed.node().shell("rbd --id furrow-agent ls volumes")?;
-        let name = image.rsplit('/').next().unwrap_or(&image);
-        ensure!(!left.lines().any(|line| line == name), "{image} is still there");
-        Ok(())
+        story.image_gone(&image)
     })
 }

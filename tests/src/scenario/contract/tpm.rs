@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{START_S, STOP_S, Story};
 use crate::cluster::text_of;
 use crate::host;
+use crate::scenario::field_report::run_strategy;
 use crate::scenario::guests::Ssh;
 use crate::scenario::{Checks, guests};
 
@@ -68,8 +69,7 @@ fn claim(story: &Story<'_>, vm: &str) -> Result<Value> {
 
 /// `pool/image` behind it.
 fn image(story: &Story<'_>) -> Result<String> {
-    let volume = text_of(&claim(story, NAME)?["spec"]["volumeName"]);
-    Ok(text_of(&story.cluster.get("pv", &volume)?["spec"]["csi"]["volumeHandle"]))
+    story.image(&claim(story, NAME)?)
 }
 
 fn sealed(story: &Story<'_>) -> Result<()> {
@@ -138,23 +138,14 @@ fn same(story: &Story<'_>) -> Result<()> {
 /// Stops a VM, sees that nothing of its TPM is left on the node, and starts it.
 fn restart(story: &Story<'_>, vm: &str) -> Result<()> {
     let before = story.uid(vm)?;
-    strategy(story, vm, "Halted")?;
+    run_strategy(&story.cluster, vm, "Halted")?;
     story.cluster.wait_gone("vmi", vm, STOP_S + 120)?;
     let uid = before.clone().unwrap_or_default();
     let left = story.bed.node().shell(&format!("ls {STATES} | grep -x {uid} || true"))?;
     ensure!(left.trim().is_empty(), "{STATES}/{uid} is left on the node");
-    strategy(story, vm, "Always")?;
-    host::until("another guest", Duration::from_secs(START_S), || {
-        let now = story.uid(vm)?;
-        ensure!(now.is_some() && now != before, "the guest is {now:?}");
-        Ok(())
-    })?;
+    run_strategy(&story.cluster, vm, "Always")?;
+    story.another(vm, before.as_deref(), Duration::from_secs(START_S))?;
     story.running(vm).map(|_| ())
-}
-
-fn strategy(story: &Story<'_>, vm: &str, strategy: &str) -> Result<()> {
-    let patch = format!("{{\"spec\":{{\"runStrategy\":\"{strategy}\"}}}}");
-    story.cluster.kubectl(&["patch", "vm", vm, "--type=merge", "-p", &patch]).map(|_| ())
 }
 
 /// What a TPM answers to a command, as hexadecimal digits.
@@ -189,9 +180,6 @@ fn gone(story: &Story<'_>) -> Result<()> {
         ensure!(claim(story, NAME).is_err(), "the claim is still there");
         let left = story.cluster.kubectl(&["get", "secret", &secret, "--ignore-not-found", "-o", "name"])?;
         ensure!(left.trim().is_empty(), "{left} is still there");
-        let left = story.bed.node().shell("rbd --id furrow-agent ls volumes")?;
-        let name = image.rsplit('/').next().unwrap_or(&image);
-        ensure!(!left.lines().any(|line| line == name), "{image} is still there");
-        Ok(())
+        story.image_gone(&image)
     })
 }
