@@ -133,6 +133,11 @@ impl NodeFacts {
         }
     }
 
+    /// Whether a guest has files on this node, by its UID.
+    fn has_files(&self, uid: &str) -> bool {
+        self.guests_dir.join(uid).exists() || self.shares_dir.join(uid).exists()
+    }
+
     fn virtualization(&self, settings: &Settings) -> Virtualization {
         if self.kvm && !settings.use_emulation { Virtualization::Kvm } else { Virtualization::Tcg }
     }

@@ -282,9 +282,7 @@ impl Owner {
     fn remember(&mut self, subject: &Subject) {
         self.known.latest.clone_from(&subject.vmi);
         // A directory made by an agent before this one belongs to the guest all the same.
-        let facts = &self.context.facts;
-        let there = |uid: &String| facts.guests_dir.join(uid).exists() || facts.shares_dir.join(uid).exists();
-        if let Some(uid) = subject.uid().filter(there) {
+        if let Some(uid) = subject.uid().filter(|uid| self.context.facts.has_files(uid)) {
             self.known.artefacts.files.insert(uid);
         }
         if let Some(uid) = subject.uid().filter(|uid| self.context.tpm.has(uid)) {

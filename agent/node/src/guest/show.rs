@@ -32,13 +32,12 @@ pub(crate) async fn show(
     facts: &NodeFacts,
     vm: &str,
 ) -> anyhow::Result<String> {
-    let (namespace, name) = vm.split_once('/').ok_or_else(|| anyhow::anyhow!("the vm is named namespace/name"))?;
-    let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+    let key = Key::parse(vm).ok_or_else(|| anyhow::anyhow!("the vm is named namespace/name"))?;
     let stop = CancellationToken::new();
     let mut settings = settings::follow(client.clone(), stop.clone());
     let settings = tokio::time::timeout(API_TIMEOUT, settings.wait_for(Option::is_some)).await??.clone();
     stop.cancel();
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
     let params = ListParams::default().fields(&format!("spec.nodeName={}", facts.node));
     let pods = answered(pods.list(&params)).await?;
     let pods = pods.items.iter().filter_map(BoundPod::read).filter(|pod| pod.key == key).map(Arc::new).collect();
@@ -49,7 +48,7 @@ pub(crate) async fn show(
     let mut known = Known::default();
     let found = ports.list().await?.into_iter().filter(|port| port.vmi == vm);
     known.artefacts.ports.extend(found.map(|port| (port.tap.as_str().to_owned(), port.vmi_uid)));
-    known.artefacts.files.extend(subject.uid().filter(|uid| facts.guests_dir.join(uid).exists()));
+    known.artefacts.files.extend(subject.uid().filter(|uid| facts.has_files(uid)));
     known.artefacts.states.extend(subject.uid().filter(|uid| facts.tpm_dir.join(uid).exists()));
     let wanted = subject.wanted(&facts.node, subject.deletion_ms().unwrap_or_else(now_ms));
     let mut text = String::new();
