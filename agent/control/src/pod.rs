@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use furrow_api::quantity::{self, QuantityError};
 use furrow_api::reservation::Reservation;
-use furrow_api::vmi::VirtualMachineInstanceSpec;
+use furrow_api::vmi::{Cpu, VirtualMachineInstanceSpec};
 use furrow_api::{KubeVirt, VirtualMachineInstance, names};
 use furrow_model::overhead::{GuestSize, cpu_request_millis, memory_overhead};
 
@@ -87,7 +87,7 @@ pub(crate) fn render(
     annotations: BTreeMap<String, String>,
     settings: Option<&KubeVirt>,
 ) -> Result<Pod, RenderError> {
-    let taken = dedicated::exact(vmi, taken(&vmi.spec, settings)?);
+    let taken = taken(vmi, settings)?;
     let mut annotations = annotations;
     annotations.insert(names::ANNOTATION_RESERVATION.to_owned(), serde_json::to_string(reservation)?);
     let mut labels = vmi.labels().clone();
@@ -144,7 +144,7 @@ pub(crate) fn resources(
     vmi: &VirtualMachineInstance,
     settings: Option<&KubeVirt>,
 ) -> Result<serde_json::Value, RenderError> {
-    let Container { name, resources, .. } = container(&dedicated::exact(vmi, taken(&vmi.spec, settings)?));
+    let Container { name, resources, .. } = container(&taken(vmi, settings)?);
     Ok(serde_json::json!({"spec": {"containers": [{"name": name, "resources": resources}]}}))
 }
 
@@ -198,14 +198,19 @@ fn container(taken: &Taken) -> Container {
     }
 }
 
-/// What the guest takes: its own request where it names one, else what its hardware costs.
-fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
+/// What the guest takes.
+fn taken(vmi: &VirtualMachineInstance, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
+    Ok(dedicated::exact(vmi, asked(&vmi.spec, settings)?))
+}
+
+/// Its own request where it names one, else what its hardware costs.
+fn asked(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Result<Taken, RenderError> {
     let domain = &spec.domain;
     let configuration = settings.and_then(|kubevirt| kubevirt.spec.configuration.as_ref());
     let developer = configuration.and_then(|configuration| configuration.developer_configuration.as_ref());
     let usual = configuration.and_then(|configuration| configuration.cpu_request.as_ref());
     let overcommit = developer.and_then(|developer| developer.memory_overcommit);
-    let percent = overcommit.filter(|_| !dedicated::is_dedicated(domain)).map_or(100, i64::from).max(1);
+    let percent = overcommit.filter(|_| !domain.is_dedicated()).map_or(100, i64::from).max(1);
     let ratio = cpu_ratio(settings);
     let (requests, limits) = (&domain.resources.requests, &domain.resources.limits);
     let guest = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
@@ -223,7 +228,7 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
             memory_bytes: visible,
             vcpus,
             graphics: domain.devices.autoattach_graphics_device != Some(false),
-            tpm: domain.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false)),
+            tpm: domain.has_tpm(),
             shares: i64::try_from(domain.devices.filesystems.len()).unwrap_or(i64::MAX),
             added_bytes: bytes("spec.domain.memory.reservedOverhead.addedOverhead", added)?.unwrap_or_default(),
         })
@@ -249,17 +254,11 @@ fn taken(spec: &VirtualMachineInstanceSpec, settings: Option<&KubeVirt>) -> Resu
 
 /// Virtual processors: sockets, cores and threads multiplied; without a topology as many as requested, at least one.
 fn vcpus(spec: &VirtualMachineInstanceSpec) -> i64 {
-    let count = |value: Option<i32>| value.map_or(1, |value| i64::from(value.max(1)));
-    match &spec.domain.cpu {
-        Some(cpu) if cpu.cores.is_some() || cpu.sockets.is_some() || cpu.threads.is_some() => {
-            count(cpu.sockets).saturating_mul(count(cpu.cores)).saturating_mul(count(cpu.threads))
-        }
-        _ => {
-            let resources = &spec.domain.resources;
-            let named = resources.limits.get("cpu").or_else(|| resources.requests.get("cpu"));
-            named.and_then(|quantity| quantity::units(quantity).ok()).unwrap_or(1).max(1)
-        }
-    }
+    spec.domain.cpu.as_ref().and_then(Cpu::vcpus).unwrap_or_else(|| {
+        let resources = &spec.domain.resources;
+        let named = resources.limits.get("cpu").or_else(|| resources.requests.get("cpu"));
+        named.and_then(|quantity| quantity::units(quantity).ok()).unwrap_or(1).max(1)
+    })
 }
 
 fn bytes(path: &'static str, value: Option<&Quantity>) -> Result<Option<i64>, RenderError> {
@@ -310,7 +309,7 @@ mod tests {
     }
 
     fn check(domain: serde_json::Value, cpu_millis: i64, memory_mib: i64) -> Taken {
-        let taken = taken(&vmi(domain).spec, None).unwrap();
+        let taken = taken(&vmi(domain), None).unwrap();
         assert_eq!((taken.cpu_millis, taken.memory_bytes / MIB), (cpu_millis, memory_mib), "{taken:?}");
         taken
     }
@@ -341,10 +340,10 @@ mod tests {
                 "developerConfiguration": {"memoryOvercommit": 200}}}}))
         .unwrap();
         let silent = vmi(json!({"devices": {}, "memory": {"guest": "1Gi"}}));
-        let guest = taken(&silent.spec, Some(&settings)).unwrap();
+        let guest = taken(&silent, Some(&settings)).unwrap();
         assert_eq!((guest.cpu_millis, guest.memory_bytes / MIB), (50, 512 + 100));
         let own = json!({"devices": {}, "memory": {"guest": "1Gi"}, "resources": {"requests": {"cpu": "250m"}}});
-        assert_eq!(taken(&vmi(own).spec, Some(&settings)).unwrap().cpu_millis, 250);
+        assert_eq!(taken(&vmi(own), Some(&settings)).unwrap().cpu_millis, 250);
     }
 
     #[test]
@@ -389,7 +388,7 @@ mod tests {
 
     #[test]
     fn says_what_is_missing() {
-        let none = taken(&vmi(json!({"devices": {}})).spec, None).unwrap_err();
+        let none = taken(&vmi(json!({"devices": {}})), None).unwrap_err();
         assert!(none.to_string().contains("spec.domain.memory.guest"), "{none}");
     }
 

@@ -3,7 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use furrow_api::vmi::DomainSpec;
+use furrow_api::vmi::{Cpu, DomainSpec};
 use furrow_api::{KubeVirt, quantity};
 use furrow_model::vm::memory::{ClusterRoom, Room};
 
@@ -16,7 +16,7 @@ pub(crate) fn of(domain: &DomainSpec) -> Room {
         most: memory.and_then(|memory| bytes(memory.max_guest.as_ref())),
         hugepages: memory.is_some_and(|memory| memory.hugepages.is_some()),
         realtime: cpu.is_some_and(|cpu| cpu.realtime.is_some()),
-        mapped: cpu.and_then(|cpu| cpu.numa.as_ref()).is_some_and(|numa| numa.guest_mapping_passthrough.is_some()),
+        mapped: cpu.is_some_and(Cpu::maps_nodes),
         encrypted: domain.launch_security.is_some(),
     }
 }

@@ -1,6 +1,7 @@
 //! VirtualMachineInstance: a guest that runs, or ran, on a node.
 
 mod access;
+mod cpus;
 mod devices;
 mod domain;
 mod features;

@@ -11,9 +11,15 @@ impl DomainSpec {
         bootloader.and_then(|bootloader| bootloader.efi.as_ref()).is_some_and(|efi| efi.persistent == Some(true))
     }
 
-    /// Whether the state of its TPM is kept. One that is turned off keeps nothing.
+    /// Whether it has a TPM: one that is turned off is none.
+    #[must_use]
+    pub fn has_tpm(&self) -> bool {
+        self.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false))
+    }
+
+    /// Whether the state of its TPM is kept.
     #[must_use]
     pub fn keeps_tpm(&self) -> bool {
-        self.devices.tpm.as_ref().is_some_and(|tpm| tpm.enabled != Some(false) && tpm.persistent == Some(true))
+        self.has_tpm() && self.devices.tpm.as_ref().is_some_and(|tpm| tpm.persistent == Some(true))
     }
 }

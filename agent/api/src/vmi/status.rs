@@ -37,6 +37,11 @@ open_enum! {
     }
 }
 
+/// Reason and message of Ready before a guest runs, as KubeVirt has them. Control and agent both say it.
+pub const GUEST_NOT_RUNNING: (&str, &str) = ("GuestNotRunning", "Guest VM is not reported as running");
+/// Reason and message of DataVolumesReady when they are, as KubeVirt has them.
+pub const ALL_DATA_VOLUMES_READY: (&str, &str) = ("AllDVsReady", "All of the VMI's DVs are bound and ready");
+
 impl VmiPhase {
     /// Whether the guest is over: no phase follows these two.
     pub fn is_final(&self) -> bool {

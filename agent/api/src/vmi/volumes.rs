@@ -7,6 +7,7 @@ use k8s_openapi::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::VirtualMachineInstanceSpec;
 use crate::meta::{Empty, is_false};
 
 /// A named volume. Exactly one source.
@@ -98,6 +99,22 @@ impl Volume {
     #[must_use]
     pub fn is_config(&self) -> bool {
         self.object_kind().is_some_and(|kind| kind != "sysprep")
+    }
+}
+
+impl VirtualMachineInstanceSpec {
+    /// Whether some of its volumes are those of DataVolumes.
+    #[must_use]
+    pub fn has_data_volumes(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.data_volume.is_some())
+    }
+
+    /// The service account whose token the guest is given: its pod's.
+    #[must_use]
+    pub fn token_account(&self) -> Option<&str> {
+        let accounts = self.volumes.iter().filter_map(|volume| volume.service_account.as_ref());
+        let mut names = accounts.filter_map(|account| account.service_account_name.as_deref());
+        names.find(|name| !name.is_empty())
     }
 }
 

@@ -25,8 +25,7 @@ pub(super) struct Account {
 
 /// The account of the guest's volume, if it has one.
 pub(super) fn of(spec: &VirtualMachineInstanceSpec) -> Account {
-    let named = spec.volumes.iter().find_map(|volume| volume.service_account.as_ref()?.service_account_name.clone());
-    let Some(name) = named else { return Account::default() };
+    let Some(name) = spec.token_account().map(str::to_owned) else { return Account::default() };
     let mount = VolumeMount {
         name: names::SERVICE_ACCOUNT_VOLUME.to_owned(),
         mount_path: MOUNT_PATH.to_owned(),

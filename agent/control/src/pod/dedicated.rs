@@ -4,29 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use furrow_api::vmi::{DomainSpec, IoThreadsPolicy};
 use furrow_api::{VirtualMachineInstance, names};
 use furrow_model::cpus::{CpuNeed, PARITY_ANNOTATION};
 use kube::ResourceExt as _;
 
 use super::{Taken, vcpus};
 
-/// Whether a guest has processors to itself.
-pub(super) fn is_dedicated(domain: &DomainSpec) -> bool {
-    domain.cpu.as_ref().is_some_and(|cpu| cpu.dedicated_cpu_placement)
-}
-
 /// What a guest takes, made exact where its processors are its own.
 pub(super) fn exact(vmi: &VirtualMachineInstance, taken: Taken) -> Taken {
     let domain = &vmi.spec.domain;
-    if !is_dedicated(domain) {
+    if !domain.is_dedicated() {
         return taken;
     }
-    let pool = domain.io_threads_policy == Some(IoThreadsPolicy::SupplementalPool);
-    let threads = domain.io_threads.as_ref().and_then(|threads| threads.supplemental_pool_thread_count);
     let need = CpuNeed {
         vcpus: u32::try_from(vcpus(&vmi.spec)).unwrap_or(u32::MAX),
-        pool_threads: threads.filter(|_| pool).and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+        pool_threads: domain.pool_threads(),
         isolate_emulator: domain.cpu.as_ref().is_some_and(|cpu| cpu.isolate_emulator_thread),
         even: vmi.annotations().contains_key(PARITY_ANNOTATION),
     };
@@ -39,7 +31,7 @@ pub(super) fn node_selector(vmi: &VirtualMachineInstance) -> BTreeMap<String, St
     let mut labels = vmi.spec.node_selector.clone();
     let cpu = vmi.spec.domain.cpu.as_ref();
     let wanted = [
-        (is_dedicated(&vmi.spec.domain), names::LABEL_CPU_MANAGER),
+        (vmi.spec.domain.is_dedicated(), names::LABEL_CPU_MANAGER),
         (cpu.is_some_and(|cpu| cpu.realtime.is_some()), names::LABEL_REALTIME),
     ];
     labels.extend(wanted.into_iter().filter(|(is, _)| *is).map(|(_, label)| (label.to_owned(), "true".to_owned())));

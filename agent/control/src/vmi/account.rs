@@ -4,6 +4,7 @@
 
 use furrow_api::VirtualMachineInstance;
 use furrow_api::import::PullSecret;
+use furrow_api::vmi::VirtualMachineInstanceSpec;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::ResourceExt as _;
 
@@ -22,15 +23,13 @@ const MAX_SECRETS: usize = 16;
 /// When the account cannot be read.
 pub(super) async fn secrets(cluster: &Cluster, vmi: &VirtualMachineInstance) -> Result<Option<PullSecret>, CallError> {
     let namespace = vmi.namespace().unwrap_or_default();
-    let account = calls::get(&cluster.api::<ServiceAccount>(&namespace), name(vmi)).await?;
+    let account = calls::get(&cluster.api::<ServiceAccount>(&namespace), name(&vmi.spec)).await?;
     Ok(account.and_then(|account| of(&namespace, &account)))
 }
 
 /// The pod has the account whose token the guest is given, like KubeVirt's.
-fn name(vmi: &VirtualMachineInstance) -> &str {
-    let volumes = vmi.spec.volumes.iter().filter_map(|volume| volume.service_account.as_ref());
-    let mut named = volumes.filter_map(|account| account.service_account_name.as_deref());
-    named.find(|name| !name.is_empty()).unwrap_or(DEFAULT)
+fn name(spec: &VirtualMachineInstanceSpec) -> &str {
+    spec.token_account().unwrap_or(DEFAULT)
 }
 
 fn of(namespace: &str, account: &ServiceAccount) -> Option<PullSecret> {
@@ -53,8 +52,9 @@ mod tests {
             }))
             .unwrap()
         };
-        assert_eq!(name(&guest(json!([{"name": "a", "secret": {"secretName": "s"}}]))), "default");
-        assert_eq!(name(&guest(json!([{"name": "a", "serviceAccount": {"serviceAccountName": "robot"}}]))), "robot");
+        assert_eq!(name(&guest(json!([{"name": "a", "secret": {"secretName": "s"}}])).spec), "default");
+        let robot = guest(json!([{"name": "a", "serviceAccount": {"serviceAccountName": "robot"}}]));
+        assert_eq!(name(&robot.spec), "robot");
     }
 
     #[test]

@@ -51,8 +51,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 pub(super) async fn ensure(cluster: &Cluster, pulls: &Pulls, vmi: &VirtualMachineInstance) -> Result<(), ScratchError> {
     let mut worst: Option<HeldUp> = None;
     let disks = || vmi.spec.volumes.iter().filter_map(|volume| Some((volume, volume.container_disk.as_ref()?)));
-    let silent = disks().any(|(_, disk)| named(disk).is_none());
-    let usual = if silent { account::secrets(cluster, vmi).await.map_err(ScratchError::Call)? } else { None };
+    let usual = usual(cluster, vmi, disks().any(|(_, disk)| named(disk).is_none())).await?;
     for (volume, disk) in disks() {
         let work = Work { cluster, pulls, vmi, disk, usual: usual.as_ref() };
         match work.ensure(volume).await {
@@ -84,8 +83,7 @@ pub(super) async fn kernel(
         image_pull_secret: container.image_pull_secret.clone(),
         ..ContainerDisk::default()
     };
-    let silent = named(&disk).is_none();
-    let usual = if silent { account::secrets(cluster, vmi).await.map_err(ScratchError::Call)? } else { None };
+    let usual = usual(cluster, vmi, named(&disk).is_none()).await?;
     let work = Work { cluster, pulls, vmi, disk: &disk, usual: usual.as_ref() };
     let reference = Reference::parse(&disk.image).map_err(|error| invalid(error.to_string()))?;
     let (digest, question) = work.digest(&reference).await?;
@@ -97,6 +95,18 @@ pub(super) async fn kernel(
 /// The pull secret that a volume names itself.
 fn named(disk: &ContainerDisk) -> Option<&str> {
     disk.image_pull_secret.as_deref().filter(|name| !name.is_empty())
+}
+
+/// The login of volumes that name none, if there are such.
+async fn usual(
+    cluster: &Cluster,
+    vmi: &VirtualMachineInstance,
+    wanted: bool,
+) -> Result<Option<PullSecret>, ScratchError> {
+    if !wanted {
+        return Ok(None);
+    }
+    account::secrets(cluster, vmi).await.map_err(ScratchError::Call)
 }
 
 /// One volume of one guest.

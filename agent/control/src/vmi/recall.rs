@@ -1,6 +1,6 @@
 //! What the controller of guests remembers of each between passes: the version that it wrote last, since when the guest
-//! waits for claims of its own, and when its pod was made. Owns the answer to "is the cache behind us?". Refuses to be relied on: all of it may
-//! be lost, which costs a write that is refused, or a wait that is said later.
+//! waits for claims of its own, and when its pod was made. Owns the answer to "is the cache behind us?". Refuses to be
+//! relied on: all of it may be lost, which costs a write that is refused, or a wait that is said later.
 //!
 //! Bounded by the number of guests: a guest that is gone is forgotten in the pass that finds it gone.
 

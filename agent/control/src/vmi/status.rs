@@ -8,7 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use furrow_api::meta::Condition;
-use furrow_api::vmi::{PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumeStatus};
+use furrow_api::vmi::{
+    ALL_DATA_VOLUMES_READY, GUEST_NOT_RUNNING, PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase,
+    VolumeStatus,
+};
 use furrow_api::{VirtualMachineInstance, names};
 
 /// What a guest waits for.
@@ -156,7 +159,7 @@ pub(crate) fn may_wait_unsaid(vmi: &VirtualMachineInstance, held_up: &HeldUp) ->
 pub(crate) fn held_up(vmi: &VirtualMachineInstance, held_up: &HeldUp) -> VirtualMachineInstance {
     let mut new = vmi.clone();
     let status = new.status.get_or_insert_default();
-    let uses = vmi.spec.volumes.iter().any(|volume| volume.data_volume.is_some());
+    let uses = vmi.spec.has_data_volumes();
     if held_up.filling {
         remove(&mut status.conditions, "Synchronized");
         condition("DataVolumesReady", false, held_up.reason, &held_up.message).set(&mut status.conditions, now());
@@ -170,8 +173,8 @@ pub(crate) fn held_up(vmi: &VirtualMachineInstance, held_up: &HeldUp) -> Virtual
 }
 
 fn volumes_ready(status: &mut VirtualMachineInstanceStatus) {
-    let message = "All of the VMI's DVs are bound and ready";
-    condition("DataVolumesReady", true, "AllDVsReady", message).set(&mut status.conditions, now());
+    let (reason, message) = ALL_DATA_VOLUMES_READY;
+    condition("DataVolumesReady", true, reason, message).set(&mut status.conditions, now());
 }
 
 /// Shows the volumes. What is known of one already (where a guest saw it, how large it is) stays.
@@ -200,7 +203,7 @@ pub(crate) fn may_bind_unsaid(vmi: &VirtualMachineInstance, pod: &Pod) -> bool {
 /// The pod exists: phase Scheduling, and what the scheduler says of it.
 pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMachineInstance {
     let mut new = vmi.clone();
-    let uses = vmi.spec.volumes.iter().any(|volume| volume.data_volume.is_some());
+    let uses = vmi.spec.has_data_volumes();
     let status = new.status.get_or_insert_default();
     enter(status, VmiPhase::Scheduling);
     if let Some(uid) = pod.uid() {
@@ -213,8 +216,8 @@ pub(crate) fn scheduling(vmi: &VirtualMachineInstance, pod: &Pod) -> VirtualMach
         volumes_ready(status);
     }
     remove(&mut status.conditions, "Synchronized");
-    let message = "Guest VM is not reported as running";
-    condition("Ready", false, "GuestNotRunning", message).set(&mut status.conditions, now());
+    let (reason, message) = GUEST_NOT_RUNNING;
+    condition("Ready", false, reason, message).set(&mut status.conditions, now());
     match unschedulable(pod) {
         Some((reason, message)) => {
             condition("PodScheduled", false, &reason, &message).set(&mut status.conditions, now());

@@ -32,11 +32,9 @@ pub(super) fn devices(spec: &vmi::DomainSpec, guest: &str) -> DeviceSpec {
             .iter()
             .map(|device| text(&device.model).unwrap_or_else(|| PANIC_MODEL.to_owned()))
             .collect(),
-        tpm: devices
-            .tpm
-            .as_ref()
-            .filter(|tpm| tpm.enabled != Some(false))
-            .map(|_| if spec.keeps_tpm() { TpmSpec::Keeps { secret: secret_uuid(guest) } } else { TpmSpec::Forgets }),
+        tpm: spec
+            .has_tpm()
+            .then(|| if spec.keeps_tpm() { TpmSpec::Keeps { secret: secret_uuid(guest) } } else { TpmSpec::Forgets }),
         host_metrics: devices.downward_metrics.is_some(),
         shares: devices.filesystems.iter().map(|filesystem| filesystem.name.clone()).collect(),
         chassis: spec.chassis.as_ref().map(chassis).unwrap_or_default(),

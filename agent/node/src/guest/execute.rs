@@ -377,8 +377,7 @@ impl Pass<'_> {
             let iso = seed::gather(&self.context.client, vmi, volume).await.map_err(seed_failure)?;
             files.push((seed::SEED_FILE.to_owned(), iso));
         }
-        let pod_uid = self.pod_uid();
-        let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
+        let place = media::Place { client: &self.context.client, vmi, pod_uid: self.pod_uid() };
         shares::fill(&place, &self.context.facts.shares_dir.join(uid)).await.map_err(seed_failure)?;
         for volume in vmi.spec.volumes.iter().filter(|volume| !shares::is_share_only(vmi, &volume.name)) {
             let iso = media::gather(&place, volume).await.map_err(seed_failure)?;
@@ -401,8 +400,8 @@ impl Pass<'_> {
     }
 
     /// UID of the reservation pod.
-    fn pod_uid(&self) -> String {
-        self.subject.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default()
+    fn pod_uid(&self) -> &str {
+        self.subject.pod.as_ref().map_or("", |pod| &pod.uid)
     }
 
     fn log_start(&self, stages: Stages, queue: Duration, libvirt: Duration) {
@@ -453,12 +452,11 @@ impl Pass<'_> {
         if known.metrics_disk.is_none() {
             known.metrics_disk = metrics_disk::start(self.context, self.key, vmi);
         }
-        let pod_uid = self.pod_uid();
-        let place = media::Place { client: &self.context.client, vmi, pod_uid: &pod_uid };
-        let shares_dir = self.context.facts.shares_dir.join(self.subject.uid().unwrap_or_default());
-        let shared_again = known.shares.follow(&place, &shares_dir).await;
+        let place = media::Place { client: &self.context.client, vmi, pod_uid: self.pod_uid() };
+        let (facts, uid) = (&self.context.facts, self.subject.uid().unwrap_or_default());
+        let shared_again = known.shares.follow(&place, &facts.shares_dir.join(&uid)).await;
         let answers = self.probe(known, vmi, domain.state == DomainState::Running && (asked.thawed || !frozen));
-        let guest_dir = self.context.facts.guests_dir.join(self.subject.uid().unwrap_or_default());
+        let guest_dir = facts.guests_dir.join(&uid);
         let spec = request.domain(&named_sources(request), &guest_dir, &self.settings().defaults);
         let mut spec = spec.map_err(|error| Failure::from(&error))?;
         plug::in_force(&mut spec, domain);

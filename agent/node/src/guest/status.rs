@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use furrow_api::meta::Condition;
 use furrow_api::reservation::ReservedVolume;
 use furrow_api::vmi::{
-    CpuTopology, GuestOsInfo, HotplugVolumeStatus, Machine, MemoryStatus, NetworkInterfaceStatus,
-    PersistentVolumeClaimInfo, PhaseTransitionTimestamp, VirtualMachineInstanceStatus, VmiPhase, VolumePhase,
-    VolumeStatus,
+    ALL_DATA_VOLUMES_READY, CpuTopology, GUEST_NOT_RUNNING, GuestOsInfo, HotplugVolumeStatus, Machine, MemoryStatus,
+    NetworkInterfaceStatus, PersistentVolumeClaimInfo, PhaseTransitionTimestamp, VirtualMachineInstanceStatus,
+    VmiPhase, VolumePhase, VolumeStatus,
 };
 use furrow_api::{VirtualMachineInstance, names};
 use furrow_host::libvirt::{DomainState, LiveDisk};
@@ -78,7 +78,7 @@ pub(crate) struct Here<'a> {
 /// Marks the VMI as this node's.
 pub(crate) fn claim(vmi: &mut VirtualMachineInstance, here: Here<'_>, now: &Time) {
     vmi.labels_mut().insert(names::LABEL_NODE_NAME.to_owned(), here.node.to_owned());
-    let by_data_volume = vmi.spec.volumes.iter().any(|volume| volume.data_volume.is_some());
+    let by_data_volume = vmi.spec.has_data_volumes();
     let status = vmi.status.get_or_insert_default();
     status.node_name = Some(here.node.to_owned());
     if let Some(pod) = here.pod {
@@ -98,8 +98,8 @@ pub(crate) fn claim(vmi: &mut VirtualMachineInstance, here: Here<'_>, now: &Time
 fn was_scheduled(status: &mut VirtualMachineInstanceStatus, pod: &BoundPod, by_data_volume: bool, now: &Time) {
     enter(status, VmiPhase::Scheduling, pod.created.as_ref().unwrap_or(now));
     status.qos_class.clone_from(&pod.qos_class);
-    let ready = wanted("False", "GuestNotRunning", "Guest VM is not reported as running");
-    let volumes = wanted("True", "AllDVsReady", "All of the VMI's DVs are bound and ready");
+    let ready = wanted("False", GUEST_NOT_RUNNING.0, GUEST_NOT_RUNNING.1);
+    let volumes = wanted("True", ALL_DATA_VOLUMES_READY.0, ALL_DATA_VOLUMES_READY.1);
     for (type_, wanted) in
         [("Ready", Some(ready)), ("DataVolumesReady", by_data_volume.then_some(volumes)), ("Synchronized", None)]
     {

@@ -114,7 +114,7 @@ fn amounts(base: &str, domain: &DomainSpec, causes: &mut Causes) {
 fn topology(base: &str, domain: &DomainSpec, causes: &mut Causes) {
     let Some(cpu) = &domain.cpu else { return };
     let count = |part: Option<i32>| i64::from(part.unwrap_or(1).max(1));
-    let vcpus = count(cpu.sockets).saturating_mul(count(cpu.cores)).saturating_mul(count(cpu.threads));
+    let vcpus = cpu.vcpus().unwrap_or(1);
     if vcpus > VCPUS_MAX {
         let text = format!("sockets, cores and threads make {vcpus} vCPUs, more than {VCPUS_MAX}");
         causes.invalid(format!("{base}.cpu"), text);

@@ -56,7 +56,7 @@ fn dedicated(base: &str, domain: &DomainSpec, cpu: &Cpu, causes: &mut Causes) {
     {
         causes.invalid(&field, format!("{either} must be equal when DedicatedCPUPlacement is true "));
     }
-    let vcpus = vcpus(cpu).map(|count| count.saturating_mul(1000));
+    let vcpus = cpu.vcpus().map(|count| count.saturating_mul(1000));
     if (request.is_some() || limit.is_some()) && vcpus.is_some() && request != vcpus && limit != vcpus {
         let cores = format!("{base}.cpu.cores");
         let text =
@@ -72,16 +72,8 @@ fn dedicated(base: &str, domain: &DomainSpec, cpu: &Cpu, causes: &mut Causes) {
     }
 }
 
-/// Virtual processors of the topology, if it says anything.
-fn vcpus(cpu: &Cpu) -> Option<i64> {
-    let parts = [cpu.sockets, cpu.cores, cpu.threads];
-    let named = parts.iter().any(Option::is_some);
-    let count = |product: i64, part: Option<i32>| product.saturating_mul(i64::from(part.unwrap_or(1).max(1)));
-    named.then(|| parts.into_iter().fold(1, count))
-}
-
 fn numa(base: &str, domain: &DomainSpec, cpu: &Cpu, causes: &mut Causes) {
-    if !is_mapped(cpu) {
+    if !cpu.maps_nodes() {
         return;
     }
     let field = format!("{base}.cpu.numa.guestMappingPassthrough");
@@ -94,10 +86,6 @@ fn numa(base: &str, domain: &DomainSpec, cpu: &Cpu, causes: &mut Causes) {
     }
 }
 
-fn is_mapped(cpu: &Cpu) -> bool {
-    cpu.numa.as_ref().is_some_and(|numa| numa.guest_mapping_passthrough.is_some())
-}
-
 fn realtime(base: &str, cpu: &Cpu, causes: &mut Causes) {
     let Some(realtime) = &cpu.realtime else { return };
     let used = format!("when {base}.cpu.realtime is used");
@@ -105,7 +93,7 @@ fn realtime(base: &str, cpu: &Cpu, causes: &mut Causes) {
         let field = format!("{base}.cpu.dedicatedCpuPlacement");
         causes.required(&field, format!("{field} must be set to true {used}"));
     }
-    if !is_mapped(cpu) {
+    if !cpu.maps_nodes() {
         let field = format!("{base}.cpu.numa.guestMappingPassthrough");
         causes.required(&field, format!("{field} must be defined {used}"));
     }

@@ -45,9 +45,7 @@ async fn files_are_there_before_the_guest_and_gone_after_it() {
     assert_eq!(shown(&bench, "keys/password").as_deref(), Some("open sesame"));
     assert!(shown(&bench, "down/labels").is_some_and(|labels| labels.contains("app=\"shown\"")));
     assert!(!bench.guests.path().join("uid-1/volume-map.iso").exists(), "nobody would read it");
-    let writes = bench.world.state().writes;
-    bench.pass().await;
-    assert_eq!(bench.world.state().writes, writes, "the same again writes nothing");
+    bench.assert_the_same_again_writes_nothing().await;
     bench.world.end(DOMAIN, OffReason::Shutdown);
     bench.pass().await;
     assert_eq!(bench.phase(), "Succeeded");

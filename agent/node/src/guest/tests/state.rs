@@ -32,9 +32,7 @@ async fn the_flash_is_filled_before_it_is_opened_and_released_with_the_guest() {
     let names: Vec<_> = volumes.iter().map(|volume| &volume["name"]).collect();
     assert_eq!(names, ["persistent-state-for-vm-abcde", "root", "seed"]);
     assert_eq!(volumes[0]["persistentVolumeClaimInfo"]["claimName"], "persistent-state-for-vm-abcde");
-    let writes = bench.world.state().writes;
-    bench.pass().await;
-    assert_eq!(bench.world.state().writes, writes, "the same again writes nothing");
+    bench.assert_the_same_again_writes_nothing().await;
     bench.world.end(DOMAIN, OffReason::Shutdown);
     bench.pass().await;
     assert_eq!(bench.phase(), "Succeeded");
