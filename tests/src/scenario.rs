@@ -36,12 +36,13 @@ use crate::testbed::Testbed;
 pub(crate) struct Checks {
     started: Instant,
     passed: u32,
-    failed: u32,
+    /// The line of each failure, told again at the end: what keeps only the end of a long output still says what failed.
+    failures: Vec<String>,
 }
 
 impl Checks {
     fn new() -> Checks {
-        Checks { started: Instant::now(), passed: 0, failed: 0 }
+        Checks { started: Instant::now(), passed: 0, failures: Vec::new() }
     }
 
     /// Runs one check; a failure is printed and counted, and the scenario goes on.
@@ -56,8 +57,9 @@ impl Checks {
                 println!("[{at:6.1} s] ok    {what} ({spent:.1} s)");
             }
             Err(error) => {
-                self.failed += 1;
-                println!("[{at:6.1} s] FAIL  {what} ({spent:.1} s): {error:#}");
+                let failure = format!("[{at:6.1} s] FAIL  {what} ({spent:.1} s): {error:#}");
+                println!("{failure}");
+                self.failures.push(failure);
             }
         }
         result.is_ok()
@@ -108,7 +110,7 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
             continue;
         }
         println!("scenario {name}");
-        let before = checks.failed;
+        let before = checks.failures.len();
         let (bed, result) = match stage {
             Stage::Machine(story) => (None, story(source, &mut checks)),
             Stage::Boxes(nodes, story) => {
@@ -118,17 +120,23 @@ pub(crate) fn run(source: &Path, names: &[String], image: Option<&Path>, keep: b
             }
         };
         if let Err(error) = &result {
-            println!("scenario {name} ended early: {error:#}");
+            let failure = format!("scenario {name} ended early: {error:#}");
+            println!("{failure}");
             // An error outside a check is a failure too.
-            checks.failed = checks.failed.max(before + 1);
+            if checks.failures.len() == before {
+                checks.failures.push(failure);
+            }
         }
         if let Some(bed) = bed {
-            clear(&bed, name, checks.failed > before, keep)?;
+            clear(&bed, name, checks.failures.len() > before, keep)?;
         }
     }
-    println!("{} passed, {} failed", checks.passed, checks.failed);
-    if checks.failed > 0 {
-        bail!("{} checks failed", checks.failed);
+    for failure in &checks.failures {
+        println!("{failure}");
+    }
+    println!("{} passed, {} failed", checks.passed, checks.failures.len());
+    if !checks.failures.is_empty() {
+        bail!("{} checks failed", checks.failures.len());
     }
     Ok(())
 }
