@@ -103,7 +103,7 @@ pub(super) struct MemoryBacking {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allocation: Option<super::pinning::Allocation>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) source: Option<super::shares::MemorySource>,
+    pub(super) source: Option<super::memory::MemorySource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) access: Option<super::shares::MemoryAccess>,
 }

@@ -20,6 +20,18 @@ pub const MEMORY_ALIAS: &str = "ua-memory";
 /// Memory is plugged in blocks of this size, KiB: a transparent huge page, as QEMU recommends.
 pub const MEMORY_BLOCK_KIB: u64 = 2048;
 
+/// `<source>` of `<memoryBacking>`.
+#[derive(Debug, Serialize)]
+pub(super) struct MemorySource {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+impl MemorySource {
+    /// A file without a name: huge pages of any size without a file system of theirs, and memory that another process can map.
+    pub(super) const MEMFD: MemorySource = MemorySource { kind: "memfd" };
+}
+
 /// `<maxMemory>`.
 #[derive(Debug, Serialize)]
 pub(super) struct MaxMemory {
@@ -97,7 +109,11 @@ pub(super) fn configure(spec: &DomainSpec, domain: &mut Domain) {
     domain.memory = Some(kib(spec.memory_kib));
     domain.memory_backing = spec.hugepage_kib.map(|size| {
         let pages = vec![Page { size, unit: "KiB", nodeset: None }];
-        MemoryBacking { hugepages: Some(Hugepages { pages }), ..MemoryBacking::default() }
+        MemoryBacking {
+            hugepages: Some(Hugepages { pages }),
+            source: Some(MemorySource::MEMFD),
+            ..MemoryBacking::default()
+        }
     });
     let pluggable_kib = spec.pluggable_kib();
     if pluggable_kib == 0 {

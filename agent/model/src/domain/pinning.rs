@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use super::document::{Domain, Empty, Hugepages, KvmFeatures, MemoryBacking, Page, Switch};
+use super::document::{Domain, Empty, Hugepages, KvmFeatures, Page, Switch};
 use super::io_threads::{self, IoThreadPolicy};
 use super::memory::{Cell, Numa};
 use super::spec::{CpuModelSpec, DomainError, DomainSpec, HostFacts, Virtualization};
@@ -244,10 +244,8 @@ fn map_nodes(spec: &DomainSpec, nodes: &[GuestNode], domain: &mut Domain) {
     });
     let size = spec.hugepage_kib.unwrap_or_default();
     let page = |(id, _): (u32, &GuestNode)| Page { size, unit: "KiB", nodeset: Some(id.to_string()) };
-    domain.memory_backing = Some(MemoryBacking {
-        hugepages: Some(Hugepages { pages: numbered().map(page).collect() }),
-        // Now, while the pages are there: later the guest would be killed for one.
-        allocation: Some(Allocation { mode: "immediate" }),
-        ..MemoryBacking::default()
-    });
+    let backing = domain.memory_backing.get_or_insert_default();
+    backing.hugepages = Some(Hugepages { pages: numbered().map(page).collect() });
+    // Now, while the pages are there: later the guest would be killed for one.
+    backing.allocation = Some(Allocation { mode: "immediate" });
 }

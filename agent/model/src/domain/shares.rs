@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::document::{Domain, Empty};
+use super::memory::MemorySource;
 use super::spec::{DomainError, DomainSpec, HostFacts};
 
 /// Longest name of a shared file system, bytes: the device's field for its tag (virtio 1.2, 5.11.4).
@@ -15,13 +16,6 @@ pub const TAG_MAX_BYTES: usize = 36;
 
 /// Length of the request queue; KubeVirt's.
 const QUEUE: u32 = 1024;
-
-/// `<source>` of `<memoryBacking>`.
-#[derive(Debug, Serialize)]
-pub(super) struct MemorySource {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
 
 /// `<access>` of `<memoryBacking>`.
 #[derive(Debug, Serialize)]
@@ -76,7 +70,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts, domain: &mut Domai
         return;
     }
     let backing = domain.memory_backing.get_or_insert_default();
-    backing.source = Some(MemorySource { kind: "memfd" });
+    backing.source = Some(MemorySource::MEMFD);
     backing.access = Some(MemoryAccess { mode: "shared" });
     let shares = spec.devices.shares.iter();
     domain.devices.filesystems = shares
