@@ -5,6 +5,7 @@
 //! through what it reaches others, is [`network`]'s; how a secret is written, [`secret`]'s.
 
 mod cpus;
+mod huge_pages;
 mod network;
 mod secret;
 
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cpus::{DedicatedCpus, TopologyPolicy, kubelet_flags};
+pub(crate) use self::huge_pages::{HugePages, LEFT_MIB, PageSize, at_start, total_mib};
 pub(crate) use self::network::{Bond, BondMode, Proxy, SecondAddress, is_mac};
 pub(crate) use self::secret::{Secret, SecretKey, unwrapped};
 
@@ -189,6 +191,8 @@ pub(crate) struct Kubernetes {
     pub(crate) cpu_manager: Option<DedicatedCpus>,
     /// `none`, `best-effort`, `restricted` or `single-numa-node`. Absent: the kubelet's own, `none`.
     pub(crate) topology_manager_policy: Option<TopologyPolicy>,
+    /// Memory that is kept in huge pages: how many of each size.
+    pub(crate) huge_pages: HugePages,
 }
 
 impl Default for Kubernetes {
@@ -201,6 +205,7 @@ impl Default for Kubernetes {
             node_labels: BTreeMap::new(),
             cpu_manager: None,
             topology_manager_policy: None,
+            huge_pages: HugePages::new(),
         }
     }
 }
@@ -351,6 +356,7 @@ fn check(config: &NodeConfig) -> Result<(), Refusal> {
         }
     }
     cpus::check(&config.kubernetes)?;
+    huge_pages::check(&config.kubernetes.huge_pages)?;
     if config.ceph.disks.is_empty() {
         return refuse("ceph.disks", "[]", "at least one selector");
     }

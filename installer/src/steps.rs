@@ -7,6 +7,7 @@ mod ceph;
 mod ceph_conf;
 mod cpus;
 mod follow;
+mod huge_pages;
 mod identity;
 mod join;
 mod kubernetes;
@@ -81,6 +82,8 @@ pub(crate) enum StepError {
         "the cluster's CA, in ConfigMap furrow-system/furrow-ca, is not the one in {0}: put ca.crt and ca.key back from another server"
     )]
     ForeignCa(String),
+    #[error(transparent)]
+    HugePages(#[from] huge_pages::HugePagesError),
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(transparent)]

@@ -10,7 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
 
-use super::{Node, StepError, cpus, file_error, is_active, now, systemctl, update};
+use super::{Node, StepError, cpus, file_error, huge_pages, is_active, now, systemctl, update};
 use crate::config::{NodeConfig, Role, kubelet_flags};
 use crate::files::{differs, replace};
 use crate::join::Joined;
@@ -30,8 +30,10 @@ const API_TIMEOUT: Duration = Duration::from_secs(900);
 /// k3s renews at its start what ends within 90 days (120 days in later releases); it must be started before that is over.
 const RENEW_AHEAD: Duration = Duration::from_secs(60 * 86400);
 
-/// Writes configuration, manifests and images. Files that are as they should be are not touched.
+/// Writes configuration, manifests and images, and reserves what the kubelet counts at its start. Files that are as they
+/// should be are not touched.
 pub(crate) fn files(node: &Node) -> Result<(), StepError> {
+    huge_pages::ensure(node)?;
     let joined = node.joined()?;
     if let Some(joined) = &joined {
         let tokens = &joined.material.k3s;
@@ -183,7 +185,7 @@ pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
 }
 
 /// Stands from before the configuration changes until k3s has been started with it.
-fn changed_mark(node: &Node) -> PathBuf {
+pub(super) fn changed_mark(node: &Node) -> PathBuf {
     node.state.join("bootstrap/k3s-config-changed")
 }
 
