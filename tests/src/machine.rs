@@ -121,6 +121,8 @@ pub(crate) struct Machine {
     tpm: bool,
     /// How many processors it has.
     pub(crate) cpus: u32,
+    /// The processors of each of its NUMA nodes, which have the same memory; empty: it is no NUMA machine.
+    pub(crate) numa: &'static [&'static str],
 }
 
 impl Machine {
@@ -143,6 +145,7 @@ impl Machine {
             wire: None,
             tpm: false,
             cpus: 2,
+            numa: &[],
         };
         machine.api_port = free_port()?;
         machine.forget_variables()?;
@@ -267,11 +270,12 @@ impl Machine {
         };
         let (dir, cards, cpus) = (text(&self.dir), self.cards()?, self.cpus);
         let memory = self.wire.as_ref().map_or(MEMORY_MIB, |wire| wire.memory_mib);
+        let numa = numa(self.numa, cpus, memory);
         let enter =
             self.wire.as_ref().map(|wire| format!("nsenter --net=/run/netns/{} ", wire.netns)).unwrap_or_default();
         let firmware = self.firmware.words(&format!("{dir}/variables.fd"));
         let mut argv = words(&format!(
-            "{enter}qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp {cpus} -m {memory} -display none -no-user-config \
+            "{enter}qemu-system-x86_64 {firmware} -accel {accel} -cpu {cpu} -smp {cpus}{numa} -m {memory} -display none -no-user-config \
              -chardev socket,id=serial,path={dir}/serial.sock,server=on,wait=off,logfile={dir}/serial.log,logappend=on \
              -serial chardev:serial -pidfile {dir}/pid \
              -device virtio-rng-pci -device qemu-xhci,id=usb -monitor unix:{dir}/monitor.sock,server=on,wait=off"
@@ -423,4 +427,19 @@ fn words(line: &str) -> Vec<String> {
 
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// What `-smp` goes on with for these NUMA nodes: a socket for each processor, since a kernel takes no socket for a NUMA
+/// node's part.
+fn numa(nodes: &[&str], cpus: u32, memory_mib: u32) -> String {
+    if nodes.is_empty() {
+        return String::new();
+    }
+    let share = memory_mib / u32::try_from(nodes.len()).unwrap_or(1);
+    let node = |(id, cpus): (usize, &&str)| {
+        format!(
+            " -object memory-backend-ram,id=node{id},size={share}M -numa node,nodeid={id},cpus={cpus},memdev=node{id}"
+        )
+    };
+    format!(",sockets={cpus}{}", nodes.iter().enumerate().map(node).collect::<String>())
 }

@@ -51,6 +51,7 @@ pub(crate) fn run_all(source: &Path, checks: &mut Checks, updates: bool) -> Resu
     let media = if updates { Some(super::updates::media(&layout.source)?) } else { None };
     let mut journey = prepare(&layout, &medium, pinned::NODE)?;
     journey.machine.cpus = pinned::CPUS;
+    journey.machine.numa = pinned::NUMA;
     let mut figures = Figures::new(&layout.source, if updates { "updates" } else { "journey" })?;
     let iso = file_ending(&medium, ".iso")?;
     figures.record_size("iso_bytes", &iso)?;
@@ -210,21 +211,27 @@ fn guest(
         Ok(())
     })?;
     checks.check("the guest has booted and tells its address", || {
-        host::until("the guest's facts", Duration::from_secs(900), || {
-            let address = guests::address(cluster, "first")?.to_string();
-            let uid = text_of(&cluster.get("vmi", "first")?["metadata"]["uid"]);
-            let log = shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
-            ensure!(log.contains("FACTS"), "its console has {} bytes", log.len());
-            ensure!(log.contains(&address), "its facts lack {address}");
-            Ok(())
-        })?;
+        booted(journey, cluster, "first")?;
         figures.record("guest_booted_s", journey.spent_s())?;
         println!("         the node's kernel has started {} times since", kernels(journey));
         Ok(())
     });
     growth::run(journey, cluster, "first", checks);
     pinned::run(journey, cluster, ("first", IMAGE), checks);
+    pinned::run_realtime(journey, cluster, IMAGE, checks);
     Ok(())
+}
+
+/// Waits until a tiny guest has told its address on its console.
+pub(super) fn booted(journey: &Journey, cluster: &Cluster, name: &str) -> Result<()> {
+    host::until("the guest's facts", Duration::from_secs(900), || {
+        let address = guests::address(cluster, name)?.to_string();
+        let uid = text_of(&cluster.get("vmi", name)?["metadata"]["uid"]);
+        let log = journey.shell(&format!("cat /var/lib/furrow/guests/{uid}/console.log"))?;
+        ensure!(log.contains("FACTS"), "its console has {} bytes", log.len());
+        ensure!(log.contains(&address), "its facts lack {address}");
+        Ok(())
+    })
 }
 
 /// How often the node's kernel has started since the medium was left.
