@@ -106,7 +106,6 @@ fn settled(request: &Request) -> bool {
     !request.is_create() && (request.is_deleting() || !request.changes("spec"))
 }
 
-/// Whether control or an agent asks. What they write follows from objects that were judged before.
 /// What would be wrong with a guest's spec that is not wrong now, in sentences with paths. For changes that control writes
 /// for a user: they are not asked about here.
 pub(crate) fn new_faults(vmi: &VirtualMachineInstance, new: &VirtualMachineInstanceSpec) -> Vec<String> {
@@ -122,6 +121,7 @@ pub(crate) fn new_faults(vmi: &VirtualMachineInstance, new: &VirtualMachineInsta
     faults(new).into_iter().filter(|cause| !before.contains(cause)).map(|cause| cause.with_path()).collect()
 }
 
+/// Whether control or an agent asks. What they write follows from objects that were judged before.
 fn is_own(request: &Request) -> bool {
     let groups = request.user_info.groups.iter().flatten();
     request.user() == CONTROL_USER || groups.into_iter().any(|group| group == AGENT_GROUP)
