@@ -105,23 +105,27 @@ pub enum GuestStream {
     Console,
     /// Its display: RFB, as QEMU speaks it.
     Vnc,
+    /// A USB device that the client lends it: usbredir, as QEMU speaks it. Several at once, each in a slot of its own.
+    UsbRedirection,
 }
 
 /// The protocol of streams, in the header `Upgrade`.
 pub const STREAM_PROTOCOL: &str = "furrow-stream";
 
-/// Query of a stream that must not end the one there is; without it the newer takes over.
+/// Query of a stream that must not end the one there is; without it the newer takes over, but for those of USB devices,
+/// which are refused while no slot is free.
 pub const PRESERVE: &str = "preserve=true";
 
 impl GuestStream {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Console, Self::Vnc];
+    pub const ALL: [Self; 3] = [Self::Console, Self::Vnc, Self::UsbRedirection];
 
     /// Its name, which is that of KubeVirt's subresource.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Console => "console",
             Self::Vnc => "vnc",
+            Self::UsbRedirection => "usbredir",
         }
     }
 }

@@ -193,6 +193,18 @@ pub(super) const GUEST: &[Realised] = &[
         Golden("disks", &["queues=\"4\""]),
     ),
     row(
+        "domain.devices.clientPassthrough",
+        "four `<redirdev>`: USB devices that clients lend the guest over `usbredir`, on a `qemu-xhci` controller",
+        Golden(
+            "usb-redirection",
+            &[
+                "<redirdev bus=\"usb\" type=\"unix\">",
+                "<source mode=\"bind\" path=\"/var/lib/furrow/guests/uid-1/usbredir-3.sock\"/>",
+                "<controller type=\"usb\" index=\"0\" model=\"qemu-xhci\"/>",
+            ],
+        ),
+    ),
+    row(
         "domain.devices.disableHotplug",
         "no controller that disks could be plugged into while running",
         Test("model/src/domain/tests.rs", "disks_are_plugged_into_a_scsi_controller"),

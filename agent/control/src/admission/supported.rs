@@ -69,7 +69,6 @@ pub(crate) const GUEST: &[Refused] = &[
     ),
     set("domain.launchSecurity", "confidential computing is not supported yet"),
     set("domain.devices.autoattachVSOCK", "VSOCK is not supported yet"),
-    set("domain.devices.clientPassthrough", "USB redirection is not supported yet"),
     set("domain.devices.gpus", "GPUs are not supported yet"),
     set("domain.devices.hostDevices", NO_PASSTHROUGH),
     set("domain.devices.useVirtioTransitional", "legacy virtio is not supported"),

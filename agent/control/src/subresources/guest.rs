@@ -56,7 +56,11 @@ pub(super) fn check_stream(stream: GuestStream, vmi: &VirtualMachineInstance) ->
             Err(Failure::bad_request("No graphics devices are present."))
         }
         GuestStream::Vnc if phase != VmiPhase::Running => Err(Failure::bad_request(VMI_NOT_RUNNING)),
-        GuestStream::Console | GuestStream::Vnc => Ok(()),
+        GuestStream::UsbRedirection if devices.client_passthrough.is_none() => {
+            Err(conflict(vmi, "Not configured with USB Redirection"))
+        }
+        GuestStream::UsbRedirection if phase != VmiPhase::Running => Err(Failure::bad_request(VMI_NOT_RUNNING)),
+        GuestStream::Console | GuestStream::Vnc | GuestStream::UsbRedirection => Ok(()),
     }
 }
 

@@ -106,7 +106,7 @@ fn a_snapshot_under_way_keeps_its_guest_paused() {
 
 #[test]
 fn streams_need_their_device_and_a_guest_that_runs() {
-    use GuestStream::{Console, Vnc};
+    use GuestStream::{Console, UsbRedirection, Vnc};
     let told = |stream, spec: Value, phase: &str| {
         let failure = check_stream(stream, &vmi(spec, json!({"phase": phase}))).err();
         failure.map(|failure| failure.told().0)
@@ -121,6 +121,15 @@ fn streams_need_their_device_and_a_guest_that_runs() {
     assert_eq!(told(Vnc, without("autoattachGraphicsDevice"), "Running"), Some(400));
     assert_eq!(told(Console, json!({}), "Failed"), Some(409));
     assert_eq!(told(Vnc, json!({}), "Failed"), Some(400));
+    let lent = json!({"domain": {"devices": {"clientPassthrough": {}}}});
+    assert_eq!(told(UsbRedirection, lent.clone(), "Running"), None);
+    for phase in ["", "Scheduled", "Succeeded", "Failed"] {
+        assert_eq!(told(UsbRedirection, lent.clone(), phase), Some(400), "{phase}");
+    }
+    let failure = check_stream(UsbRedirection, &vmi(json!({}), running(&[]))).unwrap_err();
+    let expected = "Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io \"web\": \
+                    Not configured with USB Redirection";
+    assert_eq!(failure.told(), (409, expected));
 }
 
 #[test]

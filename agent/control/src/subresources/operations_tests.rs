@@ -37,7 +37,6 @@ fn what_is_not_carried_out_is_known() {
         "virtualmachines/removememorydump",
         "virtualmachineinstances/backup",
         "virtualmachineinstances/redefine-checkpoint",
-        "virtualmachineinstances/usbredir",
         "virtualmachineinstances/vsock",
         "virtualmachineinstances/sev/fetchcertchain",
         "virtualmachineinstances/sev/querylaunchmeasurement",

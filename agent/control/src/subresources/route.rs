@@ -131,7 +131,7 @@ pub(super) const SUBRESOURCES: &[Subresource] = &[
     get(vmi("console", Work::Stream(GuestStream::Console))),
     get(vmi("vnc", Work::Stream(GuestStream::Vnc))),
     get(vmi("vnc/screenshot", Work::Guest(GuestOperation::Screenshot))),
-    get(vmi("usbredir", Work::Later)),
+    get(vmi("usbredir", Work::Stream(GuestStream::UsbRedirection))),
     get(vmi("vsock", Work::Later)),
     get(vmi(PORT_FORWARD, Work::Forward)),
     get(vmi("sev/fetchcertchain", Work::Later)),

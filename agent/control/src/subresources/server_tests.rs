@@ -117,7 +117,7 @@ fn vm() -> Value {
 fn vmi() -> Value {
     json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
         "metadata": {"name": "lone", "namespace": "shop", "uid": "u-1", "resourceVersion": "8"},
-        "spec": {"domain": {"devices": {}}},
+        "spec": {"domain": {"devices": {"clientPassthrough": {}}}},
         "status": {"phase": "Running", "nodeName": "n1", "interfaces": [{"name": "lan", "ipAddress": "192.168.10.7"}],
             "conditions": [{"type": "AgentConnected", "status": "True"}]}})
 }
@@ -182,6 +182,9 @@ impl World {
     }
 }
 
+/// USB devices that the agent's guest is lent, ever.
+const SLOTS: usize = 2;
+
 /// An agent that answers everything, to whoever has a certificate of the clients' CA.
 async fn agent(pair: &Pair, clients: &Authority, calls: Arc<Mutex<Vec<String>>>) -> (Server, SocketAddr) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -204,8 +207,12 @@ async fn agent(pair: &Pair, clients: &Authority, calls: Arc<Mutex<Vec<String>>>)
             return (StatusCode::BAD_GATEWAY, r#"{"message": "could not reach it: connection refused"}"#)
                 .into_response();
         }
-        if path.ends_with("/console") || path.ends_with("/vnc") || path.contains("/portforward/") {
+        let stream = ["/console", "/vnc", "/usbredir"].iter().any(|name| path.ends_with(name));
+        if stream || path.contains("/portforward/") {
             calls.lock().unwrap().push(request.uri().to_string());
+            if calls.lock().unwrap().iter().filter(|call| call.ends_with("/usbredir")).count() > SLOTS {
+                return (StatusCode::SERVICE_UNAVAILABLE, r#"{"message": "all are taken"}"#).into_response();
+            }
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 // A guest that repeats what it is told, until it is told to end.

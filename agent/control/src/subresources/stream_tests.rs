@@ -90,6 +90,26 @@ async fn a_display_is_asked_for_with_what_the_client_wants_of_the_one_there_is()
 }
 
 #[tokio::test]
+async fn usb_devices_have_streams_side_by_side_and_one_too_many_is_told_so() {
+    let bench = Bench::new(AGENT).await;
+    let path = on("virtualmachineinstances", "lone", "usbredir");
+    let mut first = open(&bench, &path).await;
+    let mut second = open(&bench, &path.replace("/v1/", "/v1alpha3/")).await;
+    for (socket, bytes) in [(&mut first, &b"first"[..]), (&mut second, &b"second"[..])] {
+        socket.send(binary(bytes)).await.unwrap();
+        assert_eq!(next(socket).await, Some(binary(bytes)));
+    }
+    let told = raw(&bench, &path).await.unwrap_err();
+    assert_eq!(told, (503, "all are taken".to_owned()));
+    first.send(binary(b"bye")).await.unwrap();
+    assert!(matches!(next(&mut first).await, Some(Message::Close(_))), "nobody took over: the end is said");
+    second.send(binary(b"still")).await.unwrap();
+    assert_eq!(next(&mut second).await, Some(binary(b"still")));
+    assert_eq!(*bench.calls.lock().unwrap(), ["/v1/guests/shop/lone/u-1/usbredir"; 3]);
+    bench.server.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_is_reached_by_the_machine_and_by_its_guest() {
     let bench = Bench::new(AGENT).await;
     for (resource, tail) in [("virtualmachineinstances", "22"), ("virtualmachines", "22/tcp")] {

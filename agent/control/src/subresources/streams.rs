@@ -89,7 +89,7 @@ enum Carriage {
     /// Bytes of a session that one client has at a time. When the guest or the next client ends it there is no goodbye:
     /// virtctl tells its user so by the abnormal end.
     Session,
-    /// Bytes of a connection to a port, whose end is said.
+    /// Bytes of a connection to a port, or to a USB port that nobody takes over: its end is said.
     Connection,
     /// Datagrams.
     Datagrams,
@@ -107,7 +107,9 @@ pub(super) async fn serve(carrier: &Carrier, target: &Target, mut request: Reque
     let (guest, carriage) = match (target.subresource.work, target.port) {
         (Work::Stream(stream), _) => {
             let preserve = stream == GuestStream::Vnc && preserves(request.uri().query());
-            (carrier.open(target, stream, preserve).await?, Carriage::Session)
+            let lent = stream == GuestStream::UsbRedirection;
+            let carriage = if lent { Carriage::Connection } else { Carriage::Session };
+            (carrier.open(target, stream, preserve).await?, carriage)
         }
         (Work::Forward, Some(to)) => {
             let datagrams = to.1 == ForwardProtocol::Udp;

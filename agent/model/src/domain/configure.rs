@@ -15,9 +15,10 @@ use super::memory;
 use super::pinning;
 use super::shares;
 use super::spec::{
-    ClockOffset, CpuModelSpec, CpuSpec, DiskBus, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
+    ClockOffset, CpuModelSpec, CpuSpec, DomainSpec, Firmware, HostFacts, HypervSpec, NicSpec, Virtualization,
     WatchdogAction,
 };
+use super::usb;
 
 /// The namespace of Furrow's metadata element. The host's reader of live XML has the same constant; a test of the agent
 /// holds them together.
@@ -49,6 +50,7 @@ pub(super) fn configure(spec: &DomainSpec, facts: &HostFacts) -> Domain {
     guest_ports(spec, facts, &mut domain);
     display(spec, facts, &mut domain);
     inputs(spec, &mut domain);
+    usb::configure(spec, facts, &mut domain);
     platform_devices(spec, &mut domain);
     devices::configure(spec, facts, &mut domain);
     pinning::configure(spec, facts, &mut domain);
@@ -315,10 +317,6 @@ fn inputs(spec: &DomainSpec, domain: &mut Domain) {
             alias: Alias { name: format!("ua-{}", input.name) },
         })
         .collect();
-    let needs_usb = spec.inputs.iter().any(|input| !input.virtio) || spec.disks.iter().any(|d| d.bus == DiskBus::Usb);
-    // Without it libvirt adds a controller that polls for devices which are not there.
-    let model = if needs_usb { "qemu-xhci" } else { "none" };
-    domain.devices.controllers.push(Controller { kind: "usb", index: 0, model: Some(model) });
 }
 
 fn platform_devices(spec: &DomainSpec, domain: &mut Domain) {

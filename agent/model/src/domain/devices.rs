@@ -39,6 +39,8 @@ pub struct DeviceSpec {
     pub tpm: Option<TpmSpec>,
     /// A port by which the guest asks for metrics of the host.
     pub host_metrics: bool,
+    /// Ports by which clients lend it their USB devices, [`super::USB_REDIRECTIONS`] of them.
+    pub usb_redirection: bool,
     /// Names of the volumes that are shown as file systems: the tags by which the guest mounts them.
     pub shares: Vec<String>,
     /// Entries of the SMBIOS chassis, by libvirt's names.

@@ -450,6 +450,8 @@ pub(super) struct Devices {
     pub(super) channels: Vec<Channel>,
     #[serde(rename = "input")]
     pub(super) inputs: Vec<Input>,
+    #[serde(rename = "redirdev")]
+    pub(super) redirections: Vec<super::usb::Redirection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) graphics: Option<Graphics>,
     #[serde(skip_serializing_if = "Option::is_none")]

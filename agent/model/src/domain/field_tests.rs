@@ -234,6 +234,7 @@ fn devices_are_there_when_asked_for() {
         tpm: Some(TpmSpec::Forgets),
         chassis: Vec::new(),
         host_metrics: true,
+        usb_redirection: false,
         shares: Vec::new(),
     };
     spec.extras.rng = true;
@@ -249,6 +250,16 @@ fn devices_are_there_when_asked_for() {
         spec.devices.video = Some(model.to_owned());
         check(&format!("video-{model}"), &spec, Virtualization::Kvm);
     }
+}
+
+#[test]
+fn clients_lend_usb_devices_over_sockets_and_the_bus_has_a_controller() {
+    let mut spec = tiny();
+    let without = render(&spec, &facts(Virtualization::Kvm)).expect("a document");
+    assert!(without.contains("<controller type=\"usb\" index=\"0\" model=\"none\"/>"), "{without}");
+    assert!(!without.contains("redirdev"), "{without}");
+    spec.devices.usb_redirection = true;
+    check("usb-redirection", &spec, Virtualization::Kvm);
 }
 
 #[test]

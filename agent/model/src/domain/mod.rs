@@ -13,6 +13,7 @@ mod shares;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod usb;
 
 pub use configure::{
     CONSOLE_LOG, CONSOLE_SOCKET, DISPLAY_SOCKET, HOST_METRICS_SOCKET, METADATA_NAMESPACE, nvram_template,
@@ -31,6 +32,7 @@ pub use spec::{
     Extras, FeatureSpec, Firmware, HostFacts, HypervSpec, InputSpec, KernelSpec, NicSpec, Owner, RbdSource, TimerName,
     TimerSpec, Virtualization, WatchdogAction, WatchdogSpec,
 };
+pub use usb::{USB_REDIRECTIONS, usb_redirection_socket};
 
 /// Writes the domain XML of a guest.
 ///

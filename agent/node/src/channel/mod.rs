@@ -26,6 +26,8 @@ mod streams;
 mod tests;
 mod thaw;
 pub(crate) mod tls;
+#[cfg(test)]
+mod usb_tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

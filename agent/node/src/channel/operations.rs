@@ -48,6 +48,9 @@ pub(super) enum OperationError {
     /// Somebody has the stream, and it is not to be taken from them.
     #[error("the guest's stream is in use")]
     Busy,
+    /// Every USB port of the guest for clients' devices has one.
+    #[error("all {0} USB devices that the guest can be lent are in use")]
+    NoUsbPort(u8),
     /// There are too many streams.
     #[error("there are too many streams on this node")]
     TooMany,
@@ -95,7 +98,7 @@ impl OperationError {
             Self::NotHere | Self::Libvirt(LibvirtError::NoDomain { .. }) => 404,
             Self::Options(_) | Self::NoUpgrade | Self::NoNic(_) | Self::NotIpv4(_) | Self::Reach(_) => 400,
             Self::Libvirt(LibvirtError::WrongState { .. }) | Self::Busy => 409,
-            Self::TooMany => 503,
+            Self::TooMany | Self::NoUsbPort(_) => 503,
             Self::Unanswered { .. } => 502,
             Self::Libvirt(_) | Self::Keep(_) | Self::Socket(_) | Self::Link(_) | Self::Answer(_) => 500,
             Self::NotAPng => 500,

@@ -116,7 +116,7 @@ async fn stream_to(
         true => streams.begin(guest, stream, preserve).await,
         false => Err(OperationError::NoUpgrade),
     };
-    match begun.and_then(|begun| streams.carry(begun, request.extensions_mut())) {
+    match begun.and_then(|begun| Streams::carry(begun, request.extensions_mut())) {
         Ok(()) => stream_begins(),
         Err(error) => failed(&error, guest, stream.name()),
     }

@@ -1,6 +1,7 @@
-//! Streams of bytes between control and a guest's sockets: its console and its display, which QEMU keeps in the guest's
-//! directory. A stream of a kind takes over from the one before, since QEMU serves one at a time. Refuses to look into what
-//! it carries.
+//! Streams of bytes between control and a guest's sockets, which QEMU keeps in the guest's directory: its console, its
+//! display, and USB devices that clients lend it. QEMU serves one client a socket at a time. So a console or a display
+//! takes over from the one before; a USB device gets a socket that has no stream, or is refused: whoever uses one must not
+//! lose it to somebody else's. Refuses to look into what it carries.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::Extensions;
 use furrow_api::channel::{GuestAddress, GuestStream};
-use furrow_model::domain::{CONSOLE_SOCKET, DISPLAY_SOCKET};
+use furrow_model::domain::{CONSOLE_SOCKET, DISPLAY_SOCKET, USB_REDIRECTIONS, usb_redirection_socket};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -21,8 +22,26 @@ use furrow_model::reasons::chain;
 /// Streams at once: consoles of a full node, with room.
 const MAX_STREAMS: usize = 1024;
 
-/// A guest, by UID, and what of it.
-type Of = (String, GuestStream);
+/// What a stream is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Of {
+    /// UID of the guest.
+    uid: String,
+    stream: GuestStream,
+    /// Which of several sockets; 0 where there is one.
+    slot: u8,
+}
+
+impl Of {
+    /// The socket, in the guest's directory.
+    fn file(&self) -> String {
+        match self.stream {
+            GuestStream::Console => CONSOLE_SOCKET.to_owned(),
+            GuestStream::Vnc => DISPLAY_SOCKET.to_owned(),
+            GuestStream::UsbRedirection => usb_redirection_socket(self.slot),
+        }
+    }
+}
 
 /// The streams there are.
 pub(super) struct Streams {
@@ -32,11 +51,28 @@ pub(super) struct Streams {
     open: Mutex<HashMap<Of, CancellationToken>>,
 }
 
-/// A stream that can begin.
-pub(super) struct Begun {
+/// The place of a stream among those there are. It is given back when this is dropped: also when whoever asked for the
+/// stream leaves before it begins, or a USB port would be taken for as long as the agent runs.
+struct Place {
+    streams: Arc<Streams>,
     of: Of,
-    socket: UnixStream,
     token: CancellationToken,
+}
+
+impl Drop for Place {
+    /// Forgets the stream, unless another took over; taking over has cancelled it.
+    fn drop(&mut self) {
+        let mut open = self.streams.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.token.is_cancelled() {
+            open.remove(&self.of);
+        }
+    }
+}
+
+/// A stream that can begin. QEMU sees its client leave before the place is free, hence the order.
+pub(super) struct Begun {
+    socket: UnixStream,
+    place: Place,
 }
 
 impl Streams {
@@ -44,36 +80,34 @@ impl Streams {
         Self { guests, guests_dir, stop, open: Mutex::default() }
     }
 
-    /// Connects to the guest; ends the stream there is, or with `preserve` refuses.
+    /// Connects to the guest. Ends the stream there is, or with `preserve` refuses; one of a USB device ends none, and is
+    /// refused when there is no socket left for it.
     pub(super) async fn begin(
-        &self,
+        self: &Arc<Self>,
         guest: &GuestAddress,
         stream: GuestStream,
         preserve: bool,
     ) -> Result<Begun, OperationError> {
         let key = here(self.guests.as_ref(), guest).await?;
-        let of = (guest.uid.clone(), stream);
-        let token = self.register(&of, preserve)?;
-        let file = match stream {
-            GuestStream::Console => CONSOLE_SOCKET,
-            GuestStream::Vnc => DISPLAY_SOCKET,
-        };
+        let place = self.register(&guest.uid, stream, preserve)?;
         // The UID is that of a running domain, which this node has made.
-        match UnixStream::connect(self.guests_dir.join(&guest.uid).join(file)).await {
-            Ok(socket) => {
-                tracing::info!(vm = %key, stream = stream.name(), "stream begins");
-                Ok(Begun { of, socket, token })
-            }
-            Err(error) => {
-                self.ended(&of, &token);
-                Err(OperationError::Socket(error))
-            }
-        }
+        let path = self.guests_dir.join(&guest.uid).join(place.of.file());
+        let socket = UnixStream::connect(path).await.map_err(OperationError::Socket)?;
+        tracing::info!(vm = %key, stream = stream.name(), slot = place.of.slot, "stream begins");
+        Ok(Begun { socket, place })
     }
 
-    fn register(&self, of: &Of, preserve: bool) -> Result<CancellationToken, OperationError> {
+    /// Takes a place: the first that is free, or the only one there is.
+    fn register(self: &Arc<Self>, uid: &str, stream: GuestStream, preserve: bool) -> Result<Place, OperationError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if preserve && open.contains_key(of) {
+        let of = |slot| Of { uid: uid.to_owned(), stream, slot };
+        let of = if stream == GuestStream::UsbRedirection {
+            let free = (0..USB_REDIRECTIONS).map(of).find(|of| !open.contains_key(of));
+            free.ok_or(OperationError::NoUsbPort(USB_REDIRECTIONS))?
+        } else {
+            of(0)
+        };
+        if preserve && open.contains_key(&of) {
             return Err(OperationError::Busy);
         }
         if open.len() >= MAX_STREAMS {
@@ -83,26 +117,14 @@ impl Streams {
         if let Some(old) = open.insert(of.clone(), token.clone()) {
             old.cancel();
         }
-        Ok(token)
-    }
-
-    /// Forgets a stream, unless another took over; taking over has cancelled it.
-    fn ended(&self, of: &Of, token: &CancellationToken) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !token.is_cancelled() {
-            open.remove(of);
-        }
+        Ok(Place { streams: Arc::clone(self), of, token })
     }
 
     /// Carries bytes until one side ends, or another stream takes over. `extensions`: those of the request.
-    pub(super) fn carry(self: &Arc<Self>, begun: Begun, extensions: &mut Extensions) -> Result<(), OperationError> {
-        let Some(upgrade) = extensions.remove::<OnUpgrade>() else {
-            self.ended(&begun.of, &begun.token);
-            return Err(OperationError::NoUpgrade);
-        };
-        let Begun { of, mut socket, token } = begun;
-        let streams = Arc::clone(self);
+    pub(super) fn carry(begun: Begun, extensions: &mut Extensions) -> Result<(), OperationError> {
+        let upgrade = extensions.remove::<OnUpgrade>().ok_or(OperationError::NoUpgrade)?;
         tokio::spawn(async move {
+            let Begun { mut socket, place } = begun;
             let carried = async {
                 let control = upgrade.await.map_err(std::io::Error::other)?;
                 let (mut from_control, mut to_control) = tokio::io::split(TokioIo::new(control));
@@ -115,13 +137,15 @@ impl Streams {
             };
             // Safe to cancel: whoever cancels wants the stream to end.
             let result = tokio::select! {
-                () = token.cancelled() => Ok(0),
+                () = place.token.cancelled() => Ok(0),
                 result = carried => result,
             };
             if let Err(error) = result {
-                tracing::debug!(uid = of.0, stream = of.1.name(), error = chain(&error), "stream broke");
+                let (uid, stream) = (&place.of.uid, place.of.stream.name());
+                tracing::debug!(uid, stream, error = chain(&error), "stream broke");
             }
-            streams.ended(&of, &token);
+            drop(socket);
+            drop(place);
         });
         Ok(())
     }

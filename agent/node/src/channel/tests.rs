@@ -36,8 +36,8 @@ use crate::storage::LookError;
 
 /// Guests: UIDs by domain, and what was done to them.
 #[derive(Default)]
-struct State {
-    running: BTreeMap<String, String>,
+pub(super) struct State {
+    pub(super) running: BTreeMap<String, String>,
     acts: Vec<Act>,
     failing: Option<Act>,
 }
@@ -46,7 +46,7 @@ struct State {
 pub(super) struct Fake(Arc<Mutex<State>>);
 
 impl Fake {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no test panics while holding it")
     }
 }
@@ -120,7 +120,7 @@ pub(super) struct Bench {
     pub(super) forwards: Arc<Forwards>,
     vmi: Arc<Mutex<Value>>,
     dir: tempfile::TempDir,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     router: axum::Router,
 }
 
@@ -280,7 +280,11 @@ pub(super) async fn listening(bench: &Bench) -> std::net::SocketAddr {
     address
 }
 
-async fn stream(address: std::net::SocketAddr, of: GuestStream, query: &str) -> (u16, Option<TokioIo<Upgraded>>) {
+pub(super) async fn stream(
+    address: std::net::SocketAddr,
+    of: GuestStream,
+    query: &str,
+) -> (u16, Option<TokioIo<Upgraded>>) {
     open_stream(address, &format!("{}{query}", stream_path(&guest(), of))).await
 }
 
@@ -334,12 +338,12 @@ async fn a_console_is_carried_and_the_next_one_takes_over() {
 }
 
 /// A guest with one socket, as QEMU serves it.
-fn socket(bench: &Bench, file: &str) -> tokio::net::UnixListener {
+pub(super) fn socket(bench: &Bench, file: &str) -> tokio::net::UnixListener {
     std::fs::create_dir_all(bench.dir.path().join("u-1")).expect("a directory");
     tokio::net::UnixListener::bind(bench.dir.path().join("u-1").join(file)).expect("a socket")
 }
 
-async fn ended(stream: &mut TokioIo<Upgraded>) -> bool {
+pub(super) async fn ended(stream: &mut TokioIo<Upgraded>) -> bool {
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
     matches!(read, Ok(Ok(0) | Err(_)))
 }

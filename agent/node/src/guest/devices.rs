@@ -36,6 +36,7 @@ pub(super) fn devices(spec: &vmi::DomainSpec, guest: &str) -> DeviceSpec {
             .has_tpm()
             .then(|| if spec.keeps_tpm() { TpmSpec::Keeps { secret: secret_uuid(guest) } } else { TpmSpec::Forgets }),
         host_metrics: devices.downward_metrics.is_some(),
+        usb_redirection: devices.client_passthrough.is_some(),
         shares: devices.filesystems.iter().map(|filesystem| filesystem.name.clone()).collect(),
         chassis: spec.chassis.as_ref().map(chassis).unwrap_or_default(),
     }

@@ -56,7 +56,6 @@ fn devices(devices: &Devices) -> Vec<&'static str> {
         (devices.autoattach_vsock == Some(true), "autoattachVSOCK"),
         (!devices.gpus.is_empty(), "gpus"),
         (!devices.host_devices.is_empty(), "hostDevices"),
-        (devices.client_passthrough.is_some(), "clientPassthrough"),
         (devices.watchdog.as_ref().is_some_and(|watchdog| watchdog.diag288.is_some()), "watchdog.diag288"),
     ])
 }

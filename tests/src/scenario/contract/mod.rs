@@ -30,6 +30,7 @@ mod shaped;
 mod shares;
 mod state;
 mod tpm;
+mod usbredir;
 mod vnc;
 mod words;
 
@@ -82,6 +83,7 @@ const PARTS: &[Part] = &[
     ("operations", operations::run),
     ("console", console::run),
     ("vnc", vnc::run),
+    ("usbredir", usbredir::run),
     ("beyond", beyond::run),
     ("lifecycle", lifecycle::run),
     ("state", state::run),

@@ -28,7 +28,6 @@ pub(super) const REFUSED: &[Refused] = &[
     row("/domain/devices/gpus", r#"[{"name":"g","deviceName":"vendor.example/gpu"}]"#, ""),
     row("/domain/devices/hostDevices", r#"[{"name":"h","deviceName":"vendor.example/card"}]"#, ""),
     row("/domain/devices/autoattachVSOCK", "true", ""),
-    row("/domain/devices/clientPassthrough", "{}", ""),
     row("/domain/devices/filesystems", r#"[{"name":"f","virtiofs":{}}]"#, "[0].name"),
     row("/volumes/-", r#"{"name":"x","hostDisk":{"path":"/x.img","type":"Disk"}}"#, "hostDisk.path"),
     row("/volumes/-", r#"{"name":"x","containerPath":{"path":"/x"}}"#, "containerPath"),
