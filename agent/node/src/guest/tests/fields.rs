@@ -264,6 +264,7 @@ fn devices() {
     part("sound", json!({"name": "card"}), &["<sound model=\"ich9\">", "ua-card"]);
     part("panicDevices", json!([{}, {"model": "pvpanic"}]), &["<panic model=\"isa\"/>", "<panic model=\"pvpanic\"/>"]);
     part("tpm", json!({}), &["<tpm model=\"tpm-tis\">"]);
+    part("clientPassthrough", json!({}), &["path=\"/guests/uid-1/usbredir-3.sock\"", "model=\"qemu-xhci\""]);
     let mut shared = with("domain.devices.filesystems", json!([{"name": "map", "virtiofs": {}}]));
     shared["spec"]["volumes"].as_array_mut().expect("volumes").push(json!({"name": "map", "configMap": {"name": "o"}}));
     let shared = xml(shared).expect("a domain");
