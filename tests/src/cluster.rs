@@ -27,6 +27,11 @@ impl Cluster {
         run_with(&[&[k3s.as_str(), "kubectl", &config], args].concat(), stdin, Duration::from_secs(90))
     }
 
+    /// The kubeconfig, for clients of other kinds.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// The words that start this kubectl, for processes that live longer than a call.
     pub(crate) fn command(&self) -> [String; 3] {
         [self.k3s.display().to_string(), "kubectl".into(), format!("--kubeconfig={}", self.kubeconfig.display())]

@@ -1,5 +1,5 @@
-//! KubeVirt's contract, checked as its clients use it: through the API server, by plain HTTP and WebSockets, by the Python
-//! client; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
+//! KubeVirt's contract, checked as its clients use it: through the API server, by plain HTTP and WebSockets, by the clients
+//! for Python and Rust; what an operation did is read back from libvirt and from the objects. Cases are tables, one row a case.
 //!
 //! Parts (`PARTS`) do not depend on each other, but for `words`: one that fails leaves the others to say what they have to
 //! say. What the API answers with 501 is no failure; it is listed (`beyond`). Refuses to look into control or the agent, but
@@ -8,6 +8,7 @@
 mod agent;
 mod answer;
 mod beyond;
+mod clients;
 mod conditions;
 mod console;
 mod container_disk;
@@ -20,7 +21,6 @@ mod io_error;
 mod lifecycle;
 mod operations;
 mod pinning;
-mod python;
 mod random_guests;
 mod refused;
 mod registry;
@@ -95,7 +95,8 @@ const PARTS: &[Part] = &[
     ("shaped", shaped::run),
     ("settings", settings::run),
     ("pinning", pinning::run),
-    ("python", python::run),
+    ("python", clients::python),
+    ("kube-rs", clients::kube_rs),
     ("hostile", hostile::run),
     ("random", random_guests::run),
 ];
