@@ -16,11 +16,12 @@ use crate::host;
 pub(super) const NODE: &str =
     "kubernetes:\n  cpuManager: {policy: static, reservedCpus: \"0\"}\n  hugePages: {2Mi: 128}\n";
 
-/// One for the system, one for the guest, one for all others; the guest in real time has two, the other one for its emulator.
-pub(super) const CPUS: u32 = 3;
+/// One for the system, and of those that can be given away two for the guest in real time and its emulator; pods without their
+/// own ask for parts of the last.
+pub(super) const CPUS: u32 = 4;
 
 /// The machine's NUMA nodes.
-pub(super) const NUMA: &[&str] = &["0-1", "2"];
+pub(super) const NUMA: &[&str] = &["0-1", "2-3"];
 
 const NAME: &str = "pinned";
 const REALTIME: &str = "realtime";

@@ -1,5 +1,6 @@
 //! The cases, in their order.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
@@ -147,13 +148,13 @@ async fn finalized(world: &World) -> Result<()> {
 /// What a controller does at each look at the VM; the action that it took.
 async fn settle(world: &World) -> Result<&'static str> {
     let vm = Arc::new(world.vms.get(NAME).await?);
-    let (told, tell) = std::sync::mpsc::channel();
-    let reconcile = |event: Finalized<DynamicObject>| async move {
-        let _ = told.send(if matches!(event, Finalized::Cleanup(_)) { "cleanup" } else { "apply" });
+    let did = Cell::new("added");
+    let reconcile = async |event: Finalized<DynamicObject>| {
+        did.set(if matches!(event, Finalized::Cleanup(_)) { "cleanup" } else { "apply" });
         Ok::<_, std::io::Error>(Action::await_change())
     };
     finalizer(&world.vms, FINALIZER, vm, reconcile).await.context("the finalizer")?;
-    Ok(tell.try_recv().unwrap_or("added"))
+    Ok(did.get())
 }
 
 async fn start(world: &World) -> Result<()> {
