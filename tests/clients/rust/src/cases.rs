@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::world::{NAME, NAMESPACE, World, refused, says, until};
 
-type Case = for<'a> fn(&'a World) -> BoxFuture<'a, Result<()>>;
+type Case = for<'a> fn(&'a World) -> LocalBoxFuture<'a, Result<()>>;
 
 const MANAGER: &str = "kube-client";
 const FINALIZER: &str = "furrow.io/kube-client-test";
@@ -29,20 +29,20 @@ const VMS: &str = "virtualmachines";
 const VMIS: &str = "virtualmachineinstances";
 
 pub(crate) const ALL: &[(&str, Case)] = &[
-    ("discovery, aggregated and not, tells kinds, verbs and subresources", |w| discovery(w).boxed()),
-    ("a dry run makes nothing", |w| dry_run(w).boxed()),
-    ("server-side apply makes a VM, and the same again changes nothing", |w| apply(w).boxed()),
-    ("lists by pages, and metadata alone", |w| lists(w).boxed()),
-    ("a finalizer is added", |w| finalized(w).boxed()),
-    ("start runs it, and a watch sees each phase in its order", |w| start(w).boxed()),
-    ("start of one that runs is refused with a Status", |w| start_again(w).boxed()),
-    ("what happened stands in its events", |w| events(w).boxed()),
-    ("replace with a stale resourceVersion is a conflict", |w| stale(w).boxed()),
-    ("a JSON patch whose test fails changes nothing", |w| failed_test(w).boxed()),
-    ("pause and unpause are seen as conditions", |w| pause(w).boxed()),
-    ("a replica set is scaled by its scale subresource", |w| scale(w).boxed()),
-    ("stop ends the guest", |w| stop(w).boxed()),
-    ("a VM with a finalizer goes when that is done, and not before", |w| delete(w).boxed()),
+    ("discovery, aggregated and not, tells kinds, verbs and subresources", |w| discovery(w).boxed_local()),
+    ("a dry run makes nothing", |w| dry_run(w).boxed_local()),
+    ("server-side apply makes a VM, and the same again changes nothing", |w| apply(w).boxed_local()),
+    ("lists by pages, and metadata alone", |w| lists(w).boxed_local()),
+    ("a finalizer is added", |w| finalized(w).boxed_local()),
+    ("start runs it, and a watch sees each phase in its order", |w| start(w).boxed_local()),
+    ("start of one that runs is refused with a Status", |w| start_again(w).boxed_local()),
+    ("what happened stands in its events", |w| events(w).boxed_local()),
+    ("replace with a stale resourceVersion is a conflict", |w| stale(w).boxed_local()),
+    ("a JSON patch whose test fails changes nothing", |w| failed_test(w).boxed_local()),
+    ("pause and unpause are seen as conditions", |w| pause(w).boxed_local()),
+    ("a replica set is scaled by its scale subresource", |w| scale(w).boxed_local()),
+    ("stop ends the guest", |w| stop(w).boxed_local()),
+    ("a VM with a finalizer goes when that is done, and not before", |w| delete(w).boxed_local()),
 ];
 
 async fn discovery(world: &World) -> Result<()> {
