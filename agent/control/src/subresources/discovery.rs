@@ -1,6 +1,8 @@
 //! What the API says of itself: groups, resources and OpenAPI, all from the one table. Pure. kube-aggregator reads it from
 //! one of the servers and shows it as its own, and kubectl's short names of all kinds fail where it is malformed.
 
+use std::collections::BTreeSet;
+
 use furrow_api::names::SUBRESOURCES_GROUP;
 use serde_json::{Map, Value, json};
 
@@ -29,6 +31,47 @@ pub(super) fn groups() -> Value {
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group()]})
 }
 
+/// The media type of aggregated discovery (`k8s.io/api/apidiscovery/v2`), for `Accept` and `Content-Type`.
+pub(super) const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Whether a client takes aggregated discovery.
+pub(super) fn takes_aggregated(accept: Option<&str>) -> bool {
+    let parts = |range: &str| range.split(';').map(|part| part.trim().to_owned()).collect::<BTreeSet<_>>();
+    let wanted = parts(AGGREGATED);
+    accept.is_some_and(|accept| accept.split(',').any(|range| wanted.is_subset(&parts(range))))
+}
+
+/// The APIGroupDiscoveryList: all versions in one document. The API server would make one of the lists by version itself,
+/// with `verbs: null` where an object's operations are listed and the object is not, and kube-rs refuses the whole
+/// document of all groups for it.
+pub(super) fn aggregated() -> Value {
+    let kind = |kind: &str| json!({"group": "", "version": "", "kind": kind});
+    let resource = |name: &str, verbs: Value, subresources: Vec<Value>| {
+        json!({"resource": name, "responseKind": kind(""), "scope": "Namespaced", "singularResource": "",
+            "verbs": verbs, "subresources": subresources})
+    };
+    let of = |of: Resource| {
+        let known = SUBRESOURCES.iter().filter(|known| known.resource == of);
+        let entry = |known: &Subresource| json!({"subresource": known.name, "responseKind": kind(of.kind()), "verbs": [verb(known)]});
+        resource(of.plural(), json!([]), known.map(entry).collect())
+    };
+    let resources = [
+        resource(EXPAND_VM_SPEC, json!(["update"]), Vec::new()),
+        of(Resource::VirtualMachines),
+        of(Resource::VirtualMachineInstances),
+    ];
+    let version = |version: &str| json!({"version": version, "freshness": "Current", "resources": resources});
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
+        "items": [{"metadata": {"name": SUBRESOURCES_GROUP}, "versions": VERSIONS.map(version)}],
+    })
+}
+
+/// What a user must be allowed, for an operation.
+fn verb(known: &Subresource) -> &'static str {
+    if known.reads { "get" } else { "update" }
+}
+
 /// The list of paths.
 pub(super) fn root() -> Value {
     let base = format!("/apis/{SUBRESOURCES_GROUP}");
@@ -45,8 +88,7 @@ pub(super) fn root() -> Value {
 pub(super) fn resources(version: &str) -> Value {
     let entry = |name: String, kind: &str, verb: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": [verb]});
     let of = |known: &Subresource| {
-        let verb = if known.reads { "get" } else { "update" };
-        entry(format!("{}/{}", known.resource.plural(), known.name), known.resource.kind(), verb)
+        entry(format!("{}/{}", known.resource.plural(), known.name), known.resource.kind(), verb(known))
     };
     // Without a kind, as KubeVirt has it: with one it would be a second resource for VirtualMachines.
     let expand = entry(EXPAND_VM_SPEC.to_owned(), "", "update");
@@ -143,8 +185,6 @@ fn operation(version: &str, words: &[&str], takes_body: bool) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -167,6 +207,43 @@ mod tests {
             assert_eq!(verb("virtualmachineinstances/vnc/screenshot"), Some(json!(["get"])));
             assert_eq!(verb("expand-vm-spec"), Some(json!(["update"])));
         }
+    }
+
+    #[test]
+    fn aggregated_discovery_has_what_the_lists_have() {
+        let document = aggregated();
+        for (place, version) in VERSIONS.iter().enumerate() {
+            let found = &document["items"][0]["versions"][place];
+            assert_eq!(found["version"], *version);
+            let mut listed = BTreeSet::new();
+            for resource in found["resources"].as_array().unwrap() {
+                let name = resource["resource"].as_str().unwrap();
+                if resource["verbs"] != json!([]) {
+                    listed.insert(format!("{name} {}", resource["verbs"]));
+                }
+                let parts = resource["subresources"].as_array().unwrap().iter();
+                listed.extend(
+                    parts.map(|part| format!("{name}/{} {}", part["subresource"].as_str().unwrap(), part["verbs"])),
+                );
+            }
+            let list = resources(version);
+            let entry = |entry: &Value| format!("{} {}", entry["name"].as_str().unwrap(), entry["verbs"]);
+            assert_eq!(listed, list["resources"].as_array().unwrap().iter().map(entry).collect());
+        }
+    }
+
+    #[test]
+    fn aggregated_discovery_is_for_those_who_take_it() {
+        let check = |accept: Option<&str>, expected: bool| assert_eq!(takes_aggregated(accept), expected, "{accept:?}");
+        check(None, false);
+        check(Some("application/json"), false);
+        check(Some("*/*"), false);
+        check(Some(AGGREGATED), true);
+        // As kube-aggregator asks.
+        let older = AGGREGATED.replace("v=v2", "v=v2beta1");
+        check(Some(&format!("{AGGREGATED},{older}")), true);
+        check(Some("application/json; as=APIGroupDiscoveryList; v=v2; g=apidiscovery.k8s.io; q=0.9, */*"), true);
+        check(Some(&older), false);
     }
 
     #[test]

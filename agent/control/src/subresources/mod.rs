@@ -155,6 +155,9 @@ async fn handle(State(api): State<Arc<Api>>, Extension(tls): Extension<Arc<TlsIn
     if matches!(path, Path::OpenApi3 | Path::OpenApi3Of(_)) && !openapi::takes_json(accepted) {
         return StatusCode::NOT_ACCEPTABLE.into_response();
     }
+    if path == Path::Groups && discovery::takes_aggregated(accepted) {
+        return ([(header::CONTENT_TYPE, discovery::AGGREGATED)], discovery::aggregated().to_string()).into_response();
+    }
     if let Path::Object { target, .. } = &path
         && matches!(target.subresource.work, Work::Stream(_) | Work::Forward)
         && streams::is_asked_for(&head.headers)

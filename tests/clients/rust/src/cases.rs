@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::LocalBoxFuture;
@@ -13,7 +14,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::controller::Action;
-use kube::runtime::finalizer::{Event as Finalized, finalizer};
+use kube::runtime::finalizer::{Error as Missed, Event as Finalized, finalizer};
 use kube::runtime::wait::conditions::is_deleted;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Resource as _, ResourceExt as _};
@@ -24,6 +25,8 @@ use crate::world::{NAME, NAMESPACE, World, refused, says, until};
 type Case = for<'a> fn(&'a World) -> LocalBoxFuture<'a, Result<()>>;
 
 const MANAGER: &str = "kube-client";
+/// More than there are finalizers of others.
+const LOOKS: u32 = 10;
 const FINALIZER: &str = "furrow.io/kube-client-test";
 const VMS: &str = "virtualmachines";
 const VMIS: &str = "virtualmachineinstances";
@@ -145,16 +148,26 @@ async fn finalized(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// What a controller does at each look at the VM; the action that it took.
+/// What a controller does at each look at the VM; the action that it took. Another's finalizer may come or go between the
+/// look and the patch, whose test fails then: it looks again.
 async fn settle(world: &World) -> Result<&'static str> {
-    let vm = Arc::new(world.vms.get(NAME).await?);
     let did = Cell::new("added");
-    let reconcile = async |event: Finalized<DynamicObject>| {
-        did.set(if matches!(event, Finalized::Cleanup(_)) { "cleanup" } else { "apply" });
-        Ok::<_, std::io::Error>(Action::await_change())
-    };
-    finalizer(&world.vms, FINALIZER, vm, reconcile).await.context("the finalizer")?;
-    Ok(did.get())
+    let mut looks = 0;
+    loop {
+        let vm = Arc::new(world.vms.get(NAME).await?);
+        let reconcile = async |event: Finalized<DynamicObject>| {
+            did.set(if matches!(event, Finalized::Cleanup(_)) { "cleanup" } else { "apply" });
+            Ok::<_, std::io::Error>(Action::await_change())
+        };
+        looks += 1;
+        match finalizer(&world.vms, FINALIZER, vm, reconcile).await {
+            Ok(_) => return Ok(did.get()),
+            Err(Missed::AddFinalizer(_) | Missed::RemoveFinalizer(_)) if looks < LOOKS => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("the finalizer, after {looks} looks")),
+        }
+    }
 }
 
 async fn start(world: &World) -> Result<()> {
