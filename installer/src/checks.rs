@@ -12,8 +12,10 @@ use furrow_host::block::Device;
 use self::speed::Speed;
 use crate::observe::{Level, Part};
 
-/// MiB below which a node cannot do its work, and below which it has little room for guests.
-const MEMORY_MIB: (u64, u64) = (3584, 7680);
+/// MiB below which a node cannot do its work.
+pub(crate) const LEAST_MEMORY_MIB: u64 = 3584;
+/// MiB below which it has little room for guests.
+const GOOD_MEMORY_MIB: u64 = 7680;
 /// What a node takes for itself, MiB, measured with an idle cluster of one.
 const OWN_MIB: u64 = 1300;
 /// A clock this far after the image was made is as wrong as one before it, seconds: ten years.
@@ -76,11 +78,15 @@ fn virtualisation(cpuinfo: &str, kvm: bool) -> Part {
     }
 }
 
-fn memory(meminfo: &str) -> Part {
+/// MiB of all memory, from `/proc/meminfo`; 0 where that does not say.
+pub(crate) fn total_memory_mib(meminfo: &str) -> u64 {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-    let kib: u64 = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
-    let mib = kib / 1024;
-    let (least, good) = MEMORY_MIB;
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn memory(meminfo: &str) -> Part {
+    let mib = total_memory_mib(meminfo);
+    let (least, good) = (LEAST_MEMORY_MIB, GOOD_MEMORY_MIB);
     let text = format!("{mib} MiB; a node takes {OWN_MIB} MiB for itself");
     match mib {
         _ if mib < least => Part::new("memory", Level::Fault, format!("{text}, at least {least} MiB are needed")),

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cpus::{DedicatedCpus, TopologyPolicy, kubelet_flags};
-pub(crate) use self::huge_pages::{HugePages, LEFT_MIB, PageSize, at_start, total_mib};
+pub(crate) use self::huge_pages::{HugePages, PageSize, at_start, total_mib};
 pub(crate) use self::network::{Bond, BondMode, Proxy, SecondAddress, is_mac};
 pub(crate) use self::secret::{Secret, SecretKey, unwrapped};
 

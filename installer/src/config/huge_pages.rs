@@ -7,9 +7,6 @@ use serde::Deserialize;
 
 use super::{Refusal, refuse};
 
-/// MiB that are left to the node whatever is kept in huge pages: what a node needs at least.
-pub(crate) const LEFT_MIB: u64 = 3584;
-
 /// Of each size so many.
 pub(crate) type HugePages = BTreeMap<PageSize, u64>;
 

@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kubernetes::{changed_mark, mark_changed};
+use super::kubernetes::{is_marked_changed, mark_changed, unmark_changed};
 use super::{Node, StepError, file_error};
-use crate::config::{HugePages, LEFT_MIB, PageSize, at_start, total_mib};
+use crate::checks::{LEAST_MEMORY_MIB, total_memory_mib};
+use crate::config::{HugePages, PageSize, at_start, total_mib};
 use crate::files;
 
 /// Read by systemd-tmpfiles-setup.service, long before a kubelet runs.
@@ -54,16 +55,10 @@ fn check(wanted: &HugePages, total: u64, has: impl Fn(PageSize) -> bool) -> Resu
         return Err(HugePagesError::Size(size.name()));
     }
     let wanted_mib = total_mib(wanted);
-    match wanted_mib > 0 && wanted_mib.saturating_add(LEFT_MIB) > total {
-        true => Err(HugePagesError::Memory { wanted_mib, total_mib: total, left_mib: LEFT_MIB }),
+    match wanted_mib > 0 && wanted_mib.saturating_add(LEAST_MEMORY_MIB) > total {
+        true => Err(HugePagesError::Memory { wanted_mib, total_mib: total, left_mib: LEAST_MEMORY_MIB }),
         false => Ok(()),
     }
-}
-
-/// MiB of all memory, from `/proc/meminfo`.
-fn total_memory_mib(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// Asks the kernel for so many, and says what it could do.
@@ -78,16 +73,12 @@ fn reserve(node: &Node, size: PageSize, wanted: u64) -> Result<(), StepError> {
         return Ok(());
     }
     // The mark comes first: a kill in between must not leave a kubelet that counts wrong.
-    let marked = changed_mark(node).exists();
+    let marked = is_marked_changed(node);
     mark_changed(node)?;
     std::fs::write(&pool, wanted.to_string()).map_err(file_error("write", &pool))?;
     let after = count()?;
     node.say(&said(size, wanted, before, after));
-    if after == before && !marked {
-        let mark = changed_mark(node);
-        files::remove(&mark).map_err(file_error("remove", &mark))?;
-    }
-    Ok(())
+    if after == before && !marked { unmark_changed(node) } else { Ok(()) }
 }
 
 fn said(size: PageSize, wanted: u64, before: u64, after: u64) -> String {
@@ -125,7 +116,7 @@ mod tests {
     fn the_node_keeps_what_it_needs() {
         let pages = |size, count| HugePages::from([(size, count)]);
         assert_eq!(check(&pages(PageSize::Gi1, 4), TOTAL_MIB, |_| true), Ok(()));
-        let (wanted_mib, left_mib) = (5120, LEFT_MIB);
+        let (wanted_mib, left_mib) = (5120, LEAST_MEMORY_MIB);
         let refused = Err(HugePagesError::Memory { wanted_mib, total_mib: TOTAL_MIB, left_mib });
         assert_eq!(check(&pages(PageSize::Gi1, 5), TOTAL_MIB, |_| true), refused);
         assert_eq!(check(&pages(PageSize::Gi1, 1), TOTAL_MIB, |_| false), Err(HugePagesError::Size("1Gi")));

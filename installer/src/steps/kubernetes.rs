@@ -173,19 +173,19 @@ pub(crate) async fn start(node: &Node) -> Result<(), StepError> {
     }
     let unit = unit(role);
     systemctl(&["enable", unit]).await?;
-    let changed = changed_mark(node);
-    if changed.exists() {
+    let changed = is_marked_changed(node);
+    if changed {
         stop(node, "its configuration changed").await?;
     }
     if !is_active(unit).await? {
-        cpus::forget_unusable(node, changed.exists())?;
+        cpus::forget_unusable(node, changed)?;
         systemctl(&["start", "--no-block", unit]).await?;
     }
-    crate::files::remove(&changed).map_err(file_error("remove", &changed))
+    unmark_changed(node)
 }
 
 /// Stands from before the configuration changes until k3s has been started with it.
-pub(super) fn changed_mark(node: &Node) -> PathBuf {
+fn changed_mark(node: &Node) -> PathBuf {
     node.state.join("bootstrap/k3s-config-changed")
 }
 
@@ -193,6 +193,17 @@ pub(super) fn changed_mark(node: &Node) -> PathBuf {
 pub(crate) fn mark_changed(node: &Node) -> Result<(), StepError> {
     let mark = changed_mark(node);
     replace(&mark, b"", 0o600).map_err(file_error("write", &mark))
+}
+
+/// Whether k3s must be started anew.
+pub(super) fn is_marked_changed(node: &Node) -> bool {
+    changed_mark(node).exists()
+}
+
+/// Notes that k3s has been started with what changed, or that nothing has.
+pub(super) fn unmark_changed(node: &Node) -> Result<(), StepError> {
+    let mark = changed_mark(node);
+    crate::files::remove(&mark).map_err(file_error("remove", &mark))
 }
 
 async fn stop(node: &Node, why: &str) -> Result<(), StepError> {

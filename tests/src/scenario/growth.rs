@@ -19,9 +19,7 @@ const GROWN: Duration = Duration::from_secs(300);
 pub(super) fn with_room(name: &str, source: &str) -> Result<String> {
     let memory = "        memory:\n          guest: 96Mi\n";
     let room = "        cpu:\n          sockets: 1\n          maxSockets: 2\n        memory:\n          guest: 1Gi\n          maxGuest: 2Gi\n";
-    let manifest = guests::tiny(name, source, "Always");
-    ensure!(manifest.contains(memory), "the manifest has no memory of 96Mi");
-    Ok(manifest.replace(memory, room))
+    guests::replaced(&guests::tiny(name, source, "Always"), memory, room)
 }
 
 /// Makes the guest grow, and looks for it at the API, at libvirt and at the kernel.

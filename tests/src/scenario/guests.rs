@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, text_of};
@@ -70,6 +70,12 @@ pub(crate) fn tiny_on(network: &str, name: &str, source: &str, run_strategy: &st
         .replace("${SOURCE}", source)
         .replace("${RUN_STRATEGY}", run_strategy)
         .replace("${NETWORK}", network)
+}
+
+/// A manifest with another text in the one place that has this one.
+pub(crate) fn replaced(manifest: &str, place: &str, text: &str) -> Result<String> {
+    ensure!(manifest.matches(place).count() == 1, "the manifest has no one place `{place}`");
+    Ok(manifest.replace(place, text))
 }
 
 /// The label, with its value, of the pod that reserves for the guest of this UID.

@@ -65,9 +65,8 @@ pub(super) fn run(journey: &Journey, cluster: &Cluster, (ordinary, image): (&str
 fn manifest(name: &str, image: &str, cpu: &str, memory: &str) -> Result<String> {
     let section = "        memory:\n";
     let manifest = guests::tiny(name, &guests::http_source(image), "Always");
-    ensure!(manifest.contains(section), "the manifest has no memory");
     let cpu = format!("        cpu:\n          cores: 1\n          dedicatedCpuPlacement: true\n{cpu}");
-    Ok(manifest.replace(section, &format!("{cpu}{section}{memory}")))
+    guests::replaced(&manifest, section, &format!("{cpu}{section}{memory}"))
 }
 
 /// Starts one in real time once `pinned` has gone, and changes the node's huge pages under it.

@@ -136,13 +136,13 @@ pub(super) fn openapi() -> Value {
 }
 
 fn documented(version: &str, base: &str, known: &Subresource) -> Vec<(String, Value)> {
-    let (method, verb) = if known.reads { ("get", "get") } else { ("put", "update") };
+    let (method, verb) = (known.method().as_str().to_ascii_lowercase(), verb(known));
     let resource = known.resource;
     let path = format!("{base}/namespaces/{{namespace}}/{}/{{name}}/{}", resource.plural(), known.name);
     let entry = |names: &[&str], suffix: &str| {
         let parameters: Vec<_> = ["namespace", "name"].iter().chain(names).map(|name| parameter(name)).collect();
         let words = [verb, singular(resource), known.name, suffix];
-        json!({"parameters": parameters, method: operation(version, &words, !known.reads)})
+        json!({"parameters": parameters, method.as_str(): operation(version, &words, !known.reads)})
     };
     if known.takes_port() {
         return vec![

@@ -11,7 +11,6 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::controller::Action;
 use kube::runtime::finalizer::{Error as Missed, Event as Finalized, finalizer};
@@ -20,7 +19,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use crate::world::{NAME, NAMESPACE, World, refused, says, until};
+use crate::world::{NAME, NAMESPACE, World, object, refused, says, until};
 
 type Case = for<'a> fn(&'a World) -> LocalBoxFuture<'a, Result<()>>;
 
@@ -63,20 +62,23 @@ async fn discovery(world: &World) -> Result<()> {
             ("v1", "VirtualMachineInstanceReplicaSet", Some("scale")),
             ("v1", "KubeVirt", None),
         ] {
-            let kind = GroupVersionKind::gvk("kubevirt.io", version, kind);
-            // The group's preferred version alone is offered by kind; the others are asked for by their version.
+            // By kind the preferred version alone is offered.
             let of_version = found.get("kubevirt.io").map(|group| group.versioned_resources(version));
             let (_, can) = of_version
                 .into_iter()
                 .flatten()
-                .find(|(resource, _)| resource.kind == kind.kind)
-                .with_context(|| format!("{how}: there is no {kind:?}"))?;
-            ensure!(can.scope == Scope::Namespaced, "{how}: {kind:?} is of the whole cluster");
+                .find(|(resource, _)| resource.kind == kind)
+                .with_context(|| format!("{how}: there is no {version} {kind}"))?;
+            ensure!(can.scope == Scope::Namespaced, "{how}: {version} {kind} is of the whole cluster");
             for verb in [verbs::GET, verbs::LIST, verbs::WATCH, verbs::CREATE, verbs::PATCH, verbs::DELETE] {
-                ensure!(can.supports_operation(verb), "{how}: {kind:?} lacks {verb}");
+                ensure!(can.supports_operation(verb), "{how}: {version} {kind} lacks {verb}");
             }
             let has = |name: &str| can.subresources.iter().any(|(resource, _)| resource.plural.ends_with(name));
-            ensure!(subresource.is_none_or(has), "{how}: {kind:?} lacks {subresource:?}: {:?}", can.subresources);
+            ensure!(
+                subresource.is_none_or(has),
+                "{how}: {version} {kind} lacks {subresource:?}: {:?}",
+                can.subresources
+            );
         }
     }
     Ok(())
@@ -84,7 +86,7 @@ async fn discovery(world: &World) -> Result<()> {
 
 async fn dry_run(world: &World) -> Result<()> {
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    let made = world.vms.create(&params, &world.object(world.vm.clone())?).await?;
+    let made = world.vms.create(&params, &object(world.vm.clone())?).await?;
     ensure!(made.uid().is_some(), "it answered {made:?}");
     ensure!(world.vms.get_opt(NAME).await?.is_none(), "the dry run has made it");
     Ok(())
@@ -104,14 +106,14 @@ async fn apply(world: &World) -> Result<()> {
     ensure!(managers.contains(MANAGER), "its fields are of {managers:?}");
     // A field that somebody else has is a conflict, unless it is forced.
     let other = PatchParams::apply("somebody-else");
-    let halted = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": NAME},
+    let claimed = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": NAME},
         "spec": {"runStrategy": "Manual"}});
-    refused(world.vms.patch(NAME, &other, &Patch::Apply(&halted)).await, 409, "Conflict", MANAGER)
+    refused(world.vms.patch(NAME, &other, &Patch::Apply(&claimed)).await, 409, "Conflict", MANAGER)
 }
 
 async fn lists(world: &World) -> Result<()> {
     let second = format!("{NAME}-second");
-    let mut other = world.object(world.vm.clone())?;
+    let mut other = object(world.vm.clone())?;
     other.metadata.name = Some(second.clone());
     for pointer in
         ["/spec/dataVolumeTemplates", "/spec/template/spec/volumes", "/spec/template/spec/domain/devices/disks"]
@@ -239,7 +241,7 @@ async fn scale(world: &World) -> Result<()> {
     let set = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceReplicaSet",
         "metadata": {"name": name}, "spec": {"replicas": 0, "selector": {"matchLabels": labels},
         "template": {"metadata": {"labels": labels}, "spec": guest}}});
-    world.replica_sets.create(&PostParams::default(), &world.object(set)?).await?;
+    world.replica_sets.create(&PostParams::default(), &object(set)?).await?;
     let replicas = |count: i64| {
         move |set: Option<&DynamicObject>| {
             let found =

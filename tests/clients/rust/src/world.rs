@@ -49,11 +49,11 @@ impl World {
         let request = request.body(body.as_bytes().to_vec()).map_err(kube::Error::HttpError)?;
         self.client.request_text(request).await
     }
+}
 
-    /// An object that is to be made.
-    pub(crate) fn object(&self, document: Value) -> Result<DynamicObject> {
-        serde_json::from_value(document).context("an object")
-    }
+/// An object that is to be made.
+pub(crate) fn object(document: Value) -> Result<DynamicObject> {
+    serde_json::from_value(document).context("an object")
 }
 
 /// Waits by a watch until an object is as it should be; `None` stands for one that is not there.

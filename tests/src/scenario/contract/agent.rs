@@ -66,13 +66,12 @@ pub(super) fn begin(story: &Story<'_>, image: &Path) -> Result<Debian> {
     keys_secret(story, KEYS[0])?;
     let place = "      terminationGracePeriodSeconds: 120\n";
     let memory = "guest: 768Mi";
-    ensure!(DEBIAN.contains(place) && DEBIAN.contains(memory), "the manifest has no `{place}` or no `{memory}`");
     let manifest = DEBIAN.replace("${URL}", &url).replace("${SSH_KEY}", &public);
-    let manifest = manifest.replace(memory, "guest: 1Gi\n          maxGuest: 2Gi");
+    let manifest = guests::replaced(&manifest, memory, "guest: 1Gi\n          maxGuest: 2Gi")?;
     let devices = "        devices:\n";
-    ensure!(manifest.contains(devices), "the manifest names no devices");
-    let manifest = manifest.replace(devices, &format!("{devices}          tpm: {{persistent: true}}\n"));
-    let manifest = shares::with(story, &manifest.replace(place, &format!("{place}{BY_AGENT}")))?;
+    let manifest = guests::replaced(&manifest, devices, &format!("{devices}          tpm: {{persistent: true}}\n"))?;
+    let manifest = guests::replaced(&manifest, place, &format!("{place}{BY_AGENT}"))?;
+    let manifest = shares::with(story, &manifest)?;
     story.cluster.apply(&manifest)?;
     Ok(Debian { ssh_key })
 }

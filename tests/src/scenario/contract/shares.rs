@@ -11,8 +11,8 @@ use super::agent::NAME;
 use super::domain::has;
 use crate::cluster::text_of;
 use crate::host;
-use crate::scenario::Checks;
 use crate::scenario::guests::Ssh;
+use crate::scenario::{Checks, guests};
 
 /// The ConfigMap.
 const OBJECT: &str = "report-settings";
@@ -45,8 +45,7 @@ pub(super) fn with(story: &Story<'_>, manifest: &str) -> Result<String> {
 fn added(manifest: &str) -> Result<String> {
     let mut manifest = manifest.to_owned();
     for (before, more) in ADDED {
-        ensure!(manifest.matches(before).count() == 1, "the manifest has no one place `{before}`");
-        manifest = manifest.replace(before, &format!("{more}{before}"));
+        manifest = guests::replaced(&manifest, before, &format!("{more}{before}"))?;
     }
     Ok(manifest)
 }
